@@ -1,0 +1,8 @@
+//! The central value: the kept rows of every captured site, with what each row is.
+//!
+//! An [`ActivationBatch`] is immutable and shared by `Arc` between the store and the trainers. Rows are aligned across
+//! sites: row `i` is the same token everywhere, so a row that one site rejects (outlier, NaN) is dropped for all.
+
+pub mod batch;
+
+pub use batch::{ActivationBatch, SiteRows};

@@ -1,0 +1,58 @@
+//! Memory and matrix products: what both models and coders need.
+
+/// A place where arithmetic happens.
+///
+/// A [`Backend::Tensor`] is a contiguous buffer of floating-point numbers (f32 on devices, f64 in the reference);
+/// shapes travel as arguments. Preconditions on lengths are asserted: a violation is a bug, not an input error.
+pub trait Backend: Send + Sync + 'static {
+    /// A buffer on the device.
+    type Tensor: Send + Sync;
+
+    /// `reference`, `cpu`, ...
+    fn name(&self) -> &'static str;
+
+    /// `len` zeros.
+    fn zeros(&self, len: usize) -> Self::Tensor;
+
+    /// A buffer with the values of `data`.
+    fn upload(&self, data: &[f32]) -> Self::Tensor;
+
+    /// Numbers in the buffer.
+    fn len(&self, t: &Self::Tensor) -> usize;
+
+    /// `t[at .. at + data.len()] = data`.
+    fn write(&self, t: &mut Self::Tensor, at: usize, data: &[f32]);
+
+    /// `out = t[at .. at + out.len()]`, rounded to f32.
+    fn read(&self, t: &Self::Tensor, at: usize, out: &mut [f32]);
+
+    /// As [`Backend::read`] without rounding.
+    fn read_f64(&self, t: &Self::Tensor, at: usize, out: &mut [f64]);
+
+    /// `out[i, :] = x[rows[i], :]` for rows of `width` values; `out` is `[rows.len(), width]`. The copy that captures
+    /// activations: it reads each kept row once.
+    fn gather_rows(&self, x: &Self::Tensor, width: usize, rows: &[u32], out: &mut [f32]);
+
+    /// `y[i, j] = sum_p x[i, p] * w[j, p] + bias[j]`: `x` `[n, n_in]`, `w` `[n_out, n_in]`, `y` `[n, n_out]`.
+    ///
+    /// Buffers may be longer than needed; the first rows are used.
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
+        y: &mut Self::Tensor,
+        dims: LinearDims,
+    );
+}
+
+/// Shape of [`Backend::linear`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearDims {
+    /// Rows of `x` and `y`.
+    pub n: usize,
+    /// Columns of `x` and `w`.
+    pub n_in: usize,
+    /// Rows of `w`, columns of `y`.
+    pub n_out: usize,
+}

@@ -1,0 +1,91 @@
+//! The fast CPU backend: f32, one rayon pool, GEMM from the `gemm` crate (AVX-512 where the machine has it).
+//!
+//! Work is split by rows in fixed blocks, so results do not depend on how many threads there are.
+
+mod matmul;
+
+use rayon::prelude::*;
+
+use crate::compute::backend::{Backend, LinearDims};
+use crate::error::{ErrorKind, Result, ResultExt};
+
+/// The CPU and its pool of compute threads.
+pub struct Cpu {
+    pool: rayon::ThreadPool,
+}
+
+impl Cpu {
+    /// A backend with `threads` compute threads; 0 means one for each core that this process may use.
+    pub fn new(threads: usize) -> Result<Self> {
+        let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("compute-{i}"))
+            .build()
+            .or_kind(ErrorKind::Unavailable, || format!("cannot start {threads} compute threads"))?;
+        Ok(Self { pool })
+    }
+
+    /// Compute threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Run `work` inside the pool.
+    pub(crate) fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = Vec<f32>;
+
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn zeros(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn upload(&self, data: &[f32]) -> Vec<f32> {
+        data.to_vec()
+    }
+
+    fn len(&self, t: &Vec<f32>) -> usize {
+        t.len()
+    }
+
+    fn write(&self, t: &mut Vec<f32>, at: usize, data: &[f32]) {
+        t[at..at + data.len()].copy_from_slice(data);
+    }
+
+    fn read(&self, t: &Vec<f32>, at: usize, out: &mut [f32]) {
+        out.copy_from_slice(&t[at..at + out.len()]);
+    }
+
+    fn read_f64(&self, t: &Vec<f32>, at: usize, out: &mut [f64]) {
+        let n = out.len();
+        for (to, &from) in out.iter_mut().zip(&t[at..at + n]) {
+            *to = f64::from(from);
+        }
+    }
+
+    fn gather_rows(&self, x: &Vec<f32>, width: usize, rows: &[u32], out: &mut [f32]) {
+        assert_eq!(out.len(), rows.len() * width);
+        if width == 0 {
+            return;
+        }
+        self.run(|| {
+            out.par_chunks_mut(width * 64).zip(rows.par_chunks(64)).for_each(|(block, rows)| {
+                for (to, &row) in block.chunks_exact_mut(width).zip(rows) {
+                    to.copy_from_slice(&x[row as usize * width..][..width]);
+                }
+            });
+        });
+    }
+
+    fn linear(&self, x: &Vec<f32>, w: &Vec<f32>, bias: Option<&Vec<f32>>, y: &mut Vec<f32>, dims: LinearDims) {
+        matmul::linear(self, x, w, bias.map(Vec::as_slice), y, dims);
+    }
+}

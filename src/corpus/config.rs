@@ -1,0 +1,117 @@
+//! The `corpus:` section of a pipeline.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{ByteSize, Percent};
+
+/// Where the text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum CorpusConfig {
+    /// One JSON object a line; `.gz` and `.zst` files are read as they are.
+    Jsonl {
+        /// Local paths or object-store URLs; globs (`*`, `**`, `?`, `[a-z]`, `{a,b}`) allowed.
+        #[schemars(length(min = 1))]
+        paths: Vec<String>,
+        /// The key that holds the text. Exactly one of `field` and `tokens_field`; `text` if neither is given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        field: Option<String>,
+        /// The key that holds a list of token ids (pre-tokenised rows; the model then needs no tokenizer).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens_field: Option<String>,
+        /// How much input one unit of work holds, about.
+        #[serde(default = "default_unit_bytes")]
+        unit_bytes: ByteSize,
+        /// Share of documents set aside for evaluation, chosen by document hash.
+        #[serde(default = "default_holdout")]
+        holdout: Percent,
+    },
+    /// Plain text files; `.gz` and `.zst` files are read as they are.
+    Text {
+        /// Local paths or object-store URLs; globs allowed.
+        #[schemars(length(min = 1))]
+        paths: Vec<String>,
+        /// What one document is.
+        #[serde(default)]
+        document: TextDocument,
+        /// How much input one unit of work holds, about.
+        #[serde(default = "default_unit_bytes")]
+        unit_bytes: ByteSize,
+        /// Share of documents set aside for evaluation, chosen by document hash.
+        #[serde(default = "default_holdout")]
+        holdout: Percent,
+    },
+    /// Parquet files with a text column or a column of token id lists.
+    Parquet {
+        /// Local paths or object-store URLs; globs allowed.
+        #[schemars(length(min = 1))]
+        paths: Vec<String>,
+        /// The column that holds the text. Exactly one of `field` and `tokens_field`; `text` if neither is given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        field: Option<String>,
+        /// The column that holds lists of token ids.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens_field: Option<String>,
+        /// How much input one unit of work holds, about.
+        #[serde(default = "default_unit_bytes")]
+        unit_bytes: ByteSize,
+        /// Share of documents set aside for evaluation, chosen by document hash.
+        #[serde(default = "default_holdout")]
+        holdout: Percent,
+    },
+}
+
+/// What one document of a plain text file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TextDocument {
+    /// The whole file.
+    #[default]
+    File,
+    /// Every line.
+    Line,
+    /// Text between blank lines.
+    Paragraph,
+}
+
+fn default_unit_bytes() -> ByteSize {
+    ByteSize(64 << 20)
+}
+
+fn default_holdout() -> Percent {
+    Percent::from_share(0.01)
+}
+
+impl CorpusConfig {
+    /// The paths and globs as written.
+    pub fn paths(&self) -> &[String] {
+        match self {
+            Self::Jsonl { paths, .. } | Self::Text { paths, .. } | Self::Parquet { paths, .. } => paths,
+        }
+    }
+
+    /// How much input one unit of work holds, about.
+    pub fn unit_bytes(&self) -> ByteSize {
+        match self {
+            Self::Jsonl { unit_bytes, .. } | Self::Text { unit_bytes, .. } | Self::Parquet { unit_bytes, .. } => {
+                *unit_bytes
+            }
+        }
+    }
+
+    /// Share of documents set aside for evaluation.
+    pub fn holdout(&self) -> Percent {
+        match self {
+            Self::Jsonl { holdout, .. } | Self::Text { holdout, .. } | Self::Parquet { holdout, .. } => *holdout,
+        }
+    }
+
+    /// Whether documents come as token ids.
+    pub fn pre_tokenised(&self) -> bool {
+        match self {
+            Self::Jsonl { tokens_field, .. } | Self::Parquet { tokens_field, .. } => tokens_field.is_some(),
+            Self::Text { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The `dataset:` section of a pipeline.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Count, Percent};
+
+/// Store activations as a dataset of Parquet shards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// Where: a local path or an object-store URL.
+    pub url: String,
+    /// How activations are stored.
+    #[serde(default)]
+    pub dtype: StoredDtype,
+    /// How float16 values are laid out.
+    #[serde(default)]
+    pub layout: Layout,
+    /// Rows in a shard, at most; shards end where sequences end.
+    #[serde(default = "default_rows_per_shard")]
+    pub rows_per_shard: Count,
+    /// Rows in a row group, at most: what is encoded, and read back, at a time.
+    #[serde(default = "default_rows_per_group")]
+    pub rows_per_group: Count,
+    /// Compression of the columns.
+    #[serde(default)]
+    pub compression: CompressionConfig,
+    /// Share of the kept rows that is stored, chosen by hash of (unit, sequence, position); trainers see all rows.
+    #[serde(default = "default_sample")]
+    pub sample: Percent,
+}
+
+/// Number format of stored activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredDtype {
+    /// IEEE half precision. Values beyond its range are stored as infinities and counted in the statistics.
+    #[default]
+    Float16,
+    /// As computed.
+    Float32,
+    /// bfloat16, as fixed-size binary: Parquet has no such type.
+    Bfloat16,
+}
+
+/// Column layout of float16 activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Typed lists that pyarrow, polars, duckdb and Hugging Face datasets understand.
+    #[default]
+    Typed,
+    /// Fixed-size binary with dtype and shape in the field's metadata.
+    Raw,
+}
+
+/// Compression of a dataset's columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CompressionConfig {
+    /// None: activations shrink little.
+    #[default]
+    None,
+    /// Zstandard, level 1.
+    Zstd,
+}
+
+fn default_rows_per_shard() -> Count {
+    Count(262_144)
+}
+
+fn default_rows_per_group() -> Count {
+    Count(16_384)
+}
+
+fn default_sample() -> Percent {
+    Percent::from_share(1.0)
+}

@@ -1,0 +1,57 @@
+//! harvestd: harvest a language model's activations.
+//!
+//! One binary shards a text corpus, runs a language model's forward pass, captures activations at
+//! named sites, stores them as Parquet shards exactly once, and trains sparse autoencoders online.
+//!
+//! # The data path, in the order the data flows
+//!
+//! ```text
+//! corpus -> documents -> tokens -> packed sequences -> forward pass with taps -> ActivationBatch -+-> shard -> store -> commit
+//!                                                                                                 +-> buffer -> trainer -> checkpoint
+//! ```
+//!
+//! | folder | owns | does not know |
+//! |---|---|---|
+//! | [`error`], [`units`], [`accounting`] | errors and their six kinds, human units, counts of dropped data | anything above |
+//! | [`runtime`], [`telemetry`] | seeds, queues, shutdown; metrics and logs | models, corpora |
+//! | [`compute`] | the op vocabulary; f64 reference and CPU implementations | what is computed |
+//! | [`corpus`] | listings, work units, readers: bytes to documents | tokens |
+//! | [`tokens`] | tokeniser, packing: documents to token batches | models |
+//! | [`hooks`] | names of sites, selection, taps | architectures |
+//! | [`model`] | architectures, weights: token batches to hidden states | where activations go |
+//! | [`activation`] | the central value: kept rows of every captured site | files, networks |
+//! | [`dataset`] | the storage format: bytes at rest | networks, async |
+//! | [`store`] | bytes to and from object storage | what the bytes mean |
+//! | [`catalog`], [`sink`] | dataset decisions applied to a store | models |
+//! | [`sae`] | the maths of sparse coders | where rows come from, I/O |
+//! | [`trainer`] | the online loop: mixing buffer, step, checkpoint, evaluation | I/O |
+//! | [`config`] | YAML to a resolved pipeline, all problems at once | running things |
+//! | [`pipeline`] | stages, queues, lifecycle | HTTP, command line |
+//! | [`admin`], [`cli`] | HTTP endpoints; commands | - |
+//!
+//! Who may import whom is a table in `tests/architecture.rs` and is tested there.
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+#![warn(missing_docs, unreachable_pub)]
+
+pub mod accounting;
+pub mod activation;
+pub mod admin;
+pub mod catalog;
+pub mod cli;
+pub mod compute;
+pub mod config;
+pub mod corpus;
+pub mod dataset;
+pub mod error;
+pub mod hooks;
+pub mod model;
+pub mod pipeline;
+pub mod runtime;
+pub mod sae;
+pub mod sink;
+pub mod store;
+pub mod telemetry;
+pub mod testing;
+pub mod tokens;
+pub mod trainer;
+pub mod units;

@@ -1,0 +1,35 @@
+//! The `model:` section of a pipeline.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which model, and how it is computed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A folder in Hugging Face's layout: `config.json`, `*.safetensors`, `tokenizer.json`.
+    pub source: String,
+    /// Arithmetic of the forward pass.
+    #[serde(default)]
+    pub dtype: ModelDtype,
+    /// Where it is computed: `auto`, `cpu`, `cuda`, `cuda:N`.
+    #[serde(default = "default_device")]
+    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"))]
+    pub device: String,
+    /// Compute threads on the CPU; 0: one for each core.
+    #[serde(default)]
+    pub threads: u32,
+}
+
+/// Arithmetic of the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelDtype {
+    /// Results within 2e-5 (norm-wise) of f64.
+    #[default]
+    Float32,
+}
+
+fn default_device() -> String {
+    "auto".to_owned()
+}

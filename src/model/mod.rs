@@ -1,0 +1,2 @@
+//! Token batches to hidden states: architectures, weights, and their sites.
+pub mod config;

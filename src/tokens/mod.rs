@@ -1,0 +1,10 @@
+//! Text to token ids to packed sequences to batches.
+//!
+//! Packing is pure and restarts at every unit's start, so the sequences of a unit do not depend on who computes them.
+//! Batches are cut from one unit's sequences in order: the rows that a batch holds, and so the arithmetic done on them,
+//! are the same in every run.
+
+pub mod batch;
+pub mod config;
+
+pub use batch::{Segment, TokenBatch};

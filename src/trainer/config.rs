@@ -1,0 +1,117 @@
+//! One entry of the `trainers:` section of a pipeline.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sae::config::{CoderConfig, OptimizerConfig};
+use crate::units::{Count, HumanDuration};
+
+/// Train one coder online.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerConfig {
+    /// Name in metrics, logs and the summary; unique in the pipeline. Letters, digits, `-`, `_`, `.`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    pub name: String,
+    /// The site whose rows are reconstructed; must be captured (it is added to `capture` if missing).
+    pub input: String,
+    /// Input scale.
+    #[serde(default)]
+    pub normalize: Normalize,
+    /// The mixing buffer.
+    #[serde(default)]
+    pub buffer: BufferConfig,
+    /// The coder.
+    pub coder: CoderConfig,
+    /// The optimiser.
+    pub optimizer: OptimizerConfig,
+    /// Rows in a step.
+    #[serde(default = "default_batch_rows")]
+    #[schemars(range(min = 1))]
+    pub batch_rows: u32,
+    /// Rows to train on in all (a row that is drawn twice counts twice); the schedule's length.
+    pub rows: Count,
+    /// Where and how often the state is saved.
+    pub checkpoint: CheckpointConfig,
+    /// What happens when this trainer does not keep up.
+    #[serde(default)]
+    pub when_slow: WhenSlow,
+}
+
+/// Input scale; folded into the weights on export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalize {
+    /// Multiply by one constant so that the mean norm is the square root of the width; measured on the first full buffer.
+    #[default]
+    SqrtD,
+    /// Multiply by one constant so that the mean square of a value is 1; measured on the first full buffer.
+    UnitRms,
+    /// As it comes.
+    None,
+}
+
+/// The mixing buffer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BufferConfig {
+    /// Rows held; batches are drawn at random while it is full.
+    #[serde(default = "default_buffer_rows")]
+    pub rows: Count,
+    /// Draws after which a row leaves.
+    #[serde(default = "default_reuse")]
+    #[schemars(range(min = 1, max = 255))]
+    pub reuse: u32,
+}
+
+impl Default for BufferConfig {
+    fn default() -> Self {
+        Self { rows: default_buffer_rows(), reuse: default_reuse() }
+    }
+}
+
+/// Where and how often a trainer's state is saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Folder: a local path or an object-store URL.
+    pub url: String,
+    /// Time between checkpoints; one is also written at the end and on SIGTERM.
+    #[serde(default = "default_every")]
+    pub every: HumanDuration,
+    /// Newest checkpoints that are kept.
+    #[serde(default = "default_keep")]
+    #[schemars(range(min = 1))]
+    pub keep: u32,
+}
+
+/// What happens when a trainer does not keep up with the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenSlow {
+    /// The forward pass waits: every row is seen, runs are reproducible.
+    #[default]
+    Block,
+    /// Rows it has no room for are dropped and counted.
+    Drop,
+}
+
+fn default_batch_rows() -> u32 {
+    4096
+}
+
+fn default_buffer_rows() -> Count {
+    Count(131_072)
+}
+
+fn default_reuse() -> u32 {
+    1
+}
+
+fn default_every() -> HumanDuration {
+    HumanDuration(std::time::Duration::from_secs(600))
+}
+
+fn default_keep() -> u32 {
+    3
+}
