@@ -4,5 +4,9 @@
 //! sites: row `i` is the same token everywhere, so a row that one site rejects (outlier, NaN) is dropped for all.
 
 pub mod batch;
+pub mod capture;
+pub mod keep;
 
 pub use batch::{ActivationBatch, SiteRows};
+pub use capture::{CaptureTap, capture};
+pub use keep::KeepRule;
