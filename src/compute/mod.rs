@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod cpu;
+pub mod device;
 pub mod reference;
 
 pub use backend::Backend;

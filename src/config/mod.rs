@@ -1,1 +1,78 @@
-//! (to be written)
+//! A YAML pipeline file becomes a [`Pipeline`], or a list of everything that is wrong with it.
+//!
+//! The way: text -> [`document`] (a tree that knows its lines) -> [`overrides`] (`--set`) -> [`env`] (`${VAR}`) ->
+//! [`check`] against the [`schema`] that is generated from [`raw`] -> [`rules`] across sections -> [`resolve`]. The
+//! model is not needed for any of it; once it is known, [`Loaded::sites`] resolves site names and checks memory.
+//! Nothing below this folder imports it, and nothing here runs anything.
+
+mod check;
+mod document;
+mod env;
+mod overrides;
+pub mod problems;
+pub mod raw;
+pub mod reference;
+mod resolve;
+mod rules;
+mod schema;
+pub mod sites;
+
+use std::path::{Path, PathBuf};
+
+pub use problems::{Place, Problem, Problems, Severity};
+pub use resolve::Pipeline;
+pub use schema::schema;
+pub use sites::Sites;
+
+use document::{Node, Origin};
+
+/// A pipeline that may be run.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The pipeline, defaults filled in, variables expanded.
+    pub pipeline: Pipeline,
+    /// The pipeline as it may be stored and shown: defaults filled in, variables as they were written.
+    pub published: serde_json::Value,
+    /// The file.
+    pub source: PathBuf,
+    /// What does not stop it but should be known.
+    pub notes: Vec<Problem>,
+    tree: Node,
+}
+
+/// Read, override, check and resolve the pipeline file at `path`. `sets` are `--set` arguments, `path=value`.
+pub fn load(path: impl AsRef<Path>, sets: &[String]) -> Result<Loaded, Problems> {
+    let path = path.as_ref();
+    let source = path.display().to_string();
+    let text = read(path).map_err(|rule| Problems::file(&source, rule))?;
+    let (pipeline, published, notes, tree) =
+        load_text(&text, sets, &env::of_process).map_err(|problems| Problems::new(&source, problems))?;
+    Ok(Loaded { pipeline, published, source: path.to_owned(), notes, tree })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|e| format!("cannot be read: {e}"))?.len();
+    if size > document::FILE_BYTES_MAX {
+        return Err("is larger than 1 MiB: this is no pipeline".to_owned());
+    }
+    std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))
+}
+
+type LoadedText = (Pipeline, serde_json::Value, Vec<Problem>, Node);
+
+fn load_text(text: &str, sets: &[String], variables: env::Lookup<'_>) -> Result<LoadedText, Vec<Problem>> {
+    let mut tree = document::parse(text, Origin::File)?;
+    let mut problems = Vec::new();
+    overrides::apply(&mut tree, sets, &mut problems);
+    env::expand(&mut tree, variables, &mut problems);
+    let resolved = resolve::resolve(&mut tree);
+    problems.extend(resolved.problems);
+    match resolved.pipeline {
+        Some((raw, pipeline)) if problems.iter().all(|p| p.severity == Severity::Note) => {
+            let mut published = serde_json::to_value(&raw).map_err(|e| vec![Problem::file(e.to_string())])?;
+            env::conceal(&tree, &mut published);
+            Ok((pipeline, published, problems, tree))
+        }
+        _ => Err(problems),
+    }
+}

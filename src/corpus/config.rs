@@ -12,7 +12,7 @@ pub enum CorpusConfig {
     /// One JSON object a line; `.gz` and `.zst` files are read as they are.
     Jsonl {
         /// Local paths or object-store URLs; globs (`*`, `**`, `?`, `[a-z]`, `{a,b}`) allowed.
-        #[schemars(length(min = 1))]
+        #[schemars(length(min = 1), inner(length(min = 1)))]
         paths: Vec<String>,
         /// The key that holds the text. Exactly one of `field` and `tokens_field`; `text` if neither is given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,6 +22,7 @@ pub enum CorpusConfig {
         tokens_field: Option<String>,
         /// How much input one unit of work holds, about.
         #[serde(default = "default_unit_bytes")]
+        #[schemars(extend("minimum" = 1))]
         unit_bytes: ByteSize,
         /// Share of documents set aside for evaluation, chosen by document hash.
         #[serde(default = "default_holdout")]
@@ -30,13 +31,14 @@ pub enum CorpusConfig {
     /// Plain text files; `.gz` and `.zst` files are read as they are.
     Text {
         /// Local paths or object-store URLs; globs allowed.
-        #[schemars(length(min = 1))]
+        #[schemars(length(min = 1), inner(length(min = 1)))]
         paths: Vec<String>,
         /// What one document is.
         #[serde(default)]
         document: TextDocument,
         /// How much input one unit of work holds, about.
         #[serde(default = "default_unit_bytes")]
+        #[schemars(extend("minimum" = 1))]
         unit_bytes: ByteSize,
         /// Share of documents set aside for evaluation, chosen by document hash.
         #[serde(default = "default_holdout")]
@@ -45,7 +47,7 @@ pub enum CorpusConfig {
     /// Parquet files with a text column or a column of token id lists.
     Parquet {
         /// Local paths or object-store URLs; globs allowed.
-        #[schemars(length(min = 1))]
+        #[schemars(length(min = 1), inner(length(min = 1)))]
         paths: Vec<String>,
         /// The column that holds the text. Exactly one of `field` and `tokens_field`; `text` if neither is given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +57,7 @@ pub enum CorpusConfig {
         tokens_field: Option<String>,
         /// How much input one unit of work holds, about.
         #[serde(default = "default_unit_bytes")]
+        #[schemars(extend("minimum" = 1))]
         unit_bytes: ByteSize,
         /// Share of documents set aside for evaluation, chosen by document hash.
         #[serde(default = "default_holdout")]

@@ -10,6 +10,7 @@ use crate::units::{Count, Percent};
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
     /// Where: a local path or an object-store URL.
+    #[schemars(length(min = 1))]
     pub url: String,
     /// How activations are stored.
     #[serde(default)]
@@ -19,9 +20,11 @@ pub struct DatasetConfig {
     pub layout: Layout,
     /// Rows in a shard, at most; shards end where sequences end.
     #[serde(default = "default_rows_per_shard")]
+    #[schemars(extend("minimum" = 1, "maximum" = 16_777_216))]
     pub rows_per_shard: Count,
     /// Rows in a row group, at most: what is encoded, and read back, at a time.
     #[serde(default = "default_rows_per_group")]
+    #[schemars(extend("minimum" = 1, "maximum" = 16_777_216))]
     pub rows_per_group: Count,
     /// Compression of the columns.
     #[serde(default)]

@@ -15,6 +15,7 @@ pub struct ModelConfig {
     /// Where it is computed: `auto`, `cpu`, `cuda`, `cuda:N`.
     #[serde(default = "default_device")]
     #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"))]
+    #[schemars(extend("x-rule" = "must be `auto`, `cpu`, `cuda` or `cuda:N`"))]
     pub device: String,
     /// Compute threads on the CPU; 0: one for each core.
     #[serde(default)]

@@ -37,13 +37,15 @@ pub enum OptimizerConfig {
     /// Adam (Kingma & Ba 2015), with linear warm-up and linear decay to zero at the end.
     Adam {
         /// Peak learning rate.
-        #[schemars(range(min = 0.0))]
+        #[schemars(extend("exclusiveMinimum" = 0))]
         learning_rate: f64,
         /// Decay rates of the moments.
         #[serde(default = "default_betas")]
+        #[schemars(inner(range(min = 0.0, max = 0.999_999_9)))]
         betas: [f64; 2],
         /// Added to the denominator.
         #[serde(default = "default_epsilon")]
+        #[schemars(extend("exclusiveMinimum" = 0))]
         epsilon: f64,
         /// Steps of linear warm-up.
         #[serde(default = "default_warmup_steps")]

@@ -12,8 +12,10 @@ use crate::units::{Count, HumanDuration};
 pub struct TrainerConfig {
     /// Name in metrics, logs and the summary; unique in the pipeline. Letters, digits, `-`, `_`, `.`.
     #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    #[schemars(extend("x-rule" = "must be letters, digits, `-`, `_` and `.`, and begin with a letter or digit"))]
     pub name: String,
-    /// The site whose rows are reconstructed; must be captured (it is added to `capture` if missing).
+    /// The site whose rows are reconstructed. It is captured whether or not `capture` names it.
+    #[schemars(length(min = 1))]
     pub input: String,
     /// Input scale.
     #[serde(default)]
@@ -30,6 +32,7 @@ pub struct TrainerConfig {
     #[schemars(range(min = 1))]
     pub batch_rows: u32,
     /// Rows to train on in all (a row that is drawn twice counts twice); the schedule's length.
+    #[schemars(extend("minimum" = 1))]
     pub rows: Count,
     /// Where and how often the state is saved.
     pub checkpoint: CheckpointConfig,
@@ -57,6 +60,7 @@ pub enum Normalize {
 pub struct BufferConfig {
     /// Rows held; batches are drawn at random while it is full.
     #[serde(default = "default_buffer_rows")]
+    #[schemars(extend("minimum" = 1))]
     pub rows: Count,
     /// Draws after which a row leaves.
     #[serde(default = "default_reuse")]
@@ -75,6 +79,7 @@ impl Default for BufferConfig {
 #[serde(deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// Folder: a local path or an object-store URL.
+    #[schemars(length(min = 1))]
     pub url: String,
     /// Time between checkpoints; one is also written at the end and on SIGTERM.
     #[serde(default = "default_every")]

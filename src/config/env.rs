@@ -1,0 +1,136 @@
+//! Environment variables in pipelines: `${NAME}` and `${NAME:-default}` in any text value; `$${` writes `${`.
+//!
+//! The only place that reads the environment on a pipeline's behalf. Values are put in after the YAML is read, so a
+//! variable cannot add keys; nodes remember their text from before, and only that text is ever shown or stored.
+
+use super::document::{Data, Node, Path, Step};
+use super::problems::{Problem, Severity};
+
+/// Where variables come from.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's environment.
+pub(crate) fn of_process(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Put variables into every text of the tree.
+pub(crate) fn expand(tree: &mut Node, lookup: Lookup<'_>, problems: &mut Vec<Problem>) {
+    expand_below(tree, &Path::default(), lookup, problems);
+}
+
+fn expand_below(node: &mut Node, path: &Path, lookup: Lookup<'_>, problems: &mut Vec<Problem>) {
+    match &mut node.data {
+        Data::Text { text, .. } if text.contains("${") => {
+            let written = text.clone();
+            match expanded(&written, lookup) {
+                Ok(value) => *text = value,
+                Err(rule) => problems.push(Problem {
+                    severity: Severity::Error,
+                    place: node.place.clone(),
+                    path: path.to_string(),
+                    value: Some(written.clone()),
+                    rule,
+                    hint: None,
+                }),
+            }
+            node.written = Some(written);
+        }
+        Data::List(items) => {
+            items.iter_mut().enumerate().for_each(|(i, n)| expand_below(n, &path.index(i), lookup, problems));
+        }
+        Data::Map(entries) => {
+            entries.iter_mut().for_each(|e| expand_below(&mut e.value, &path.key(&e.key), lookup, problems));
+        }
+        _ => {}
+    }
+}
+
+/// `text` with its variables put in, or the rule that it breaks.
+fn expanded(text: &str, lookup: Lookup<'_>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at(at);
+        if let Some(before) = before.strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = &from[2..];
+            continue;
+        }
+        out.push_str(before);
+        let end = from.find('}').ok_or("has `${` without `}`; write `$${` for the characters themselves")?;
+        out.push_str(&variable(&from[2..end], lookup)?);
+        rest = &from[end + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// The value of `NAME` or `NAME:-default`.
+fn variable(body: &str, lookup: Lookup<'_>) -> Result<String, String> {
+    let (name, default) = match body.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (body, None),
+    };
+    let valid = !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !valid {
+        return Err(format!("`${{{body}}}` names no variable: write `${{NAME}}` or `${{NAME:-default}}`"));
+    }
+    match (lookup(name).filter(|v| default.is_none() || !v.is_empty()), default) {
+        (Some(value), _) => Ok(value),
+        (None, Some(default)) => Ok(default.to_owned()),
+        (None, None) => {
+            Err(format!("environment variable `{name}` is not set; set it or write `${{{name}:-default}}`"))
+        }
+    }
+}
+
+/// Put the text from before expansion back into `value`, which has the shape of `tree` or more: what may be stored.
+pub(crate) fn conceal(tree: &Node, value: &mut serde_json::Value) {
+    tree.walk(&Path::default(), &mut |path, node| {
+        let Some(written) = &node.written else { return };
+        let place = path.0.iter().try_fold(&mut *value, |v, step| match step {
+            Step::Key(key) => v.get_mut(key),
+            Step::Index(i) => v.get_mut(i),
+        });
+        if let Some(place) = place {
+            *place = serde_json::Value::String(written.clone());
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup(name: &str) -> Option<String> {
+        match name {
+            "BUCKET" => Some("acts".into()),
+            "EMPTY" => Some(String::new()),
+            "NESTED" => Some("${BUCKET}".into()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn variables_defaults_and_escapes() {
+        let ok = |text| expanded(text, &lookup).unwrap();
+        assert_eq!(ok("s3://${BUCKET}/x"), "s3://acts/x");
+        assert_eq!(ok("${MISSING:-local}/${BUCKET}"), "local/acts");
+        assert_eq!(ok("${EMPTY:-d}${EMPTY}"), "d");
+        assert_eq!(ok("$${BUCKET} costs $5"), "${BUCKET} costs $5");
+        assert_eq!(ok("${NESTED}"), "${BUCKET}", "values are not expanded again");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let rule = |text| expanded(text, &lookup).unwrap_err();
+        assert!(rule("${MISSING}").contains("`MISSING` is not set"));
+        assert!(rule("${BUCKET").contains("without `}`"));
+        assert!(rule("${}").contains("names no variable"));
+        assert!(rule("${A B}").contains("names no variable"));
+    }
+}
