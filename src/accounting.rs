@@ -18,6 +18,10 @@ pub enum DropReason {
     WrongType,
     /// A document without text or tokens.
     EmptyDocument,
+    /// A line or document beyond the size that is read at all.
+    OversizedDocument,
+    /// A document that the tokenizer refuses.
+    Untokenizable,
     /// A file that ends in the middle of its compressed stream, or whose compressed data is damaged: counted once a file.
     DamagedFile,
     /// A file with nothing in it.
@@ -57,12 +61,14 @@ pub enum Noun {
 
 impl DropReason {
     /// All reasons, in the order of the data path.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidUtf8,
         Self::BrokenJson,
         Self::MissingField,
         Self::WrongType,
         Self::EmptyDocument,
+        Self::OversizedDocument,
+        Self::Untokenizable,
         Self::DamagedFile,
         Self::EmptyFile,
         Self::Holdout,
@@ -84,6 +90,8 @@ impl DropReason {
             Self::MissingField => "missing_field",
             Self::WrongType => "wrong_type",
             Self::EmptyDocument => "empty_document",
+            Self::OversizedDocument => "oversized_document",
+            Self::Untokenizable => "untokenizable",
             Self::DamagedFile => "damaged_file",
             Self::EmptyFile => "empty_file",
             Self::Holdout => "holdout",
@@ -106,6 +114,8 @@ impl DropReason {
             | Self::MissingField
             | Self::WrongType
             | Self::EmptyDocument
+            | Self::OversizedDocument
+            | Self::Untokenizable
             | Self::Holdout => Noun::Documents,
             Self::DamagedFile | Self::EmptyFile => Noun::Files,
             Self::Truncated => Noun::Tokens,

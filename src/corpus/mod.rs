@@ -2,7 +2,173 @@
 //!
 //! The listing of a corpus is split into *units* (a file, a group of small files, or a part of a large file cut at
 //! document borders). A unit is the atom of work, resume and distribution: its documents are the same whoever reads it,
-//! in the same order. What cannot be read is counted with a reason and skipped; it never stops a run.
+//! in the same order. What cannot be read is counted with a reason and skipped; it never stops a run. A file that is
+//! gone, has changed, or that its store does not give after retries is an error.
+//!
+//! Listing is async; reading runs on plain threads, with the fetching behind it on the runtime that opened the corpus.
 
 pub mod config;
 pub mod cursor;
+mod document;
+mod fetch;
+mod jsonl;
+mod lines;
+mod listing;
+mod parquet;
+mod plain_text;
+mod reader;
+pub mod units;
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use tokio::runtime::Handle;
+
+pub use document::{Content, Document, Item, is_holdout};
+pub use fetch::ReaderCounters;
+pub use listing::{Compression, SourceFile};
+pub use reader::UnitReader;
+pub use units::Unit;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use config::{CorpusConfig, TextDocument};
+use fetch::Fetcher;
+use reader::{Field, FieldKind};
+use units::{Cut, FileShape};
+
+/// A line or document beyond this size is dropped and counted, so that memory stays bounded: a tokenizer needs
+/// some 60 times a document's size.
+const DOCUMENT_BYTES_MAX: usize = 64 << 20;
+/// Footers of large Parquet files that are read at a time when a corpus is opened.
+const FOOTERS_AT_A_TIME: usize = 8;
+
+/// A listed corpus, cut into units.
+#[derive(Debug)]
+pub struct Corpus {
+    config: CorpusConfig,
+    field: Field,
+    files: Vec<SourceFile>,
+    units: Vec<Unit>,
+    fingerprint: String,
+    fetcher: Fetcher,
+    document_bytes_max: usize,
+}
+
+impl Corpus {
+    /// List the files and cut them into units. The calling runtime does the fetching for all readers, so it must be a
+    /// multi-threaded one (or be driven) while they read.
+    ///
+    /// Errors: a path that matches nothing (it is named), a store that does not answer.
+    pub async fn open(config: &CorpusConfig) -> Result<Self> {
+        let field = field_of(config)?;
+        let files = listing::list(config.paths()).await?;
+        let fetcher = Fetcher { runtime: Handle::current(), counters: Arc::default() };
+        let shapes = shapes(config, &field, &files, &fetcher).await?;
+        let units = units::split(&shapes, config.unit_bytes().0)?;
+        let fingerprint = listing::fingerprint(&files);
+        let config = config.clone();
+        Ok(Self { config, field, files, units, fingerprint, fetcher, document_bytes_max: DOCUMENT_BYTES_MAX })
+    }
+
+    /// The `corpus:` section it was opened with.
+    pub fn config(&self) -> &CorpusConfig {
+        &self.config
+    }
+
+    /// The files, sorted by name.
+    pub fn files(&self) -> &[SourceFile] {
+        &self.files
+    }
+
+    /// The units; `units()[i].index == i`.
+    pub fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// Number of units.
+    pub fn n_units(&self) -> u32 {
+        u32::try_from(self.units.len()).expect("units are counted in u32 when they are cut")
+    }
+
+    /// Bytes of all files as stored.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// sha256 (hex) over the names and sizes of all files.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// What all readers of this corpus did so far.
+    pub fn counters(&self) -> &Arc<ReaderCounters> {
+        &self.fetcher.counters
+    }
+
+    /// Read a unit from its start. Fetching starts at once; nothing blocks before the first `next`, which must not be
+    /// called on an async thread.
+    pub fn read_unit(self: &Arc<Self>, unit: u32) -> UnitReader {
+        assert!(unit < self.n_units(), "unit {unit} of {}", self.n_units());
+        UnitReader::new(Arc::clone(self), unit)
+    }
+
+    fn field(&self) -> &Field {
+        &self.field
+    }
+
+    fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
+    }
+
+    fn document_bytes_max(&self) -> usize {
+        self.document_bytes_max
+    }
+}
+
+/// Which field of a record is the document (`text` unless something is said). Text files have none.
+fn field_of(config: &CorpusConfig) -> Result<Field> {
+    let (field, tokens_field) = match config {
+        CorpusConfig::Jsonl { field, tokens_field, .. } | CorpusConfig::Parquet { field, tokens_field, .. } => {
+            (field.as_ref(), tokens_field.as_ref())
+        }
+        CorpusConfig::Text { .. } => (None, None),
+    };
+    match (field, tokens_field) {
+        (Some(_), Some(_)) => Err(Error::config("give one of `corpus.field` and `corpus.tokens_field`, not both")),
+        (None, Some(name)) => Ok(Field { name: name.clone(), kind: FieldKind::Tokens }),
+        (name, None) => Ok(Field { name: name.map_or("text", |n| n).to_owned(), kind: FieldKind::Text }),
+    }
+}
+
+/// Where each file may be cut.
+async fn shapes(
+    config: &CorpusConfig,
+    field: &Field,
+    files: &[SourceFile],
+    fetcher: &Fetcher,
+) -> Result<Vec<FileShape>> {
+    let shapes = files.iter().map(|file| async move {
+        let large = file.bytes > config.unit_bytes().0;
+        let cut = match config {
+            CorpusConfig::Parquet { .. } if large => row_groups(fetcher, file, field).await?,
+            CorpusConfig::Jsonl { .. }
+            | CorpusConfig::Text { document: TextDocument::Line | TextDocument::Paragraph, .. }
+                if file.compression() == Compression::None =>
+            {
+                Cut::Anywhere
+            }
+            _ => Cut::Nowhere,
+        };
+        Ok(FileShape { bytes: file.bytes, cut })
+    });
+    futures::stream::iter(shapes).buffered(FOOTERS_AT_A_TIME).try_collect().await
+}
+
+/// The row groups of a Parquet file, read where blocking is allowed.
+async fn row_groups(fetcher: &Fetcher, file: &SourceFile, field: &Field) -> Result<Cut> {
+    let (fetcher, file, field) = (fetcher.clone(), file.clone(), field.clone());
+    let groups = tokio::task::spawn_blocking(move || parquet::row_group_bytes(&fetcher, &file, &field))
+        .await
+        .or_kind(ErrorKind::Internal, || "the task that reads Parquet footers ended early".to_owned())??;
+    Ok(groups.map_or(Cut::Nowhere, Cut::RowGroups))
+}

@@ -51,7 +51,8 @@ pub enum Packing {
     Truncate,
 }
 
-/// What stands between documents.
+/// What stands between documents. It never starts a sequence: a document that ends exactly where its sequence does is
+/// followed by none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Separator {

@@ -6,5 +6,13 @@
 
 pub mod batch;
 pub mod config;
+pub mod estimate;
+pub mod packer;
+pub mod schedule;
+pub mod stream;
+pub mod tokenizer;
+pub mod unit_batcher;
 
 pub use batch::{Segment, TokenBatch};
+pub use stream::{HoldoutStream, TokenStream};
+pub use tokenizer::{SpecialIds, Tokenizer};
