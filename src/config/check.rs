@@ -46,6 +46,9 @@ impl Checker {
 
     /// Check `node`, whose key (or the node itself, in lists) stands at `place`.
     fn node(&mut self, node: &mut Node, place: &Place, path: &Path, view: View<'_>) {
+        if node.data == Data::Unreadable {
+            return;
+        }
         match view.shape() {
             Shape::Optional(_) if node.data == Data::Null => {}
             Shape::Optional(inner) => self.node(node, place, path, inner),
@@ -93,9 +96,11 @@ impl Checker {
         };
         let here = path.key("type");
         let Some(entry) = node.get("type") else {
-            self.problem(place, &here, None, "is required", Some(one_of(known())));
-            return;
+            return self.problem(place, &here, None, "is required", Some(one_of(known())));
         };
+        if entry.value.data == Data::Unreadable {
+            return;
+        }
         let word = match &entry.value.data {
             Data::Text { text, .. } => text.as_str(),
             _ => "",
@@ -154,7 +159,7 @@ impl Checker {
             Data::Bool(_) => types.contains(&"boolean"),
             Data::Number(n) => types.contains(&"number") || (types.contains(&"integer") && !n.is_f64()),
             Data::Text { .. } => wants_text,
-            Data::List(_) | Data::Map(_) => false,
+            Data::List(_) | Data::Map(_) | Data::Unreadable => false,
         };
         if !fits {
             let hint = match &node.data {
@@ -265,12 +270,7 @@ fn unknown_key_hint(key: &str, section: &Section<'_>) -> String {
     if let Some(near) = nearest(key, known()) {
         return did_you_mean(near);
     }
-    let has_it = |view: &View<'_>| match view.shape() {
-        Shape::Section(s) => s.keys.iter().any(|(k, _)| *k == key),
-        Shape::Variants(variants) => variants.iter().any(|v| v.section.keys.iter().any(|(k, _)| *k == key)),
-        _ => false,
-    };
-    match section.keys.iter().find(|(_, view)| has_it(view)) {
+    match section.keys.iter().find(|(_, view)| view.entry(key).is_some()) {
         Some((below, _)) => format!("it belongs below `{below}`"),
         None => format!("known keys are {}", names(known())),
     }
@@ -281,5 +281,7 @@ fn what_it_is(section: &Section<'_>, key: &str) -> Option<String> {
     let (_, view) = section.keys.iter().find(|(k, _)| *k == key)?;
     let description = view.text("description").replace('\n', " ");
     let sentence = description.split(". ").next().unwrap_or_default().trim_end_matches('.');
-    (!sentence.is_empty()).then(|| sentence.to_owned())
+    let mut rest = sentence.chars();
+    let first = rest.next()?;
+    Some(first.to_lowercase().chain(rest).collect())
 }

@@ -51,6 +51,8 @@ pub(crate) enum Data {
     List(Vec<Node>),
     /// A mapping, in the order of the file.
     Map(Vec<Entry>),
+    /// A value that could not be read, which has been reported: it is not judged further.
+    Unreadable,
 }
 
 /// One entry of a mapping.
@@ -99,7 +101,7 @@ impl Node {
     /// As JSON.
     pub(crate) fn to_value(&self) -> Value {
         match &self.data {
-            Data::Null => Value::Null,
+            Data::Null | Data::Unreadable => Value::Null,
             Data::Bool(b) => Value::Bool(*b),
             Data::Number(n) => Value::Number(n.clone()),
             Data::Text { text, .. } => Value::String(text.clone()),
@@ -363,14 +365,14 @@ impl<'a> Reader<'a> {
         if plain && tag.is_none() {
             return plain_scalar(&shown).unwrap_or_else(|rule| {
                 self.problems.push(Problem { value: Some(shown), ..self.problem(mark, path, rule) });
-                Data::Null
+                Data::Unreadable
             });
         }
         match Scalar::parse_from_cow_and_metadata(text, style, tag) {
             Some(Scalar::Null) => Data::Null,
             Some(Scalar::Boolean(b)) => Data::Bool(b),
             Some(Scalar::Integer(i)) => Data::Number(i.into()),
-            Some(Scalar::FloatingPoint(f)) => Number::from_f64(*f).map_or(Data::Null, Data::Number),
+            Some(Scalar::FloatingPoint(f)) => Number::from_f64(*f).map_or(Data::Unreadable, Data::Number),
             Some(Scalar::String(_)) => Data::Text { text: shown, plain },
             None => {
                 let rule = "does not have the type that its tag says";

@@ -25,14 +25,17 @@ fn expand_below(node: &mut Node, path: &Path, lookup: Lookup<'_>, problems: &mut
             let written = text.clone();
             match expanded(&written, lookup) {
                 Ok(value) => *text = value,
-                Err(rule) => problems.push(Problem {
-                    severity: Severity::Error,
-                    place: node.place.clone(),
-                    path: path.to_string(),
-                    value: Some(written.clone()),
-                    rule,
-                    hint: None,
-                }),
+                Err(rule) => {
+                    problems.push(Problem {
+                        severity: Severity::Error,
+                        place: node.place.clone(),
+                        path: path.to_string(),
+                        value: Some(written.clone()),
+                        rule,
+                        hint: None,
+                    });
+                    node.data = Data::Unreadable;
+                }
             }
             node.written = Some(written);
         }

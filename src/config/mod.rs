@@ -65,14 +65,8 @@ fn load_text(text: &str, sets: &[String], variables: env::Lookup<'_>) -> Result<
     let mut problems = Vec::new();
     overrides::apply(&mut tree, sets, &mut problems);
     env::expand(&mut tree, variables, &mut problems);
-    let resolved = resolve::resolve(&mut tree);
-    problems.extend(resolved.problems);
-    match resolved.pipeline {
-        Some((raw, pipeline)) if problems.iter().all(|p| p.severity == Severity::Note) => {
-            let mut published = serde_json::to_value(&raw).map_err(|e| vec![Problem::file(e.to_string())])?;
-            env::conceal(&tree, &mut published);
-            Ok((pipeline, published, problems, tree))
-        }
-        _ => Err(problems),
-    }
+    let Some((raw, pipeline)) = resolve::resolve(&mut tree, &mut problems) else { return Err(problems) };
+    let mut published = serde_json::to_value(&raw).map_err(|e| vec![Problem::file(e.to_string())])?;
+    env::conceal(&tree, &mut published);
+    Ok((pipeline, published, problems, tree))
 }

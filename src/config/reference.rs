@@ -107,6 +107,9 @@ fn scalar(view: View<'_>, types: &[&str]) -> String {
         let value = view.get(keyword).and_then(Value::as_f64)?;
         (keyword != "minimum" || value != 0.0).then(|| format!("{sign} {value}"))
     };
+    if let (Some(least), true) = (view.get("minimum"), view.get("minimum") == view.get("maximum")) {
+        return format!("`{least}`");
+    }
     let bounds: Vec<String> =
         [bound("minimum", "≥"), bound("maximum", "≤"), bound("exclusiveMinimum", ">")].into_iter().flatten().collect();
     [name.to_owned()].into_iter().chain(bounds).collect::<Vec<_>>().join(", ")

@@ -1,16 +1,14 @@
 //! From the tree to a [`Pipeline`]: the schema's checks, the rules across sections, then the structs.
 //!
-//! Sections that the schema accepts are judged by the rules even where others are broken, so that one run of `validate`
+//! Values that the schema accepts are judged by the rules even where others are broken, so that one run of `validate`
 //! shows everything.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-
-use super::document::{Node, Path};
+use super::document::{Data, Node};
 use super::problems::{Problem, Severity};
-use super::raw::{AdminConfig, EvaluateConfig, LimitsConfig, RawPipeline, ShutdownConfig};
+use super::raw::RawPipeline;
 use super::{check, rules, schema};
 use crate::corpus::config::CorpusConfig;
 use crate::dataset::config::DatasetConfig;
@@ -49,74 +47,24 @@ pub struct Pipeline {
     pub grace: Duration,
 }
 
-/// The sections that the schema accepts, whatever became of the others.
-pub(crate) struct Sections {
-    pub(crate) model: Option<ModelConfig>,
-    pub(crate) corpus: Option<CorpusConfig>,
-    pub(crate) tokens: Option<TokensConfig>,
-    pub(crate) capture: Option<Vec<String>>,
-    pub(crate) dataset: Option<DatasetConfig>,
-    /// With their place in the list.
-    pub(crate) trainers: Vec<(usize, TrainerConfig)>,
-    pub(crate) evaluate: Option<EvaluateConfig>,
-    pub(crate) admin: Option<AdminConfig>,
-    pub(crate) limits: Option<LimitsConfig>,
-    pub(crate) shutdown: Option<ShutdownConfig>,
-}
-
-impl Sections {
-    fn of(tree: &Node) -> Self {
-        let n_trainers = match tree.get("trainers").map(|e| &e.value.data) {
-            Some(super::document::Data::List(items)) => items.len(),
-            _ => 0,
-        };
-        Self {
-            model: section(tree, "model"),
-            corpus: section(tree, "corpus"),
-            tokens: section(tree, "tokens").or_else(|| absent(tree, "tokens")),
-            capture: section(tree, "capture").or_else(|| absent(tree, "capture")),
-            dataset: section(tree, "dataset"),
-            trainers: (0..n_trainers).filter_map(|i| Some((i, section(tree, &format!("trainers[{i}]"))?))).collect(),
-            evaluate: section(tree, "evaluate").or_else(|| absent(tree, "evaluate")),
-            admin: section(tree, "admin"),
-            limits: section(tree, "limits").or_else(|| absent(tree, "limits")),
-            shutdown: section(tree, "shutdown").or_else(|| absent(tree, "shutdown")),
-        }
+/// Check `tree` and make a pipeline of it, unless one of `problems`, old or new, stops it.
+pub(crate) fn resolve(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<(RawPipeline, Pipeline)> {
+    if tree.data == Data::Null {
+        problems.push(Problem::file("is empty").hint("`harvestd schema --markdown` lists what a pipeline holds"));
+        return None;
     }
-}
-
-/// The section at `path`, if it is there and whole.
-fn section<T: DeserializeOwned>(tree: &Node, path: &str) -> Option<T> {
-    let (node, _) = tree.at(&Path::parse(path)?);
-    serde_json::from_value(node?.to_value()).ok()
-}
-
-/// The default of a section that is left out.
-fn absent<T: Default>(tree: &Node, key: &str) -> Option<T> {
-    tree.get(key).is_none().then(T::default)
-}
-
-/// What came of checking a tree.
-pub(crate) struct Resolved {
-    /// The structs as read and the pipeline, if nothing stops it.
-    pub(crate) pipeline: Option<(RawPipeline, Pipeline)>,
-    /// Everything to say, notes included.
-    pub(crate) problems: Vec<Problem>,
-}
-
-/// Check `tree` and make a pipeline of it.
-pub(crate) fn resolve(tree: &mut Node) -> Resolved {
-    let mut problems = check::check(tree, &schema::schema());
-    rules::check(tree, &Sections::of(tree), &mut problems);
+    let schema = schema::schema();
+    problems.extend(check::check(tree, &schema));
+    rules::check(tree, &schema, problems);
     if problems.iter().any(|p| p.severity == Severity::Error) {
-        return Resolved { pipeline: None, problems };
+        return None;
     }
     match serde_json::from_value::<RawPipeline>(tree.to_value()) {
-        Ok(raw) => Resolved { pipeline: Some((raw.clone(), pipeline(raw))), problems },
+        Ok(raw) => Some((raw.clone(), pipeline(raw))),
         Err(e) => {
             // the schema is generated from these structs, so only values beyond its vocabulary come here
             problems.push(Problem::file(e.to_string()));
-            Resolved { pipeline: None, problems }
+            None
         }
     }
 }

@@ -1,46 +1,42 @@
 //! Rules that no schema can say: those between keys, and those of this build. None needs the model.
+//!
+//! A rule asks for the values it compares by their paths and is skipped when one of them is missing or unreadable, which
+//! the schema's check has then reported. Every rule has a file in `tests/config/bad/`.
 
 use std::net::SocketAddr;
 
-use super::document::{Node, Path};
-use super::problems::{Problem, Severity, nearest};
-use super::resolve::Sections;
-use crate::compute::device;
-use crate::corpus::config::CorpusConfig;
-use crate::dataset::config::{DatasetConfig, Layout, StoredDtype};
-use crate::model::config::ModelConfig;
-use crate::sae::config::{CoderConfig, OptimizerConfig};
-use crate::tokens::config::TokensConfig;
-use crate::trainer::config::TrainerConfig;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-/// Check every rule on the sections that are whole.
-pub(crate) fn check(tree: &Node, sections: &Sections, problems: &mut Vec<Problem>) {
-    let mut rules = Rules { tree, problems };
-    rules.work(sections);
-    if let Some(model) = &sections.model {
-        rules.model(model);
+use super::document::{Data, Node, Path};
+use super::problems::{Problem, Severity, nearest};
+use super::schema::View;
+use crate::compute::device;
+use crate::dataset::config::{Layout, StoredDtype};
+use crate::units::{ByteSize, Count, HumanDuration, Percent};
+
+/// Check every rule.
+pub(crate) fn check(tree: &Node, schema: &Value, problems: &mut Vec<Problem>) {
+    let mut rules = Rules { tree, schema: View::new(schema), problems };
+    rules.work();
+    rules.model();
+    rules.corpus();
+    rules.tokens();
+    rules.dataset();
+    for i in 0..rules.items("trainers") {
+        rules.trainer(i);
+        rules.optimizer(i);
     }
-    if let Some(corpus) = &sections.corpus {
-        rules.corpus(corpus);
-    }
-    if let Some(tokens) = &sections.tokens {
-        rules.tokens(tokens);
-    }
-    if let Some(dataset) = &sections.dataset {
-        rules.dataset(dataset);
-    }
-    for (i, trainer) in &sections.trainers {
-        rules.trainer(*i, trainer);
-    }
-    rules.trainer_names(&sections.trainers);
-    rules.evaluation(sections);
-    rules.places(sections);
-    rules.admin(sections);
-    rules.budgets(sections);
+    rules.trainer_names();
+    rules.evaluation();
+    rules.places();
+    rules.admin();
+    rules.budgets();
 }
 
 struct Rules<'a> {
     tree: &'a Node,
+    schema: View<'a>,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -57,20 +53,40 @@ impl Rules<'_> {
         self.add(Severity::Note, path, rule.into(), None);
     }
 
+    /// The value at `path` if it is written and of type `T`.
+    fn written<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+        let (node, _) = self.tree.at(&Path::parse(path)?);
+        let node = node.filter(|n| !matches!(n.data, Data::Null | Data::Unreadable))?;
+        serde_json::from_value(node.to_value()).ok()
+    }
+
+    /// The value at `path`: what is written, or the schema's default.
+    fn value<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+        let steps = Path::parse(path)?;
+        match self.tree.at(&steps).0 {
+            Some(_) => self.written(path),
+            None => serde_json::from_value(self.schema.at(&steps)?.get("default")?.clone()).ok(),
+        }
+    }
+
+    /// Items of the list at `path`.
+    fn items(&self, path: &str) -> usize {
+        self.written::<Vec<Value>>(path).map_or(0, |items| items.len())
+    }
+
     /// Something must come of a run.
-    fn work(&mut self, sections: &Sections) {
-        let given = |key| self.tree.get(key).is_some_and(|e| !matches!(e.value.shown().as_str(), "null" | "[]"));
-        let (dataset, trainers) = (given("dataset"), given("trainers"));
-        if !dataset && !trainers {
+    fn work(&mut self) {
+        let dataset = self.written::<Value>("dataset").is_some();
+        if !dataset && self.items("trainers") == 0 && self.value::<Vec<Value>>("trainers").is_some() {
             self.broken("", "needs `dataset` (to store activations), `trainers` (to train on them), or both");
         }
-        if dataset && sections.capture.as_ref().is_some_and(Vec::is_empty) {
+        if dataset && self.value::<Vec<Value>>("capture").is_some_and(|c| c.is_empty()) {
             self.broken("capture", "is required with `dataset`: name the sites to store");
         }
     }
 
-    fn model(&mut self, model: &ModelConfig) {
-        let source = model.source.as_str();
+    fn model(&mut self) {
+        let source: String = self.value("model.source").unwrap_or_default();
         if source.contains("://") {
             let hint = "download it and give the folder with config.json, *.safetensors and tokenizer.json";
             let rule = "must be a local folder: this build does not download models";
@@ -78,154 +94,162 @@ impl Rules<'_> {
         } else if source.ends_with(".gguf") {
             self.broken("model.source", "must be a folder with safetensors: this build does not read GGUF files");
         }
-        match model.device.as_str() {
+        match self.value::<String>("model.device").unwrap_or_default().as_str() {
             "auto" if device::cuda_driver_present() => {
                 self.note("model.device", "there is a CUDA driver here, but this build computes on the CPU");
             }
-            device if device.starts_with("cuda") => {
+            device if device == "cuda" || device.starts_with("cuda:") => {
                 self.broken("model.device", "this build computes on the CPU: write `auto` or `cpu`");
             }
             _ => {}
         }
-        if model.threads > 1024 {
-            self.broken("model.threads", "must be at most 1024");
-        }
     }
 
-    fn corpus(&mut self, corpus: &CorpusConfig) {
-        if let CorpusConfig::Jsonl { field, tokens_field, .. } | CorpusConfig::Parquet { field, tokens_field, .. } =
-            corpus
-            && field.is_some()
-            && tokens_field.is_some()
-        {
+    fn corpus(&mut self) {
+        let named = |key: &str| self.written::<String>(&format!("corpus.{key}")).is_some();
+        if named("field") && named("tokens_field") {
             self.broken("corpus.tokens_field", "excludes `field`: rows are either text or token ids");
         }
-        for (i, path) in corpus.paths().iter().enumerate() {
+        for (i, path) in self.value::<Vec<String>>("corpus.paths").unwrap_or_default().iter().enumerate() {
             if let Some(hint) = unknown_scheme(path) {
                 self.add(Severity::Error, &format!("corpus.paths[{i}]"), SCHEMES.to_owned(), hint);
             }
         }
-        if corpus.holdout().share() >= 1.0 {
+        if self.value::<Percent>("corpus.holdout").is_some_and(|h| h.share() >= 1.0) {
             self.broken("corpus.holdout", "must be below 100%: nothing would be harvested");
         }
     }
 
-    fn tokens(&mut self, tokens: &TokensConfig) {
-        for (i, position) in tokens.exclude.positions.iter().enumerate() {
-            if *position >= tokens.context_length {
-                let rule = format!("must be below tokens.context_length ({})", tokens.context_length);
-                self.broken(&format!("tokens.exclude.positions[{i}]"), rule);
+    fn tokens(&mut self) {
+        let Some(context) = self.value::<u32>("tokens.context_length") else { return };
+        for i in 0..self.items("tokens.exclude.positions") {
+            let path = format!("tokens.exclude.positions[{i}]");
+            if self.value::<u32>(&path).is_some_and(|position| position >= context) {
+                self.broken(&path, format!("must be below tokens.context_length ({context})"));
             }
         }
-        if tokens.batch_tokens < tokens.context_length {
-            let rule = format!(
-                "is below tokens.context_length ({}): a batch is then one sequence, which may be longer than this",
-                tokens.context_length
-            );
+        if self.value::<u32>("tokens.batch_tokens").is_some_and(|batch| batch < context) {
+            let rule =
+                format!("is below tokens.context_length ({context}): a batch is one sequence, of up to that many");
             self.note("tokens.batch_tokens", rule);
         }
     }
 
-    fn dataset(&mut self, dataset: &DatasetConfig) {
-        if dataset.rows_per_group > dataset.rows_per_shard {
-            let rule = format!("must be at most dataset.rows_per_shard ({})", dataset.rows_per_shard);
-            // the key that was written is the one to name
-            let written = |key: &str| self.tree.get("dataset").is_some_and(|e| e.value.get(key).is_some());
-            if written("rows_per_group") || !written("rows_per_shard") {
-                self.broken("dataset.rows_per_group", rule);
-            } else {
-                let rule = format!("must be at least dataset.rows_per_group ({})", dataset.rows_per_group);
-                self.broken("dataset.rows_per_shard", rule);
-            }
+    fn dataset(&mut self) {
+        if self.written::<Value>("dataset").is_none() {
+            return;
         }
-        if dataset.sample.share() <= 0.0 {
+        // the default is for large shards; small shards are one group
+        if let (Some(Count(group)), Some(Count(shard))) =
+            (self.written("dataset.rows_per_group"), self.value("dataset.rows_per_shard"))
+            && group > shard
+        {
+            self.broken("dataset.rows_per_group", format!("must be at most dataset.rows_per_shard ({shard})"));
+        }
+        if self.value::<Percent>("dataset.sample").is_some_and(|s| s.share() <= 0.0) {
             self.broken("dataset.sample", "must be above 0%");
         }
-        if dataset.layout == Layout::Raw && dataset.dtype != StoredDtype::Float16 {
+        let (layout, dtype) = (self.value::<Layout>("dataset.layout"), self.value::<StoredDtype>("dataset.dtype"));
+        if layout == Some(Layout::Raw) && dtype.is_some_and(|d| d != StoredDtype::Float16) {
             self.broken("dataset.layout", "`raw` is a layout of float16: leave it out with other dtypes");
         }
-        self.writable("dataset.url", &dataset.url);
+        self.writable("dataset.url");
     }
 
-    fn trainer(&mut self, i: usize, trainer: &TrainerConfig) {
+    fn trainer(&mut self, i: usize) {
         let at = |key: &str| format!("trainers[{i}].{key}");
-        let CoderConfig::Topk { width, k, aux_k, .. } = &trainer.coder;
-        if k > width {
-            self.broken(&at("coder.k"), format!("must be at most coder.width ({width})"));
+        if let Some(width) = self.value::<u32>(&at("coder.width")) {
+            for key in ["coder.k", "coder.aux_k"] {
+                if self.written::<u32>(&at(key)).is_some_and(|k| k > width) {
+                    self.broken(&at(key), format!("must be at most coder.width ({width})"));
+                }
+            }
         }
-        if let Some(aux_k) = aux_k
-            && aux_k > width
+        if let (Some(batch), Some(Count(buffer))) =
+            (self.value::<u64>(&at("batch_rows")), self.value::<Count>(&at("buffer.rows")))
         {
-            self.broken(&at("coder.aux_k"), format!("must be at most coder.width ({width})"));
+            if buffer < batch {
+                self.broken(&at("buffer.rows"), format!("must be at least batch_rows ({batch})"));
+            } else if buffer < 4 * batch {
+                self.note(&at("buffer.rows"), format!("holds fewer than 4 batches of {batch}: rows are hardly mixed"));
+            }
         }
-        let batch = u64::from(trainer.batch_rows);
-        if trainer.buffer.rows.0 < batch {
-            self.broken(&at("buffer.rows"), format!("must be at least batch_rows ({batch})"));
-        } else if trainer.buffer.rows.0 < 4 * batch {
-            self.note(&at("buffer.rows"), format!("holds fewer than 4 batches of {batch}: rows are hardly mixed"));
+        if self.value::<HumanDuration>(&at("checkpoint.every")).is_some_and(|every| every.0.is_zero()) {
+            self.broken(&at("checkpoint.every"), "must be above 0s");
         }
-        let steps = trainer.rows.0 / batch.max(1);
-        if steps == 0 {
+        self.writable(&at("checkpoint.url"));
+    }
+
+    fn optimizer(&mut self, i: usize) {
+        let at = |key: &str| format!("trainers[{i}].{key}");
+        let (Some(batch), Some(Count(rows))) = (self.value::<u64>(&at("batch_rows")), self.value::<Count>(&at("rows")))
+        else {
+            return;
+        };
+        if rows < batch {
             self.broken(&at("rows"), format!("must be at least batch_rows ({batch}): one step"));
-        }
-        let OptimizerConfig::Adam { warmup_steps, .. } = &trainer.optimizer;
-        if steps > 0 && *warmup_steps >= steps {
+        } else if let Some(warmup) = self.value::<u64>(&at("optimizer.warmup_steps"))
+            && warmup >= rows / batch.max(1)
+        {
+            let steps = rows / batch.max(1);
             let rule = format!("the learning rate never reaches its peak: {steps} steps in all (rows / batch_rows)");
             self.note(&at("optimizer.warmup_steps"), rule);
         }
-        if trainer.checkpoint.every.0.is_zero() {
-            self.broken(&at("checkpoint.every"), "must be above 0s");
-        }
-        self.writable(&at("checkpoint.url"), &trainer.checkpoint.url);
     }
 
-    fn trainer_names(&mut self, trainers: &[(usize, TrainerConfig)]) {
-        for (at, (i, trainer)) in trainers.iter().enumerate() {
-            if let Some((first, _)) = trainers[..at].iter().find(|(_, t)| t.name == trainer.name) {
+    fn trainer_names(&mut self) {
+        let names: Vec<Option<String>> =
+            (0..self.items("trainers")).map(|i| self.value(&format!("trainers[{i}].name"))).collect();
+        for (i, name) in names.iter().enumerate() {
+            if let Some(first) = names[..i].iter().position(|n| n.is_some() && n == name) {
                 self.broken(&format!("trainers[{i}].name"), format!("is the name of trainers[{first}] too"));
             }
         }
     }
 
-    fn evaluation(&mut self, sections: &Sections) {
-        let (Some(corpus), Some(evaluate)) = (&sections.corpus, &sections.evaluate) else { return };
-        if !sections.trainers.is_empty() && evaluate.tokens.0 > 0 && corpus.holdout().share() == 0.0 {
+    fn evaluation(&mut self) {
+        let judged = self.items("trainers") > 0 && self.value::<Count>("evaluate.tokens").is_some_and(|t| t.0 > 0);
+        if judged && self.value::<Percent>("corpus.holdout").is_some_and(|h| h.share() == 0.0) {
             self.note("corpus.holdout", "no text is held out, so trained coders are not judged at the end");
         }
     }
 
     /// Everything that is written has its own place.
-    fn places(&mut self, sections: &Sections) {
-        let dataset = sections.dataset.iter().map(|d| ("dataset.url".to_owned(), place_of(&d.url)));
-        let checkpoints = sections
-            .trainers
-            .iter()
-            .map(|(i, t)| (format!("trainers[{i}].checkpoint.url"), place_of(&t.checkpoint.url)));
-        let places: Vec<(String, String)> = dataset.chain(checkpoints).collect();
-        for (at, (path, place)) in places.iter().enumerate() {
-            for (other_path, other) in &places[..at] {
-                if place == other {
-                    self.broken(path, format!("is the same place as {other_path}"));
+    fn places(&mut self) {
+        let checkpoints = (0..self.items("trainers")).map(|i| format!("trainers[{i}].checkpoint.url"));
+        let places: Vec<(String, String)> = std::iter::once("dataset.url".to_owned())
+            .chain(checkpoints)
+            .filter_map(|path| Some((place_of(&self.written::<String>(&path)?), path)))
+            .collect();
+        for (i, (place, path)) in places.iter().enumerate() {
+            for (other, other_path) in &places[..i] {
+                let relation = if place == other {
+                    "is the same place as"
                 } else if is_inside(place, other) {
-                    self.broken(path, format!("must not be inside {other_path}"));
+                    "must not be inside"
                 } else if is_inside(other, place) {
-                    self.broken(path, format!("must not contain {other_path}"));
-                }
+                    "must not contain"
+                } else {
+                    continue;
+                };
+                self.broken(path, format!("{relation} {other_path}"));
+                break;
             }
         }
     }
 
-    fn writable(&mut self, path: &str, url: &str) {
-        if let Some(hint) = unknown_scheme(url) {
+    fn writable(&mut self, path: &str) {
+        let Some(url) = self.written::<String>(path) else { return };
+        if let Some(hint) = unknown_scheme(&url) {
             self.add(Severity::Error, path, SCHEMES.to_owned(), hint);
         } else if url.starts_with("http://") || url.starts_with("https://") {
             self.broken(path, "is read only: give a local path or an object store (s3://, gs://, az://)");
         }
     }
 
-    fn admin(&mut self, sections: &Sections) {
-        let Some(admin) = &sections.admin else { return };
-        match admin.listen.parse::<SocketAddr>() {
+    fn admin(&mut self) {
+        let Some(listen) = self.written::<String>("admin.listen") else { return };
+        match listen.parse::<SocketAddr>() {
             Err(_) => self.broken("admin.listen", "must be an address and port, such as 127.0.0.1:9464"),
             Ok(address) if !address.ip().is_loopback() => {
                 self.broken("admin.listen", "must be a loopback address: the endpoint has no authentication");
@@ -234,11 +258,11 @@ impl Rules<'_> {
         }
     }
 
-    fn budgets(&mut self, sections: &Sections) {
-        if sections.limits.as_ref().is_some_and(|l| l.memory.0 < 1 << 20) {
+    fn budgets(&mut self) {
+        if self.value::<ByteSize>("limits.memory").is_some_and(|m| m.0 < 1 << 20) {
             self.broken("limits.memory", "must be at least 1MiB");
         }
-        if sections.shutdown.as_ref().is_some_and(|s| s.grace.0.is_zero()) {
+        if self.value::<HumanDuration>("shutdown.grace").is_some_and(|g| g.0.is_zero()) {
             self.broken("shutdown.grace", "must be above 0s: checkpoints are written in this time");
         }
     }

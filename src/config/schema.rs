@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::document::{Path, Step};
 use super::raw::RawPipeline;
 
 /// JSON Schema (draft 2020-12) of a pipeline file.
@@ -114,6 +115,26 @@ impl<'s> View<'s> {
             Some(Value::String(one)) => vec![one],
             Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
+        })
+    }
+
+    /// What the key `key` of this section holds; of the first variant that has it where there are several.
+    pub(crate) fn entry(&self, key: &str) -> Option<Self> {
+        let of = |section: Section<'s>| section.keys.into_iter().find(|(k, _)| *k == key).map(|(_, view)| view);
+        match self.shape() {
+            Shape::Section(section) => of(section),
+            Shape::Variants(variants) => variants.into_iter().find_map(|v| of(v.section)),
+            Shape::Optional(inner) => inner.entry(key),
+            _ => None,
+        }
+    }
+
+    /// What the value at `path` below this schema holds.
+    pub(crate) fn at(&self, path: &Path) -> Option<Self> {
+        path.0.iter().try_fold(*self, |view, step| match (step, view.shape()) {
+            (Step::Key(key), _) => view.entry(key),
+            (Step::Index(_), Shape::List(items)) => Some(items),
+            (Step::Index(_), _) => None,
         })
     }
 

@@ -14,7 +14,7 @@ pub enum CorpusConfig {
         /// Local paths or object-store URLs; globs (`*`, `**`, `?`, `[a-z]`, `{a,b}`) allowed.
         #[schemars(length(min = 1), inner(length(min = 1)))]
         paths: Vec<String>,
-        /// The key that holds the text. Exactly one of `field` and `tokens_field`; `text` if neither is given.
+        /// The key that holds the text. At most one of `field` and `tokens_field`; `text` if neither is given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
         /// The key that holds a list of token ids (pre-tokenised rows; the model then needs no tokenizer).
@@ -49,7 +49,7 @@ pub enum CorpusConfig {
         /// Local paths or object-store URLs; globs allowed.
         #[schemars(length(min = 1), inner(length(min = 1)))]
         paths: Vec<String>,
-        /// The column that holds the text. Exactly one of `field` and `tokens_field`; `text` if neither is given.
+        /// The column that holds the text. At most one of `field` and `tokens_field`; `text` if neither is given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
         /// The column that holds lists of token ids.

@@ -19,6 +19,7 @@ pub struct ModelConfig {
     pub device: String,
     /// Compute threads on the CPU; 0: one for each core.
     #[serde(default)]
+    #[schemars(range(max = 1024))]
     pub threads: u32,
 }
 
