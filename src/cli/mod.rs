@@ -1,6 +1,116 @@
-//! Commands.
+//! Commands: one file a verb. A verb reads its arguments, calls the library, prints its result to standard output and
+//! says by its exit code how it went; logs and progress go to standard error.
+//!
+//! Exit codes follow `sysexits.h`: 0 ok, 64 wrong usage, 65 unusable data, 69 unavailable, 70 a bug, 78 wrong
+//! configuration.
+
+mod failure;
+mod output;
+mod schema;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use failure::Outcome;
+
+/// Exit code of a wrong command line.
+const EXIT_USAGE: u8 = 64;
+/// Exit code of a bug.
+const EXIT_BUG: u8 = 70;
+
+/// Harvest a language model's activations: train sparse coders online, store Parquet shards exactly once, or both.
+#[derive(Debug, Parser)]
+#[command(
+    name = "harvestd",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  harvestd validate pipelines/                     check every pipeline of a folder
+  harvestd plan pipelines/smollm2-mid.yaml         sizes, memory and time before anything runs
+  harvestd run pipelines/smollm2-mid.yaml          run to the end; run again to resume
+  harvestd run p.yaml --set trainers=[] --set dataset.url=s3://bucket/acts
+  harvestd verify s3://bucket/acts                 check every shard and commit
+
+Exit codes: 0 ok, 64 usage, 65 data, 69 unavailable, 70 internal, 78 configuration."
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Globals {
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Override a key of the pipeline, such as trainers.0.rows=1M; may be repeated; the value is YAML
+    #[arg(long = "set", global = true, value_name = "PATH=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// How log lines on standard error look
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as info,harvestd::store=debug
+    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    pub(crate) log_level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check pipelines: all problems at once, with line, key, rule and what was probably meant
+    Validate(validate::ValidateArgs),
+    /// Print the JSON Schema of the pipeline file, for editors and checks
+    Schema(schema::SchemaArgs),
+}
 
 /// Entry point of the binary.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // nothing can be done about a standard stream that cannot be written
+            drop(e.print());
+            return if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let json = cli.globals.json;
+    // the panic hook has printed the message; what is left to say is whose fault it was
+    let outcome = std::panic::catch_unwind(|| dispatch(cli)).unwrap_or_else(|_| {
+        output::complain("this is a bug in harvestd: please report it with the message above");
+        Ok(ExitCode::from(EXIT_BUG))
+    });
+    outcome.unwrap_or_else(|failure| failure.report(json))
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Validate(args) => validate::execute(&args, globals),
+        Command::Schema(args) => schema::execute(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
 }

@@ -1,0 +1,91 @@
+//! `harvestd validate`: check pipelines without running them.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Globals, Outcome, output};
+use crate::config::{self, Problem, Problems, Severity};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Arguments of `validate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  harvestd validate pipelines/                       every .yaml and .yml file of a folder
+  harvestd validate p.yaml --set trainers.0.rows=1M
+  harvestd validate p.yaml --json | jq '.[].problems'
+
+Where the model's folder is present, the names of sites and the memory of trainers are checked too.
+Exit code 78 if any pipeline has a problem; notes are no problems.")]
+pub(crate) struct ValidateArgs {
+    /// Pipeline files, or folders of them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+pub(crate) fn execute(args: &ValidateArgs, globals: &Globals) -> Outcome {
+    let files = pipeline_files(&args.paths)?;
+    let reports: Vec<Report> = files.iter().map(|file| check(file, &globals.sets)).collect();
+    if globals.json {
+        output::print_json(&reports.iter().map(Report::to_json).collect());
+    } else {
+        reports.iter().for_each(|r| output::print(&r.text()));
+    }
+    let wrong = reports.iter().any(|r| !r.is_ok());
+    Ok(if wrong { ExitCode::from(ErrorKind::Config.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+/// What there is to say of one file.
+struct Report {
+    found: Problems,
+}
+
+impl Report {
+    fn is_ok(&self) -> bool {
+        self.found.problems.iter().all(|p| p.severity == Severity::Note)
+    }
+
+    fn text(&self) -> String {
+        let verdict = if self.is_ok() { "ok" } else { "has problems" };
+        let lines = self.found.problems.iter().map(|p| format!("\n- {}", p.line(&self.found.source)));
+        format!("{}: {verdict}{}", self.found.source, lines.collect::<String>())
+    }
+
+    fn to_json(&self) -> Value {
+        json!({"source": self.found.source, "ok": self.is_ok(), "problems": self.found.to_json()})
+    }
+}
+
+fn check(file: &Path, sets: &[String]) -> Report {
+    let source = file.display().to_string();
+    let found: Vec<Problem> = match config::load(file, sets) {
+        Err(problems) => problems.problems,
+        Ok(loaded) => loaded.notes,
+    };
+    Report { found: Problems::new(&source, found) }
+}
+
+/// The files that `paths` name: files as they are, and the `.yaml` and `.yml` files of folders, sorted.
+fn pipeline_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
+        let mut inside = Vec::new();
+        for entry in entries {
+            inside.push(entry.map_err(|e| Error::io("list", path, e))?.path());
+        }
+        inside.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"));
+        if inside.is_empty() {
+            return Err(Error::config(format!("`{}` holds no .yaml or .yml files", path.display())));
+        }
+        inside.sort();
+        files.append(&mut inside);
+    }
+    Ok(files)
+}
