@@ -27,6 +27,10 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds, in the order of their discriminants.
+    pub const ALL: [Self; 6] =
+        [Self::Config, Self::Data, Self::Unavailable, Self::Device, Self::Closed, Self::Internal];
+
     /// Exit code by `sysexits.h`.
     pub fn exit_code(self) -> u8 {
         match self {

@@ -1,0 +1,499 @@
+//! Every metric: name, help, labels, and the handles that components hold.
+//!
+//! Names are `harvestd_<area>_<what>_<unit>[_total]`. A new metric is a [`Family`] in [`FAMILIES`], a field in the struct
+//! of the component that writes it, a line in that struct's `add_to`, and a row in `docs/operations.md`. Counters count
+//! since the process started; what a dataset or a checkpoint holds in all is written in them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::accounting::{DropCounts, DropReason};
+use crate::error::ErrorKind;
+use crate::telemetry::registry::{Counter, Family, Gauge, Histogram, Registry, Seconds, render};
+
+// === names ===
+
+macro_rules! families {
+    ($($id:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(static $id: Family = Family { name: $name, help: $help, labels: &[$($label),*] };)*
+        /// All metrics there are.
+        pub static FAMILIES: &[&Family] = &[$(&$id),*];
+    };
+}
+
+families! {
+    STAGE_ITEMS_IN = "harvestd_stage_items_in_total" ["stage"] "Items that a stage received";
+    STAGE_ITEMS_OUT = "harvestd_stage_items_out_total" ["stage"] "Items that a stage sent on";
+    STAGE_BYTES = "harvestd_stage_bytes_total" ["stage"] "Bytes of the items that a stage sent on";
+    STAGE_BUSY = "harvestd_stage_busy_seconds_total" ["stage"] "Time that a stage worked";
+    STAGE_BLOCKED = "harvestd_stage_blocked_seconds_total" ["stage"] "Time that a stage waited for its neighbours";
+
+    QUEUE_ITEMS = "harvestd_queue_items_total" ["queue"] "Items that entered a queue";
+    QUEUE_DEPTH = "harvestd_queue_depth_items" ["queue"] "Items in a queue now";
+    QUEUE_WEIGHT = "harvestd_queue_weight" ["queue"] "Weight in a queue now, in what its budget counts (bytes or rows)";
+    QUEUE_SEND_BLOCKED = "harvestd_queue_send_blocked_seconds_total" ["queue"] "Time that senders waited for room in a queue";
+    QUEUE_RECEIVE_BLOCKED = "harvestd_queue_receive_blocked_seconds_total" ["queue"] "Time that receivers waited for items in a queue";
+
+    STORE_REQUESTS = "harvestd_store_requests_total" ["store", "operation"] "Requests to an object store, each attempt counted";
+    STORE_LATENCY = "harvestd_store_request_seconds" ["store", "operation"] "Time that requests to an object store took";
+    STORE_ERRORS = "harvestd_store_errors_total" ["store", "kind"] "Requests to an object store that failed, by kind of error";
+    STORE_RETRIES = "harvestd_store_retries_total" ["store"] "Requests to an object store that were tried again";
+    STORE_SENT = "harvestd_store_sent_bytes_total" ["store"] "Bytes written to an object store";
+    STORE_RECEIVED = "harvestd_store_received_bytes_total" ["store"] "Bytes read from an object store";
+
+    TRAINER_LOSS = "harvestd_trainer_loss" ["trainer"] "Training loss of the last reported step";
+    TRAINER_FVU = "harvestd_trainer_fvu_ratio" ["trainer"] "Fraction of variance unexplained on the training rows, in raw space (explained variance is 1 - FVU)";
+    TRAINER_HELDOUT_FVU = "harvestd_trainer_heldout_fvu_ratio" ["trainer"] "Fraction of variance unexplained on held-out rows, in raw space";
+    TRAINER_L0 = "harvestd_trainer_l0_latents" ["trainer"] "Mean number of active latents in a row";
+    TRAINER_DEAD = "harvestd_trainer_dead_latents_ratio" ["trainer"] "Fraction of latents that did not fire within the dead window";
+    TRAINER_GRAD_NORM = "harvestd_trainer_gradient_norm" ["trainer"] "Norm of the gradient before clipping";
+    TRAINER_LEARNING_RATE = "harvestd_trainer_learning_rate" ["trainer"] "Learning rate of the last step";
+    TRAINER_ROWS = "harvestd_trainer_rows_total" ["trainer"] "Rows that a trainer learnt from; a row drawn twice counts twice";
+    TRAINER_STEPS = "harvestd_trainer_steps_total" ["trainer"] "Optimisation steps";
+    TRAINER_SKIPPED = "harvestd_trainer_skipped_steps_total" ["trainer"] "Steps that were not applied because a gradient was not finite";
+    TRAINER_BUFFERED = "harvestd_trainer_buffered_rows" ["trainer"] "Rows in the mixing buffer";
+    TRAINER_BEHIND = "harvestd_trainer_behind_rows" ["trainer"] "Rows that wait in front of a trainer";
+    TRAINER_MIX = "harvestd_trainer_batch_documents" ["trainer"] "Distinct documents in the last batch: how well the buffer mixes";
+    TRAINER_CHECKPOINTS = "harvestd_trainer_checkpoints_total" ["trainer"] "Checkpoints that were written";
+
+    DOCUMENTS = "harvestd_corpus_documents_total" [] "Documents that went through the forward pass";
+    TOKENS = "harvestd_forward_tokens_total" [] "Tokens that the forward pass computed";
+    ROWS = "harvestd_forward_rows_total" [] "Rows of activations that were kept";
+    DROPPED = "harvestd_run_dropped_items_total" ["reason"] "Documents, files, tokens or rows (which, follows from the reason) that were read but not kept";
+    UNITS_TOTAL = "harvestd_run_work_units" [] "Work units of the corpus";
+    UNITS_DONE = "harvestd_run_done_units" [] "Work units that are done, those of earlier runs included";
+    SHARDS = "harvestd_dataset_shards_total" [] "Shards that were committed";
+    SHARD_ROWS = "harvestd_dataset_rows_total" [] "Rows in the shards that were committed";
+    SHARD_BYTES = "harvestd_dataset_bytes_total" [] "Bytes of the shards that were committed";
+    READY = "harvestd_run_ready" [] "1 when the model is loaded, the store reachable and the dataset open";
+    FAULTS = "harvestd_run_faults_total" ["kind"] "Faults that stopped a stage, by kind of error";
+    RESTARTS = "harvestd_run_restarts_total" [] "Times that the pipeline was started again after a fault";
+    MEMORY_BUDGET = "harvestd_memory_budget_bytes" [] "The memory budget that buffers share";
+    MEMORY_HELD = "harvestd_memory_held_bytes" [] "Bytes of the memory budget that are held";
+    MEMORY_PEAK = "harvestd_memory_held_peak_bytes" [] "Most bytes of the memory budget that were held at once";
+
+    RESIDENT = "harvestd_process_resident_bytes" [] "Resident memory of the process";
+    START_TIME = "harvestd_process_start_time_seconds" [] "Start of the process, in seconds since 1970-01-01 UTC";
+    BUILD = "harvestd_process_build_info" ["version"] "Always 1; the label names the version that runs";
+}
+
+// === handles ===
+
+/// The five numbers of a stage.
+#[derive(Clone, Debug, Default)]
+pub struct StageStats {
+    /// Items received.
+    pub items_in: Counter,
+    /// Items sent on.
+    pub items_out: Counter,
+    /// Bytes of the items sent on.
+    pub bytes: Counter,
+    /// Time at work.
+    pub busy: Seconds,
+    /// Time waiting to receive or to send.
+    pub blocked: Seconds,
+}
+
+/// [`StageStats`] at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct StageSnapshot {
+    /// Items received.
+    pub items_in: u64,
+    /// Items sent on.
+    pub items_out: u64,
+    /// Bytes of the items sent on.
+    pub bytes: u64,
+    /// Time at work.
+    pub busy_seconds: f64,
+    /// Time waiting to receive or to send.
+    pub blocked_seconds: f64,
+}
+
+/// Numbers of a queue ([`crate::runtime::channel`]).
+#[derive(Clone, Debug, Default)]
+pub struct QueueStats {
+    /// Items that entered.
+    pub items: Counter,
+    /// Items in it now.
+    pub depth: Gauge,
+    /// Their weight.
+    pub weight: Gauge,
+    /// Time that senders waited for room.
+    pub send_blocked: Seconds,
+    /// Time that receivers waited for items.
+    pub receive_blocked: Seconds,
+}
+
+/// What was asked of an object store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOperation {
+    /// Read an object or a part of it.
+    Get,
+    /// Read an object's size and version.
+    Head,
+    /// List a prefix.
+    List,
+    /// Write an object or a part of a multipart upload.
+    Put,
+    /// Delete an object.
+    Delete,
+    /// Copy or rename an object.
+    Copy,
+}
+
+impl StoreOperation {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 6] = [Self::Get, Self::Head, Self::List, Self::Put, Self::Delete, Self::Copy];
+
+    /// Label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Head => "head",
+            Self::List => "list",
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+/// Numbers of one use of an object store.
+#[derive(Clone, Debug, Default)]
+pub struct StoreStats {
+    requests: [Counter; StoreOperation::ALL.len()],
+    latency: [Histogram; StoreOperation::ALL.len()],
+    errors: [Counter; ErrorKind::ALL.len()],
+    /// Requests that were tried again.
+    pub retries: Counter,
+    /// Bytes written.
+    pub sent_bytes: Counter,
+    /// Bytes read.
+    pub received_bytes: Counter,
+}
+
+impl StoreStats {
+    /// Count a request that took `span`.
+    pub fn request(&self, operation: StoreOperation, span: std::time::Duration) {
+        self.requests[operation as usize].inc();
+        self.latency[operation as usize].observe(span);
+    }
+
+    /// Count a failed request.
+    pub fn error(&self, kind: ErrorKind) {
+        self.errors[kind as usize].inc();
+    }
+
+    /// Requests of one kind so far.
+    pub fn requests(&self, operation: StoreOperation) -> u64 {
+        self.requests[operation as usize].get()
+    }
+
+    /// Failed requests of one kind so far.
+    pub fn errors(&self, kind: ErrorKind) -> u64 {
+        self.errors[kind as usize].get()
+    }
+}
+
+/// Numbers of a trainer.
+#[derive(Clone, Debug, Default)]
+pub struct TrainerStats {
+    /// Training loss.
+    pub loss: Gauge,
+    /// Fraction of variance unexplained, training rows.
+    pub fvu: Gauge,
+    /// Fraction of variance unexplained, held-out rows.
+    pub heldout_fvu: Gauge,
+    /// Mean active latents a row.
+    pub l0: Gauge,
+    /// Fraction of latents that are dead.
+    pub dead_fraction: Gauge,
+    /// Gradient norm before clipping.
+    pub grad_norm: Gauge,
+    /// Learning rate.
+    pub learning_rate: Gauge,
+    /// Rows learnt from.
+    pub rows: Counter,
+    /// Steps.
+    pub steps: Counter,
+    /// Steps not applied because a gradient was not finite.
+    pub steps_skipped: Counter,
+    /// Rows in the mixing buffer.
+    pub rows_buffered: Gauge,
+    /// Rows that wait in front of the trainer.
+    pub rows_behind: Gauge,
+    /// Distinct documents in the last batch.
+    pub batch_documents: Gauge,
+    /// Checkpoints written.
+    pub checkpoints: Counter,
+}
+
+/// Numbers of a whole pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct RunStats {
+    /// Documents through the forward pass.
+    pub documents: Counter,
+    /// Tokens through the forward pass.
+    pub tokens: Counter,
+    /// Rows kept.
+    pub rows: Counter,
+    /// Work units in all.
+    pub units_total: Gauge,
+    /// Work units done.
+    pub units_done: Gauge,
+    /// Shards committed.
+    pub shards: Counter,
+    /// Their rows.
+    pub shard_rows: Counter,
+    /// Their bytes.
+    pub shard_bytes: Counter,
+    /// 1 when ready.
+    pub ready: Gauge,
+    /// Starts after a fault.
+    pub restarts: Counter,
+    /// Budget of memory that buffers share.
+    pub memory_budget: Gauge,
+    /// Bytes of it held.
+    pub memory_held: Gauge,
+    /// Most bytes held at once.
+    pub memory_peak: Gauge,
+    dropped: [Counter; DropReason::ALL.len()],
+    faults: [Counter; ErrorKind::ALL.len()],
+}
+
+impl RunStats {
+    /// Count `n` things not kept.
+    pub fn drop_n(&self, reason: DropReason, n: u64) {
+        self.dropped[reason as usize].add(n);
+    }
+
+    /// Count everything in `counts`.
+    pub fn drop_all(&self, counts: &DropCounts) {
+        counts.iter().for_each(|(reason, n)| self.drop_n(reason, n));
+    }
+
+    /// What was dropped so far.
+    pub fn dropped(&self) -> DropCounts {
+        let mut counts = DropCounts::new();
+        DropReason::ALL.iter().for_each(|&reason| counts.add(reason, self.dropped[reason as usize].get()));
+        counts
+    }
+
+    /// Count a fault that stopped a stage.
+    pub fn fault(&self, kind: ErrorKind) {
+        self.faults[kind as usize].inc();
+    }
+}
+
+// === from handles to names ===
+
+/// A group of handles that is shown under one set of label values.
+trait Group: Clone + Default {
+    /// Show every handle of the group in `registry`, under `name`.
+    fn add_to(&self, registry: &Registry, name: &str);
+}
+
+impl Group for StageStats {
+    fn add_to(&self, registry: &Registry, name: &str) {
+        registry.add(&STAGE_ITEMS_IN, &[name], &self.items_in);
+        registry.add(&STAGE_ITEMS_OUT, &[name], &self.items_out);
+        registry.add(&STAGE_BYTES, &[name], &self.bytes);
+        registry.add(&STAGE_BUSY, &[name], &self.busy);
+        registry.add(&STAGE_BLOCKED, &[name], &self.blocked);
+    }
+}
+
+impl Group for QueueStats {
+    fn add_to(&self, registry: &Registry, name: &str) {
+        registry.add(&QUEUE_ITEMS, &[name], &self.items);
+        registry.add(&QUEUE_DEPTH, &[name], &self.depth);
+        registry.add(&QUEUE_WEIGHT, &[name], &self.weight);
+        registry.add(&QUEUE_SEND_BLOCKED, &[name], &self.send_blocked);
+        registry.add(&QUEUE_RECEIVE_BLOCKED, &[name], &self.receive_blocked);
+    }
+}
+
+impl Group for StoreStats {
+    fn add_to(&self, registry: &Registry, name: &str) {
+        for operation in StoreOperation::ALL {
+            registry.add(&STORE_REQUESTS, &[name, operation.as_str()], &self.requests[operation as usize]);
+            registry.add(&STORE_LATENCY, &[name, operation.as_str()], &self.latency[operation as usize]);
+        }
+        for kind in ErrorKind::ALL {
+            registry.add(&STORE_ERRORS, &[name, kind.as_str()], &self.errors[kind as usize]);
+        }
+        registry.add(&STORE_RETRIES, &[name], &self.retries);
+        registry.add(&STORE_SENT, &[name], &self.sent_bytes);
+        registry.add(&STORE_RECEIVED, &[name], &self.received_bytes);
+    }
+}
+
+impl Group for TrainerStats {
+    fn add_to(&self, registry: &Registry, name: &str) {
+        registry.add(&TRAINER_LOSS, &[name], &self.loss);
+        registry.add(&TRAINER_FVU, &[name], &self.fvu);
+        registry.add(&TRAINER_HELDOUT_FVU, &[name], &self.heldout_fvu);
+        registry.add(&TRAINER_L0, &[name], &self.l0);
+        registry.add(&TRAINER_DEAD, &[name], &self.dead_fraction);
+        registry.add(&TRAINER_GRAD_NORM, &[name], &self.grad_norm);
+        registry.add(&TRAINER_LEARNING_RATE, &[name], &self.learning_rate);
+        registry.add(&TRAINER_ROWS, &[name], &self.rows);
+        registry.add(&TRAINER_STEPS, &[name], &self.steps);
+        registry.add(&TRAINER_SKIPPED, &[name], &self.steps_skipped);
+        registry.add(&TRAINER_BUFFERED, &[name], &self.rows_buffered);
+        registry.add(&TRAINER_BEHIND, &[name], &self.rows_behind);
+        registry.add(&TRAINER_MIX, &[name], &self.batch_documents);
+        registry.add(&TRAINER_CHECKPOINTS, &[name], &self.checkpoints);
+    }
+}
+
+impl RunStats {
+    fn add_to(&self, registry: &Registry) {
+        registry.add(&DOCUMENTS, &[], &self.documents);
+        registry.add(&TOKENS, &[], &self.tokens);
+        registry.add(&ROWS, &[], &self.rows);
+        registry.add(&UNITS_TOTAL, &[], &self.units_total);
+        registry.add(&UNITS_DONE, &[], &self.units_done);
+        registry.add(&SHARDS, &[], &self.shards);
+        registry.add(&SHARD_ROWS, &[], &self.shard_rows);
+        registry.add(&SHARD_BYTES, &[], &self.shard_bytes);
+        registry.add(&READY, &[], &self.ready);
+        registry.add(&RESTARTS, &[], &self.restarts);
+        registry.add(&MEMORY_BUDGET, &[], &self.memory_budget);
+        registry.add(&MEMORY_HELD, &[], &self.memory_held);
+        registry.add(&MEMORY_PEAK, &[], &self.memory_peak);
+        for reason in DropReason::ALL {
+            registry.add(&DROPPED, &[reason.as_str()], &self.dropped[reason as usize]);
+        }
+        for kind in ErrorKind::ALL {
+            registry.add(&FAULTS, &[kind.as_str()], &self.faults[kind as usize]);
+        }
+    }
+}
+
+// === one pipeline, one process ===
+
+/// All numbers of one pipeline.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Numbers of the whole pipeline.
+    pub run: RunStats,
+    stages: Groups<StageStats>,
+    trainers: Groups<TrainerStats>,
+    stores: Groups<StoreStats>,
+}
+
+type Groups<G> = Mutex<BTreeMap<String, G>>;
+
+impl Metrics {
+    /// Metrics that carry the label `pipeline`.
+    pub fn new(pipeline: &str) -> Self {
+        let registry = Registry::new(&[("pipeline", pipeline)]);
+        let run = RunStats::default();
+        run.add_to(&registry);
+        Self { registry, run, stages: Groups::default(), trainers: Groups::default(), stores: Groups::default() }
+    }
+
+    /// The numbers of stage `name`: the same handles for the same name.
+    pub fn stage(&self, name: &str) -> StageStats {
+        self.group(&self.stages, name)
+    }
+
+    /// The numbers of trainer `name`: the same handles for the same name.
+    pub fn trainer(&self, name: &str) -> TrainerStats {
+        self.group(&self.trainers, name)
+    }
+
+    /// The numbers of one use of a store ("corpus", "dataset", "checkpoints"): the same handles for the same name.
+    pub fn store(&self, name: &str) -> StoreStats {
+        self.group(&self.stores, name)
+    }
+
+    /// Show a queue's numbers.
+    pub fn queue(&self, name: &str, stats: &QueueStats) {
+        stats.add_to(&self.registry, name);
+    }
+
+    /// Every stage's five numbers now, by name.
+    pub fn stages(&self) -> BTreeMap<String, StageSnapshot> {
+        let stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        stages.iter().map(|(name, stats)| (name.clone(), stats.snapshot())).collect()
+    }
+
+    /// The registry, to be rendered together with others.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// These numbers alone in the Prometheus text format.
+    pub fn render(&self) -> String {
+        render([&self.registry])
+    }
+
+    fn group<G: Group>(&self, groups: &Groups<G>, name: &str) -> G {
+        let mut groups = groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups
+            .entry(name.to_owned())
+            .or_insert_with(|| {
+                let group = G::default();
+                group.add_to(&self.registry, name);
+                group
+            })
+            .clone()
+    }
+}
+
+impl StageStats {
+    /// The five numbers now.
+    pub fn snapshot(&self) -> StageSnapshot {
+        StageSnapshot {
+            items_in: self.items_in.get(),
+            items_out: self.items_out.get(),
+            bytes: self.bytes.get(),
+            busy_seconds: self.busy.get(),
+            blocked_seconds: self.blocked.get(),
+        }
+    }
+}
+
+/// Numbers of the process, shared by its pipelines.
+#[derive(Debug)]
+pub struct ProcessMetrics {
+    registry: Registry,
+    resident: Gauge,
+}
+
+impl ProcessMetrics {
+    /// Metrics of a process that started `start_time` seconds after 1970-01-01 UTC.
+    pub fn new(start_time: f64) -> Self {
+        let registry = Registry::default();
+        let (resident, start, build) = (Gauge::default(), Gauge::default(), Gauge::default());
+        start.set(start_time);
+        build.set(1.0);
+        registry.add(&RESIDENT, &[], &resident);
+        registry.add(&START_TIME, &[], &start);
+        registry.add(&BUILD, &[env!("CARGO_PKG_VERSION")], &build);
+        Self { registry, resident }
+    }
+
+    /// Measure, and write out together with the numbers of `pipelines`.
+    pub fn render<'a>(&'a self, pipelines: impl IntoIterator<Item = &'a Metrics>) -> String {
+        if let Some(bytes) = resident_bytes() {
+            self.resident.set(bytes as f64);
+        }
+        render(std::iter::once(&self.registry).chain(pipelines.into_iter().map(Metrics::registry)))
+    }
+}
+
+/// Resident memory of this process, where the system tells (Linux).
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
+    Some(kib.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests;
