@@ -12,6 +12,8 @@
 pub mod backend;
 pub mod cpu;
 pub mod device;
+pub mod model_ops;
 pub mod reference;
 
 pub use backend::Backend;
+pub use model_ops::ModelOps;

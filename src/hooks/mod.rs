@@ -3,8 +3,11 @@
 //! Names are TransformerLens hook names; Hugging Face module paths are accepted as aliases. Values equal Hugging Face's
 //! (no weight folding, no centring). A model declares which points it has; a selection is resolved against that list.
 
+pub mod name;
+pub mod selection;
 pub mod site;
 pub mod tap;
 
+pub use selection::{SelectionProblem, resolve};
 pub use site::{HookPoint, Site};
 pub use tap::{Taps, Want};

@@ -2,7 +2,16 @@
 //!
 //! Work is split by rows in fixed blocks, so results do not depend on how many threads there are.
 
+mod activation;
+mod attention;
+mod embedding;
 mod matmul;
+mod model;
+mod norm;
+mod rope;
+pub(crate) mod simd;
+
+pub use attention::BatchIndex;
 
 use rayon::prelude::*;
 

@@ -1,0 +1,50 @@
+//! The language-model head.
+
+use crate::compute::ModelOps;
+use crate::compute::backend::LinearDims;
+use crate::error::{Error, Result};
+
+/// Logits of rows of the final norm's output.
+pub(in crate::model) struct Head<B: ModelOps> {
+    /// `[v, d]`; `None` if the head is the token embedding.
+    pub(in crate::model) w: Option<B::Tensor>,
+    d: usize,
+    vocab_size: usize,
+    /// `[rows, d]` and `[rows, v]`, made when logits are first wanted.
+    buffers: Option<(B::Tensor, B::Tensor)>,
+}
+
+impl<B: ModelOps> Head<B> {
+    /// A head with its own matrix, or with the token embedding if `w` is `None`.
+    pub(in crate::model) fn new(w: Option<B::Tensor>, d: usize, vocab_size: usize) -> Self {
+        Self { w, d, vocab_size, buffers: None }
+    }
+
+    /// Rows at a time: enough to read the matrix seldom, few enough to stay within 64 MiB.
+    fn rows_at_once(&self) -> usize {
+        ((16 << 20) / self.vocab_size).clamp(1, 256)
+    }
+
+    /// `logits = hidden w^T`: `hidden` `[n, d]`, `logits` `[n, v]`.
+    pub(in crate::model) fn apply(
+        &mut self,
+        backend: &B,
+        embedding: &B::Tensor,
+        hidden: &[f32],
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        if !hidden.len().is_multiple_of(self.d) {
+            return Err(Error::internal(format!("{} values are not rows of {}", hidden.len(), self.d)));
+        }
+        let (d, v, rows) = (self.d, self.vocab_size, self.rows_at_once());
+        let (x, y) = self.buffers.get_or_insert_with(|| (backend.zeros(rows * d), backend.zeros(rows * v)));
+        logits.resize(hidden.len() / d * v, 0.0);
+        for (hidden, logits) in hidden.chunks(rows * d).zip(logits.chunks_mut(rows * v)) {
+            backend.write(x, 0, hidden);
+            let dims = LinearDims { n: hidden.len() / d, n_in: d, n_out: v };
+            backend.linear(x, self.w.as_ref().unwrap_or(embedding), None, y, dims);
+            backend.read(y, 0, logits);
+        }
+        Ok(())
+    }
+}

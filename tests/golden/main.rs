@@ -1,0 +1,380 @@
+//! The forward pass against transformers, site by site, and the promises that do not depend on values.
+
+mod counting;
+mod fixture;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use harvestd::compute::ModelOps;
+use harvestd::compute::cpu::Cpu;
+use harvestd::compute::reference::Reference;
+use harvestd::error::ErrorKind;
+use harvestd::hooks::{HookPoint, Site};
+use harvestd::model::{self, BatchShape, Model, ModelSource};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use counting::Counting;
+use fixture::*;
+
+/// Norm-wise, of the worst token.
+const TOLERANCE: f64 = 2e-5;
+
+/// Where only the order of additions may differ: a product's blocking depends on its shape.
+const ROUNDING: f64 = 5e-6;
+
+fn cpu() -> Arc<Cpu> {
+    Arc::new(Cpu::new(2).unwrap())
+}
+
+fn load<B: ModelOps>(backend: Arc<B>, source: &ModelSource) -> Box<dyn Model<B>> {
+    model::load(backend, source, SHAPE).unwrap()
+}
+
+fn everywhere(_: HookPoint) -> bool {
+    true
+}
+
+// === values ===
+
+fn matches_transformers<B: ModelOps>(backend: Arc<B>, name: &str) {
+    let golden = Tensors::golden(name);
+    let weights = Tensors::read(&folder(name).join("model.safetensors"));
+    let mut model = load(backend, &source(name));
+    let ids = golden.ids();
+    let seen = record(model.as_mut(), &batch(&[&ids[..T], &ids[T..]]), &everywhere);
+    let heads = model.spec().n_heads;
+    let points = model.points().to_vec();
+    assert_eq!(seen.len(), points.len(), "every declared point is visited");
+    for (point, width) in points {
+        let expected = golden_value(&golden, &weights, point, heads).unwrap();
+        let error = worst_row_error(&seen[&point], &expected, width);
+        assert!(error <= TOLERANCE, "{name} {point}: {error:e}");
+    }
+    let mut logits = Vec::new();
+    model.unembed(&seen[&HookPoint::outside(Site::LnFinalOut)], &mut logits).unwrap();
+    let vocab_size = model.spec().vocab_size;
+    let error = worst_row_error(&logits, golden.get("logits"), vocab_size);
+    assert!(error <= TOLERANCE, "{name} logits: {error:e}");
+    let losses: Vec<f32> = (0..B)
+        .flat_map(|sequence| (sequence * T..sequence * T + T - 1).map(|row| (row, ids[row + 1])))
+        .map(|(row, next)| cross_entropy(&logits[row * vocab_size..][..vocab_size], next))
+        .collect();
+    let error = worst_row_error(&losses, golden.get("loss_per_token"), B * (T - 1));
+    assert!(error <= TOLERANCE, "{name} losses: {error:e}");
+}
+
+fn cross_entropy(logits: &[f32], target: u32) -> f32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+    (sum.ln() - f64::from(logits[target as usize] - max)) as f32
+}
+
+#[test]
+fn every_site_logits_and_losses_equal_transformers_on_the_cpu() {
+    MODELS.into_iter().for_each(|name| matches_transformers(cpu(), name));
+}
+
+#[test]
+fn every_site_logits_and_losses_equal_transformers_on_the_reference() {
+    MODELS.into_iter().for_each(|name| matches_transformers(Arc::new(Reference), name));
+}
+
+#[test]
+fn the_selftest_finds_the_cpu_within_tolerance_everywhere() {
+    for name in MODELS {
+        let ids = Tensors::golden(name).ids();
+        let report = model::selftest::compare(cpu(), &source(name), SHAPE, &[batch(&[&ids[..T], &ids[T..]])]).unwrap();
+        assert_eq!(report.last().unwrap().name, "logits");
+        for site in &report {
+            assert_eq!(site.n_tokens, B * T);
+            assert!(site.median <= site.worst && site.worst < 5e-6, "{name}: {site:?}");
+        }
+        assert!(report.iter().any(|site| site.worst > 0.0));
+    }
+}
+
+// === batching ===
+
+/// The rows of `part` in `whole`, at every point.
+fn assert_rows_equal(whole: &Recording, first_row: usize, part: &Recording, points: &[(HookPoint, usize)]) {
+    for (point, width) in points {
+        let expected = &part[point];
+        let actual = &whole[point][first_row * width..][..expected.len()];
+        let error = worst_row_error(actual, expected, *width);
+        assert!(error <= ROUNDING, "{point}: {error:e}");
+    }
+}
+
+#[test]
+fn a_sequence_does_not_depend_on_its_batch() {
+    for name in MODELS {
+        let ids = Tensors::golden(name).ids();
+        let mut model = load(cpu(), &source(name));
+        let points = model.points().to_vec();
+        let (a, b) = (&ids[..T], &ids[T..T + 17]);
+        let both = record(model.as_mut(), &batch(&[a, b]), &everywhere);
+        assert_rows_equal(&both, 0, &record(model.as_mut(), &batch(&[a]), &everywhere), &points);
+        assert_rows_equal(&both, T, &record(model.as_mut(), &batch(&[b]), &everywhere), &points);
+    }
+}
+
+#[test]
+fn documents_of_a_sequence_do_not_see_each_other() {
+    for name in MODELS {
+        let ids = Tensors::golden(name).ids();
+        let mut model = load(cpu(), &source(name));
+        let mut points = model.points().to_vec();
+        let (a, b, c) = (&ids[..9], &ids[9..10], &ids[10..T]);
+        let packed = record(model.as_mut(), &documents(&[vec![a, b, c]]), &everywhere);
+        let alone = record(model.as_mut(), &batch(&[c]), &everywhere);
+        // a pattern's columns are positions in the sequence, which differ
+        let (pattern, t) = (HookPoint::block(1, Site::Pattern), SHAPE.context_length);
+        let heads = model.spec().n_heads;
+        for (row, head) in (0..c.len()).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+            let packed = &packed[&pattern][((10 + row) * heads + head) * t..][..t];
+            let alone = &alone[&pattern][(row * heads + head) * t..][..t];
+            let error = worst_row_error(&packed[10..], &alone[..t - 10], t - 10);
+            assert!(error <= ROUNDING, "{name} row {row} head {head}: {error:e}");
+            assert!(packed[..10].iter().all(|p| *p == 0.0));
+        }
+        points.retain(|(point, _)| point.site != Site::Pattern);
+        assert_rows_equal(&packed, 0, &record(model.as_mut(), &batch(&[a]), &everywhere), &points);
+        assert_rows_equal(&packed, 9, &record(model.as_mut(), &batch(&[b]), &everywhere), &points);
+        assert_rows_equal(&packed, 10, &alone, &points);
+        let blended = record(model.as_mut(), &batch(&[&ids[..T]]), &everywhere);
+        let last = HookPoint::outside(Site::LnFinalOut);
+        assert!(worst_row_error(&packed[&last], &blended[&last], model.spec().d_model) > 0.01, "it would matter");
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for name in MODELS {
+        let ids = Tensors::golden(name).ids();
+        let run = |threads| {
+            let mut model = load(Arc::new(Cpu::new(threads).unwrap()), &source(name));
+            record(model.as_mut(), &batch(&[&ids[..T], &ids[T..]]), &everywhere)
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(3), "{name}");
+    }
+}
+
+// === what is computed ===
+
+#[test]
+fn the_pass_stops_after_the_last_wanted_point() {
+    let backend = Arc::new(Counting::new());
+    let ids = Tensors::golden("llama").ids();
+    let mut model = load(backend.clone(), &source("llama"));
+    let tokens = batch(&[&ids[..T]]);
+    let mut work = |wanted: Option<HookPoint>| {
+        let wants = |point| Some(point) == wanted;
+        let mut taps = Recorder { wants: &wants, edit: None, seen: Recording::new(), visits: Vec::new() };
+        model.forward(&tokens, &mut taps).unwrap();
+        assert_eq!(taps.visits, Vec::from_iter(wanted), "only what is wanted is visited");
+        backend.take()
+    };
+    assert_eq!(work(None), (0, 0, 0));
+    assert_eq!(work(Some(HookPoint::outside(Site::Embed))), (0, 0, 0));
+    assert_eq!(work(Some(HookPoint::block(0, Site::Ln1Out))), (0, 0, 1));
+    assert_eq!(work(Some(HookPoint::block(0, Site::Ln1Normalized))), (0, 0, 1), "only the copy on the side");
+    assert_eq!(work(Some(HookPoint::block(0, Site::Q))), (1, 0, 1));
+    assert_eq!(work(Some(HookPoint::block(0, Site::Pattern))), (3, 1, 1));
+    assert_eq!(work(Some(HookPoint::block(0, Site::ResidPost))), (7, 1, 2));
+    assert_eq!(work(Some(HookPoint::block(1, Site::ResidPre))), (7, 1, 2));
+    assert_eq!(work(Some(HookPoint::block(1, Site::ResidPost))), (14, 2, 4));
+    assert_eq!(work(Some(HookPoint::outside(Site::LnFinalOut))), (14, 2, 5));
+}
+
+#[test]
+fn an_empty_batch_visits_nothing() {
+    let mut model = load(cpu(), &source("gpt2"));
+    assert!(record(model.as_mut(), &batch(&[]), &everywhere).is_empty());
+}
+
+// === edits ===
+
+#[test]
+fn edits_reach_everything_later_as_they_do_in_the_reference() {
+    let change = |i: usize, x: f32| x * 0.5 + (i % 7) as f32 * 0.1;
+    for name in MODELS {
+        let ids = Tensors::golden(name).ids();
+        let tokens = batch(&[&ids[..T]]);
+        let mut fast = load(cpu(), &source(name));
+        let mut exact = load(Arc::new(Reference), &source(name));
+        let last = HookPoint::outside(Site::LnFinalOut);
+        let clean = record(fast.as_mut(), &tokens, &|p| p == last).remove(&last).unwrap();
+        let d = fast.spec().d_model;
+        for (point, _) in fast.points().to_vec() {
+            if !point.site.edits_propagate() || point == last {
+                continue;
+            }
+            let edited = final_after_edit(fast.as_mut(), &tokens, point, &change);
+            let expected = final_after_edit(exact.as_mut(), &tokens, point, &change);
+            let error = worst_row_error(&edited, &expected, d);
+            assert!(error <= TOLERANCE, "{name} {point}: {error:e}");
+            assert!(worst_row_error(&edited, &clean, d) > 1e-3, "{name} {point}: the edit is lost");
+        }
+    }
+}
+
+#[test]
+fn splicing_in_another_sequences_stream_gives_that_sequences_output() {
+    for name in MODELS {
+        let ids = Tensors::golden(name).ids();
+        let (a, b) = (batch(&[&ids[..T]]), batch(&[&ids[T..]]));
+        let mut model = load(cpu(), &source(name));
+        let other = record(model.as_mut(), &b, &everywhere);
+        let expected = &other[&HookPoint::outside(Site::LnFinalOut)];
+        for point in [HookPoint::block(0, Site::ResidPost), HookPoint::block(1, Site::ResidPre)] {
+            let spliced = final_after_edit(model.as_mut(), &a, point, &|i, _| other[&point][i]);
+            assert!(&spliced == expected, "{name} {point}");
+        }
+    }
+}
+
+#[test]
+fn an_edit_that_would_be_lost_is_refused() {
+    let mut model = load(cpu(), &source("llama"));
+    let point = HookPoint::block(0, Site::Pattern);
+    let nothing = |_| false;
+    let mut taps =
+        Recorder { wants: &nothing, edit: Some((point, &|_, x| x)), seen: Recording::new(), visits: Vec::new() };
+    let e = model.forward(&batch(&[&[3, 4]]), &mut taps).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Config);
+    assert!(e.to_string().contains("blocks.0.attn.hook_pattern"), "{e}");
+}
+
+// === files ===
+
+/// A copy of `name` whose tensors went through `rewrite`, in one file or in two.
+fn rewritten(name: &str, n_files: usize, dtype: Dtype, rewrite: &dyn Fn(f32) -> Vec<u8>) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(folder(name).join("config.json"), copy.path().join("config.json")).unwrap();
+    let bytes = std::fs::read(folder(name).join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, view) in file.iter() {
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        tensors.push((name.to_owned(), view.shape().to_vec(), values.flat_map(rewrite).collect()));
+    }
+    tensors.sort();
+    let mut map = serde_json::Map::new();
+    for (i, part) in tensors.chunks(tensors.len().div_ceil(n_files)).enumerate() {
+        let file = if n_files == 1 {
+            "model.safetensors".to_owned()
+        } else {
+            format!("model-{:05}-of-{n_files:05}.safetensors", i + 1)
+        };
+        let views =
+            part.iter().map(|(name, shape, bytes)| (name, TensorView::new(dtype, shape.clone(), bytes).unwrap()));
+        safetensors::serialize_to_file(views, None, &copy.path().join(&file)).unwrap();
+        map.extend(part.iter().map(|(name, ..)| (name.clone(), file.clone().into())));
+    }
+    if n_files > 1 {
+        let index = serde_json::json!({"metadata": {}, "weight_map": map});
+        std::fs::write(copy.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
+    copy
+}
+
+fn final_hidden(folder: &Path, ids: &[u32]) -> Vec<f32> {
+    let last = HookPoint::outside(Site::LnFinalOut);
+    record(load(cpu(), &open(folder)).as_mut(), &batch(&[ids]), &|p| p == last).remove(&last).unwrap()
+}
+
+#[test]
+fn sharded_weights_are_the_same_model() {
+    for name in MODELS {
+        let ids = &Tensors::golden(name).ids()[..T];
+        let sharded = rewritten(name, 3, Dtype::F32, &|x| x.to_le_bytes().to_vec());
+        assert_eq!(open(sharded.path()).weight_files().len(), 3);
+        assert!(final_hidden(sharded.path(), ids) == final_hidden(&folder(name), ids), "{name}");
+    }
+}
+
+#[test]
+fn half_precision_weights_are_widened_exactly() {
+    type Encode = (Dtype, fn(f32) -> Vec<u8>, fn(f32) -> f32);
+    let f16: Encode =
+        (Dtype::F16, |x| half::f16::from_f32(x).to_le_bytes().to_vec(), |x| half::f16::from_f32(x).to_f32());
+    let bf16: Encode =
+        (Dtype::BF16, |x| half::bf16::from_f32(x).to_le_bytes().to_vec(), |x| half::bf16::from_f32(x).to_f32());
+    for name in ["gpt2", "llama"] {
+        let ids = &Tensors::golden(name).ids()[..T];
+        let full = final_hidden(&folder(name), ids);
+        for (dtype, encode, round) in [f16, bf16] {
+            let half = rewritten(name, 1, dtype, &encode);
+            let rounded = rewritten(name, 1, Dtype::F32, &|x| round(x).to_le_bytes().to_vec());
+            let hidden = final_hidden(half.path(), ids);
+            assert!(hidden == final_hidden(rounded.path(), ids), "{name} {dtype}");
+            assert!(hidden != full, "the rounding is real");
+        }
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_the_configuration_are_refused() {
+    let copy = rewritten("llama", 1, Dtype::F32, &|x| x.to_le_bytes().to_vec());
+    let config = std::fs::read_to_string(copy.path().join("config.json")).unwrap();
+    let refusal = |from: &str, to: &str| {
+        assert!(config.contains(from));
+        std::fs::write(copy.path().join("config.json"), config.replace(from, to)).unwrap();
+        let e = model::load(cpu(), &open(copy.path()), SHAPE).err().expect("is refused");
+        assert_eq!(e.kind(), ErrorKind::Data);
+        e.to_string()
+    };
+    let fewer = refusal("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+    assert!(fewer.contains("`layers.1.") && fewer.contains("not part of this architecture"), "{fewer}");
+    let more = refusal("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+    assert!(more.contains("`layers.2.") && more.contains("is missing"), "{more}");
+    let wider = refusal("\"intermediate_size\": 80", "\"intermediate_size\": 81");
+    assert!(wider.contains("[80, 32] where the configuration says [81, 32]"), "{wider}");
+}
+
+#[test]
+fn contexts_beyond_learned_positions_are_refused_at_load() {
+    let shape = |context_length| BatchShape { max_tokens: 8, context_length };
+    assert!(model::load(cpu(), &source("gpt2"), shape(64)).is_ok());
+    let e = model::load(cpu(), &source("gpt2"), shape(65)).err().expect("is refused");
+    assert_eq!(e.kind(), ErrorKind::Config);
+    assert!(e.to_string().contains("64 positions"), "{e}");
+    assert!(model::load(cpu(), &source("llama"), shape(256)).is_ok(), "rotary positions have no end");
+}
+
+// === a real model ===
+
+/// Where `HARVESTD_SMOLLM2` names a folder with SmolLM2-135M, and beside it (or in `HARVESTD_SMOLLM2_GOLDEN`)
+/// `smollm2.golden.safetensors`.
+#[test]
+fn smollm2_equals_transformers() {
+    let Some(folder) = std::env::var_os("HARVESTD_SMOLLM2").map(std::path::PathBuf::from) else {
+        eprintln!("SKIPPED smollm2_equals_transformers: HARVESTD_SMOLLM2 names no folder");
+        return;
+    };
+    let golden = std::env::var_os("HARVESTD_SMOLLM2_GOLDEN")
+        .map_or_else(|| folder.join("smollm2.golden.safetensors"), std::path::PathBuf::from);
+    let golden = Tensors::read(&golden);
+    let ids = golden.ids();
+    let shape = BatchShape { max_tokens: ids.len(), context_length: ids.len() };
+    let mut model = model::load(cpu(), &open(&folder), shape).unwrap();
+    let seen = record(model.as_mut(), &batch(&[&ids]), &everywhere);
+    let widths: std::collections::HashMap<_, _> = model.points().iter().copied().collect();
+    let mut compared = 0;
+    for (tensor, point) in [
+        ("layers.0.resid_post", HookPoint::block(0, Site::ResidPost)),
+        ("layers.14.resid_post", HookPoint::block(14, Site::ResidPost)),
+        ("layers.29.resid_post", HookPoint::block(29, Site::ResidPost)),
+        ("layers.14.z", HookPoint::block(14, Site::Z)),
+        ("layers.14.mlp_hidden", HookPoint::block(14, Site::MlpPost)),
+        ("final_norm_out", HookPoint::outside(Site::LnFinalOut)),
+    ] {
+        let error = worst_row_error(&seen[&point], golden.get(tensor), widths[&point]);
+        eprintln!("smollm2 {point}: {error:.2e}");
+        assert!(error <= TOLERANCE, "{point}: {error:e}");
+        compared += 1;
+    }
+    assert_eq!(compared, 6);
+}
