@@ -10,6 +10,7 @@ pub mod budget;
 pub mod channel;
 pub mod clock;
 mod monitor;
+pub mod readiness;
 pub mod retry;
 pub mod rng;
 pub mod shutdown;

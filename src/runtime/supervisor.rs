@@ -214,6 +214,13 @@ impl Ending {
     }
 }
 
+impl StageHealth {
+    /// Whether it works for longer than `limit` without a beat.
+    pub fn stands_still(&self, limit: Duration) -> bool {
+        self.running && !self.waiting && self.seconds_since_beat > limit.as_secs_f64()
+    }
+}
+
 impl Health {
     /// All stages, in the order in which they were started.
     pub fn stages(&self) -> Vec<StageHealth> {
@@ -224,9 +231,8 @@ impl Health {
     /// have waited for each other that long.
     pub fn is_live(&self, limit: Duration) -> bool {
         let running: Vec<_> = self.stages().into_iter().filter(|s| s.running).collect();
-        let is_fresh = |s: &StageHealth| s.seconds_since_beat <= limit.as_secs_f64();
-        let nobody_hangs = running.iter().all(|s| s.waiting || is_fresh(s));
-        nobody_hangs && (running.is_empty() || running.iter().any(is_fresh))
+        let nobody_hangs = !running.iter().any(|s| s.stands_still(limit));
+        nobody_hangs && (running.is_empty() || running.iter().any(|s| s.seconds_since_beat <= limit.as_secs_f64()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Stage>>> {

@@ -1,0 +1,180 @@
+//! The pipelines that the server tells of.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::runtime::budget::MemoryBudget;
+use crate::runtime::clock::Clock;
+use crate::runtime::readiness::{Latch, Readiness};
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::supervisor::Health;
+use crate::telemetry::metrics::{Metrics, ProcessMetrics};
+
+/// How long a stage may work on one item before its pipeline counts as standing still. A shard of a slow store, or a
+/// batch of a large model on a CPU, takes minutes at worst.
+const STANDSTILL_AFTER: Duration = Duration::from_secs(600);
+
+/// Gives a pipeline's status as JSON; any `Fn() -> Value` does. Called for each request: it must not block.
+pub trait StatusSource: Send + Sync {
+    /// Where the pipeline stands.
+    fn status(&self) -> Value;
+}
+
+impl<F: Fn() -> Value + Send + Sync> StatusSource for F {
+    fn status(&self) -> Value {
+        self()
+    }
+}
+
+/// What is watched of one run of a pipeline.
+#[derive(Clone)]
+pub struct Watched {
+    /// Its numbers.
+    pub metrics: Arc<Metrics>,
+    /// Its stages.
+    pub health: Health,
+    /// What it waits for before it works.
+    pub readiness: Readiness,
+    /// Whether it ends early.
+    pub shutdown: Shutdown,
+    /// The budget that its buffers share.
+    pub memory: Option<MemoryBudget>,
+    /// Where it stands.
+    pub status: Arc<dyn StatusSource>,
+}
+
+/// The pipelines of this process.
+pub struct Board {
+    clock: Clock,
+    process: ProcessMetrics,
+    pipelines: Mutex<BTreeMap<String, Watched>>,
+}
+
+/// The answer of `/livez` and `/readyz`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    /// Whether all checks passed.
+    pub ok: bool,
+    /// By pipeline.
+    pub pipelines: BTreeMap<String, Vec<Check>>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Board {
+    /// A board without pipelines.
+    pub fn new(clock: Clock) -> Self {
+        let process = ProcessMetrics::new(clock.since_epoch().as_secs_f64());
+        Self { clock, process, pipelines: Mutex::default() }
+    }
+
+    /// Show the pipeline `name`; a former run of it is replaced.
+    pub fn put(&self, name: &str, watched: Watched) {
+        self.lock().insert(name.to_owned(), watched);
+    }
+
+    /// Show the pipeline `name` no longer.
+    pub fn remove(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    /// All numbers in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        let pipelines: Vec<Watched> = self.lock().values().cloned().collect();
+        for watched in &pipelines {
+            let run = &watched.metrics.run;
+            run.ready.set(f64::from(u8::from(watched.readiness.is_ready())));
+            if let Some(memory) = &watched.memory {
+                run.memory_budget.set(memory.limit() as f64);
+                run.memory_held.set(memory.held() as f64);
+                run.memory_peak.set(memory.high_water() as f64);
+            }
+        }
+        self.process.render(pipelines.iter().map(|watched| &*watched.metrics))
+    }
+
+    /// Whether every pipeline makes progress.
+    pub fn liveness(&self) -> Verdict {
+        self.verdict(|watched| {
+            let mut checks: Vec<_> = watched
+                .health
+                .stages()
+                .into_iter()
+                .map(|stage| {
+                    let doing = match (stage.running, stage.waiting) {
+                        (false, _) => "ended",
+                        (true, true) => "waits for a neighbour",
+                        (true, false) => "works",
+                    };
+                    Check {
+                        ok: !stage.stands_still(STANDSTILL_AFTER),
+                        detail: format!("{doing}, last beat {:.1} s ago", stage.seconds_since_beat),
+                        name: stage.stage,
+                    }
+                })
+                .collect();
+            let moves = watched.health.is_live(STANDSTILL_AFTER);
+            let detail = if moves { "moves" } else { "stands still" };
+            checks.push(Check { name: "progress".to_owned(), ok: moves, detail: detail.to_owned() });
+            checks
+        })
+    }
+
+    /// Whether every pipeline can work: nothing is waited for, and it does not end early.
+    pub fn readiness(&self) -> Verdict {
+        self.verdict(|watched| {
+            let mut checks: Vec<_> = Latch::ALL
+                .iter()
+                .map(|&latch| {
+                    let ok = watched.readiness.is_released(latch);
+                    let detail = if ok { "done" } else { "waiting" };
+                    Check { name: latch.as_str().to_owned(), ok, detail: detail.to_owned() }
+                })
+                .collect();
+            let reason = watched.shutdown.reason();
+            checks.push(Check {
+                name: "not_draining".to_owned(),
+                ok: reason.is_none(),
+                detail: reason.map_or("running".to_owned(), |why| format!("ends because of {why}")),
+            });
+            checks
+        })
+    }
+
+    /// `{version, uptime_seconds, pipelines: {name: {phase, ready, ...status}}}`.
+    pub fn status(&self) -> Value {
+        let pipelines = self.lock().clone();
+        let shown = pipelines.into_iter().map(|(name, watched)| {
+            let mut value = json!({"phase": watched.shutdown.phase(), "ready": watched.readiness.is_ready()});
+            value["status"] = watched.status.status();
+            (name, value)
+        });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.clock.now().as_secs_f64(),
+            "pipelines": shown.collect::<serde_json::Map<_, _>>(),
+        })
+    }
+
+    fn verdict(&self, look: impl Fn(&Watched) -> Vec<Check>) -> Verdict {
+        let pipelines: BTreeMap<_, _> = self.lock().iter().map(|(name, w)| (name.clone(), look(w))).collect();
+        Verdict { ok: pipelines.values().flatten().all(|check| check.ok), pipelines }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Watched>> {
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
