@@ -10,6 +10,7 @@
 //! `m` MLP width, `v` vocabulary, `t` context length.
 
 pub mod backend;
+pub mod coder_ops;
 pub mod cpu;
 pub mod device;
 pub mod model_ops;
@@ -17,3 +18,4 @@ pub mod reference;
 
 pub use backend::Backend;
 pub use model_ops::ModelOps;
+pub use coder_ops::CoderOps;

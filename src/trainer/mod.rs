@@ -1,2 +1,367 @@
-//! The online loop around [`crate::sae`]: mixing buffer, step, checkpoint, evaluation. A plain state machine without I/O.
+//! The online loop around [`crate::sae`]: rows in, steps, checkpoints out.
+//!
+//! A [`Trainer`] is a plain state machine. It has no clock, no thread and no files: rows are offered to it in the order
+//! of the stream, it runs every step that becomes possible, and it gives its state as bytes. Its state is a function of
+//! its settings and the rows offered so far, whatever the sizes of the offers, the threads and the interruptions: rows
+//! gather in the mixing buffer until it is full; then the input's scale is measured and the parameters are set from its
+//! rows; from then on each time it is full, a batch is drawn and a step is made, until `rows` rows were trained on.
+//!
+//! It does not know where rows come from or where checkpoints go.
+
+mod checkpoint;
 pub mod config;
+pub mod metrics;
+pub mod mixing_buffer;
+mod normalise;
+mod step;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::accounting::{DropCounts, DropReason};
+use crate::compute::CoderOps;
+use crate::corpus::cursor::SourceCursor;
+use crate::error::{Error, Result};
+use crate::hooks::HookPoint;
+use crate::runtime::rng::Seed;
+use crate::sae::config::OptimizerConfig;
+use crate::sae::export::{self, ExportMetadata, ExportedCoder};
+use crate::sae::optim::Schedule;
+use crate::sae::topk::TopkSettings;
+use crate::trainer::checkpoint::TrainingState;
+use crate::trainer::config::TrainerConfig;
+use crate::trainer::mixing_buffer::MixingBuffer;
+use crate::trainer::step::Training;
+
+/// What a trainer is made from.
+#[derive(Clone, Debug)]
+pub struct TrainerSettings {
+    /// Its section of the pipeline.
+    pub config: TrainerConfig,
+    /// The site whose rows it is offered.
+    pub point: HookPoint,
+    /// Values a row.
+    pub width: usize,
+    /// The pipeline's seed; streams are named for the trainer.
+    pub seed: Seed,
+}
+
+/// The last step, for metrics and status.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Steps made, skipped ones included.
+    pub step: u64,
+    /// Rows trained on; a row drawn twice counts twice.
+    pub rows: u64,
+    /// Reconstruction loss `mean |y - y^|^2` of the scaled input, plus the auxiliary loss.
+    pub loss: f64,
+    /// The auxiliary loss's part.
+    pub auxiliary_loss: f64,
+    /// Fraction of variance unexplained, of the batch (see
+    /// [`crate::trainer::metrics::ReconstructionMetrics::fvu`]); before the step's update.
+    pub fvu: f64,
+    /// Latents that fired, a row.
+    pub l0: f64,
+    /// Share of latents that fired for none of the last `dead_after_tokens` rows.
+    pub dead_fraction: f64,
+    /// Norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Documents that the batch's rows come from: how well the buffer mixes.
+    pub documents_per_batch: u64,
+    /// Rows in the mixing buffer.
+    pub rows_buffered: u64,
+    /// Steps without an update because a gradient was not finite.
+    pub skipped_steps: u64,
+}
+
+/// Trains one coder.
+pub struct Trainer<B: CoderOps> {
+    backend: Arc<B>,
+    settings: TrainerSettings,
+    plan: Plan,
+    buffer: MixingBuffer,
+    /// From the first full buffer on.
+    training: Option<Training<B>>,
+    cursor: SourceCursor,
+    dropped: DropCounts,
+    report: StepReport,
+    /// `[batch_rows, width]` scratch.
+    batch: Vec<f32>,
+}
+
+/// The settings, checked and in the units of the loop.
+#[derive(Clone, Debug)]
+struct Plan {
+    coder: TopkSettings,
+    batch_rows: usize,
+    buffer_rows: usize,
+    reuse: u8,
+    rows: u64,
+    schedule: Schedule,
+    betas: [f64; 2],
+    epsilon: f64,
+    clip_norm: f64,
+}
+
+impl Plan {
+    fn new(settings: &TrainerSettings) -> Result<Self> {
+        let config = &settings.config;
+        let coder = TopkSettings::from_config(&config.coder, settings.width)?;
+        let OptimizerConfig::Adam { learning_rate, betas, epsilon, warmup_steps, decay, clip_norm } = &config.optimizer;
+        let wrong =
+            |key: &str, value: String, rule: &str| Err(Error::config(format!("`{key}` is {value}: it must be {rule}")));
+        if config.batch_rows == 0 {
+            return wrong("batch_rows", config.batch_rows.to_string(), "at least 1");
+        }
+        if config.buffer.rows.0 < u64::from(config.batch_rows) {
+            let rule = format!("at least `batch_rows` ({})", config.batch_rows);
+            return wrong("buffer.rows", config.buffer.rows.0.to_string(), &rule);
+        }
+        if config.buffer.rows.0 > u64::from(u32::MAX) {
+            return wrong("buffer.rows", config.buffer.rows.0.to_string(), "below 2^32");
+        }
+        let reuse = match u8::try_from(config.buffer.reuse) {
+            Ok(reuse) if reuse > 0 => reuse,
+            _ => return wrong("buffer.reuse", config.buffer.reuse.to_string(), "between 1 and 255"),
+        };
+        if !(learning_rate.is_finite() && *learning_rate >= 0.0) {
+            return wrong("optimizer.learning_rate", learning_rate.to_string(), "0 or more");
+        }
+        if !betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
+            return wrong("optimizer.betas", format!("{betas:?}"), "two numbers from 0 up to, not including, 1");
+        }
+        Ok(Self {
+            coder,
+            batch_rows: config.batch_rows as usize,
+            buffer_rows: config.buffer.rows.0 as usize,
+            reuse,
+            rows: config.rows.0,
+            schedule: Schedule {
+                peak: *learning_rate,
+                warmup_steps: *warmup_steps,
+                total_steps: config.rows.0.div_ceil(u64::from(config.batch_rows)),
+                decay_share: decay.share(),
+            },
+            betas: *betas,
+            epsilon: *epsilon,
+            clip_norm: *clip_norm,
+        })
+    }
+}
+
+impl TrainerSettings {
+    /// Memory that the trainer will hold once its buffer is full, about.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let plan = Plan::new(self)?;
+        let (d, f, n) = (plan.coder.dims.d as u64, plan.coder.dims.f as u64, plan.batch_rows as u64);
+        let parameters = 4 * (2 * f * d + f + d); // with gradients and two moments
+        let aux = if plan.coder.aux_coefficient > 0.0 { d + 4 * plan.coder.aux_k as u64 } else { 0 };
+        let step = n * (4 * d + 4 * plan.coder.k as u64 + aux);
+        Ok(4 * (parameters + step) + plan.buffer_rows as u64 * (4 * d + 17) + 8 * f)
+    }
+
+    fn stream(&self, purpose: &str) -> crate::runtime::rng::Rng {
+        self.seed.stream(&format!("trainer/{}/{purpose}", self.config.name))
+    }
+}
+
+impl<B: CoderOps> Trainer<B> {
+    /// A trainer at the start of the stream.
+    ///
+    /// # Errors
+    /// `Config` if a setting is out of range.
+    pub fn new(backend: Arc<B>, settings: TrainerSettings) -> Result<Self> {
+        let plan = Plan::new(&settings)?;
+        let buffer = MixingBuffer::new(settings.width, plan.buffer_rows, plan.reuse, settings.stream("buffer"));
+        Ok(Self {
+            backend,
+            settings,
+            plan,
+            buffer,
+            training: None,
+            cursor: SourceCursor::default(),
+            dropped: DropCounts::new(),
+            report: StepReport::default(),
+            batch: Vec::new(),
+        })
+    }
+
+    /// Take in `rows` `[n, width]` of documents `doc_ids` `[n]`, the next in the stream, and run every step that becomes
+    /// possible. A trainer that is done takes no more rows; what it does not take is not counted as dropped.
+    ///
+    /// # Errors
+    /// `Data` if the rows cannot be trained on (all zero, or gradients that stay not finite). The trainer is then
+    /// unusable; its last checkpoint is not.
+    pub fn offer(&mut self, rows: &[f32], doc_ids: &[u64], cursor_after: &SourceCursor) -> Result<()> {
+        let width = self.settings.width;
+        if rows.len() != doc_ids.len() * width {
+            return Err(Error::internal(format!(
+                "trainer `{}` was offered {} values for {} rows of width {width}",
+                self.settings.config.name,
+                rows.len(),
+                doc_ids.len()
+            )));
+        }
+        let mut at = 0;
+        while at < doc_ids.len() && !self.done() {
+            at += self.buffer.fill(&rows[at * width..], &doc_ids[at..]);
+            while self.buffer.is_full() && !self.done() {
+                self.step()?;
+            }
+        }
+        self.cursor.clone_from(cursor_after);
+        self.report.rows_buffered = self.buffer.len() as u64;
+        Ok(())
+    }
+
+    /// The stream ended, or the trainer is done: serve what is left in whole batches and drop the rest, with an account.
+    ///
+    /// # Errors
+    /// As [`Trainer::offer`].
+    pub fn finish(&mut self) -> Result<()> {
+        while self.buffer.len() >= self.plan.batch_rows && !self.done() {
+            self.step()?;
+        }
+        self.dropped.add(DropReason::BufferTail, self.buffer.len() as u64);
+        self.buffer.clear();
+        self.report.rows_buffered = 0;
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let Plan { coder, batch_rows, schedule, clip_norm, .. } = &self.plan;
+        let config = &self.settings.config;
+        let context = |e: Error| e.context(format!("train `{}` on {}", config.name, self.settings.point));
+        let training = match &mut self.training {
+            Some(training) => training,
+            none => {
+                let mut rng = self.settings.stream("init");
+                let how = (&config.optimizer, config.normalize);
+                let started = Training::start(&*self.backend, *coder, how, &self.buffer, &mut rng, *batch_rows);
+                none.insert(started.map_err(context)?)
+            }
+        };
+        let documents = self.buffer.draw(*batch_rows, &mut self.batch);
+        let outcome = training.step(&*self.backend, &self.batch, schedule, *clip_norm).map_err(context)?;
+        let report = &mut self.report;
+        report.step = training.counters.step;
+        report.rows = training.counters.rows;
+        report.skipped_steps = training.counters.skipped;
+        report.documents_per_batch = documents as u64;
+        report.rows_buffered = self.buffer.len() as u64;
+        if let Some(outcome) = outcome {
+            let batch = &outcome.batch;
+            report.loss = batch.reconstruction_loss + batch.auxiliary_loss;
+            report.auxiliary_loss = batch.auxiliary_loss;
+            report.fvu = batch.fvu;
+            report.l0 = batch.l0;
+            report.dead_fraction = training.dead.dead_fraction();
+            report.grad_norm = outcome.gradient_norm;
+            report.learning_rate = outcome.learning_rate;
+        }
+        Ok(())
+    }
+
+    /// Whether `rows` rows were trained on.
+    pub fn done(&self) -> bool {
+        self.report.rows >= self.plan.rows
+    }
+
+    /// Index, in the stream, of the first batch that was not offered yet.
+    pub fn next_batch_index(&self) -> u64 {
+        self.cursor.next_batch
+    }
+
+    /// The stream's state after the last offer.
+    pub fn cursor(&self) -> &SourceCursor {
+        &self.cursor
+    }
+
+    /// The last step.
+    pub fn report(&self) -> StepReport {
+        self.report.clone()
+    }
+
+    /// Rows that were offered and never trained on.
+    pub fn dropped(&self) -> &DropCounts {
+        &self.dropped
+    }
+
+    /// What it was made from.
+    pub fn settings(&self) -> &TrainerSettings {
+        &self.settings
+    }
+
+    /// Latents of the coder: the length of `fired` in [`Trainer::reconstruct`].
+    pub fn n_latents(&self) -> usize {
+        self.plan.coder.dims.f
+    }
+
+    /// The whole state: (file name, bytes).
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub fn save(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let scalars = self.training.as_ref().map(TrainingState::of);
+        let about = (&self.cursor, &self.dropped, &self.report);
+        let state = checkpoint::new_state(&self.settings, about, &self.buffer, scalars)?;
+        checkpoint::write(&*self.backend, &state, self.training.as_ref(), &self.buffer, self.settings.width)
+    }
+
+    /// A trainer in the state that [`Trainer::save`] gave.
+    ///
+    /// # Errors
+    /// `Config` if the checkpoint was made with other settings (`rows`, `checkpoint` and `when_slow` may differ), naming
+    /// the key; `Data` if a file is missing or damaged.
+    pub fn restore(backend: Arc<B>, settings: TrainerSettings, files: &[(String, Vec<u8>)]) -> Result<Self> {
+        let plan = Plan::new(&settings)?;
+        let state = checkpoint::read_state(files, &settings)?;
+        let shape = (settings.width, plan.buffer_rows, plan.reuse);
+        let buffer = checkpoint::read_buffer(files, &state.buffer_rng, shape)?;
+        let how = (plan.betas, plan.epsilon, plan.batch_rows);
+        let training = match &state.training {
+            Some(scalars) => Some(checkpoint::read_training(&*backend, files, scalars, plan.coder, how)?),
+            None => None,
+        };
+        let (cursor, dropped, report) = (state.cursor, state.dropped, state.report);
+        Ok(Self { backend, settings, plan, buffer, training, cursor, dropped, report, batch: Vec::new() })
+    }
+
+    /// The coder as a SAELens folder: (file name, bytes).
+    ///
+    /// # Errors
+    /// `Data` if no step was made yet.
+    pub fn export(&self, metadata: ExportMetadata) -> Result<Vec<(String, Vec<u8>)>> {
+        let training = self.started()?;
+        let metadata = export::metadata(&self.settings.point.to_string(), &metadata);
+        ExportedCoder::from_coder(&*self.backend, &training.coder, training.scale, metadata).write()
+    }
+
+    /// Reconstructions of `rows` `[n, width]` in raw space: `out` `[n, width]` and `l0` `[n]` (latents that fired) are
+    /// overwritten, `fired` `[n_latents]` is counted up.
+    ///
+    /// # Errors
+    /// `Data` if no step was made yet.
+    pub fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
+        let training = self.started()?;
+        training.coder.reconstruct(&*self.backend, training.scale, rows, out, l0, fired);
+        Ok(())
+    }
+
+    fn started(&self) -> Result<&Training<B>> {
+        let name = &self.settings.config.name;
+        let few = self.buffer.len();
+        self.training.as_ref().ok_or_else(|| {
+            Error::data(format!(
+                "trainer `{name}` has made no step: {few} rows are in its buffer, it begins with {} (`buffer.rows`)",
+                self.plan.buffer_rows
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,18 @@
 //! Work is split by rows in fixed blocks, so results do not depend on how many threads there are.
 
 mod activation;
+mod adam;
 mod attention;
+mod coder;
 mod embedding;
 mod matmul;
 mod model;
 mod norm;
+mod reduce;
 mod rope;
 pub(crate) mod simd;
+mod sparse;
+mod topk;
 
 pub use attention::BatchIndex;
 

@@ -69,10 +69,34 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     fold(lanes, larger)
 }
 
+/// `y += a * x`.
+#[inline(always)]
+pub(crate) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = a.mul_add(x, *y);
+    }
+}
+
+/// `sum_i x[i] * y[i]`, in twice as many partial sums as [`sum`]: it waits for values, not for the last addition.
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0; 2 * LANES];
+    let ((xs, x_tail), (ys, y_tail)) = (x.as_chunks::<{ 2 * LANES }>(), y.as_chunks::<{ 2 * LANES }>());
+    for (x, y) in xs.iter().zip(ys) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane = x.mul_add(y, *lane);
+        }
+    }
+    for ((lane, &x), &y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
+        *lane = x.mul_add(y, *lane);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
 /// Halve until one is left: a tree, so the error of a sum grows with the logarithm.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES;
+fn fold<const N: usize>(mut lanes: [f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = N;
     while width > 1 {
         width /= 2;
         for i in 0..width {
@@ -133,9 +157,12 @@ mod tests {
 
     #[test]
     fn reductions_take_every_element_at_every_length() {
-        for n in 0..100 {
+        for n in 0..200 {
             let x: Vec<f32> = (1..=n).map(|i| i as f32).collect();
             assert_eq!(vectorized(|| sum(&x, |x| x)), (n * (n + 1) / 2) as f32);
+            let signs: Vec<f32> = (0..n).map(|i| [1.0, -1.0, 2.0][i as usize % 3]).collect();
+            let exact: f32 = x.iter().zip(&signs).map(|(x, y)| x * y).sum();
+            assert_eq!(vectorized(|| dot(&x, &signs)), exact);
             for at in 0..n as usize {
                 let mut x = vec![-1.0; n as usize];
                 x[at] = 3.0;

@@ -1,6 +1,7 @@
 //! The definition of correct: every op written naively in f64, one loop per sum sign of its formula.
 
 pub mod model;
+mod coder;
 
 use crate::compute::backend::{Backend, LinearDims};
 

@@ -1,0 +1,43 @@
+//! Adam's update: one pass over weights, gradient and moments.
+
+use rayon::prelude::*;
+
+use crate::compute::coder_ops::AdamStep;
+use crate::compute::cpu::Cpu;
+use crate::compute::cpu::simd::vectorized;
+
+/// Numbers of a task.
+const NUMBERS: usize = 1 << 13;
+
+/// See [`crate::compute::CoderOps::adam`].
+pub(super) fn adam(cpu: &Cpu, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep) {
+    let [b1, b2] = step.betas;
+    let rate = (step.learning_rate / (1.0 - b1.powf(step.t as f64))) as f32;
+    let root = (1.0 / (1.0 - b2.powf(step.t as f64)).sqrt()) as f32;
+    let (keep1, take1, keep2, take2) = (b1 as f32, (1.0 - b1) as f32, b2 as f32, (1.0 - b2) as f32);
+    let (scale, epsilon) = (step.gradient_scale as f32, step.epsilon as f32);
+    let blocks = w.par_chunks_mut(NUMBERS).zip(g.par_chunks(NUMBERS));
+    let blocks = blocks.zip(m.par_chunks_mut(NUMBERS).zip(v.par_chunks_mut(NUMBERS)));
+    cpu.run(|| {
+        blocks.for_each(|((w, g), (m, v))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                        let g = scale * g;
+                        *m = normal(keep1 * *m + take1 * g);
+                        *v = normal(keep2 * *v + take2 * (g * g));
+                        *w -= rate * *m / (v.sqrt() * root + epsilon);
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// Zero in place of numbers too small for full precision: the moments of dead latents decay to such numbers, and
+/// arithmetic with them is a hundred times slower on many machines.
+#[inline(always)]
+fn normal(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
+}

@@ -1,0 +1,136 @@
+//! Sums over rows and over whole buffers: f64 partial sums of fixed blocks, added in order.
+
+use rayon::prelude::*;
+
+use crate::compute::coder_ops::SquareSums;
+use crate::compute::cpu::Cpu;
+use crate::compute::cpu::simd::{axpy, dot, vectorized};
+
+/// Rows of a partial sum.
+const ROWS: usize = 128;
+/// Numbers of a partial sum over a buffer.
+const NUMBERS: usize = 1 << 14;
+
+/// `sum_i weight(i) * x[i, p]` for each column `p`.
+pub(super) fn weighted_columns(
+    cpu: &Cpu,
+    x: &[f32],
+    weight: impl Fn(usize) -> f64 + Sync,
+    n: usize,
+    d: usize,
+) -> Vec<f64> {
+    let blocks = x[..n * d].par_chunks(ROWS * d).enumerate().map(|(block, x)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut sums = vec![0f64; d];
+                for (b, row) in x.chunks_exact(d).enumerate() {
+                    let weight = weight(block * ROWS + b);
+                    for (sum, &x) in sums.iter_mut().zip(row) {
+                        *sum = weight.mul_add(f64::from(x), *sum);
+                    }
+                }
+                sums
+            },
+        )
+    });
+    let blocks: Vec<Vec<f64>> = cpu.run(|| blocks.collect());
+    let mut total = vec![0f64; d];
+    for block in blocks {
+        for (sum, x) in total.iter_mut().zip(block) {
+            *sum += x;
+        }
+    }
+    total
+}
+
+/// See [`crate::compute::CoderOps::square_sums`].
+pub(super) fn square_sums(cpu: &Cpu, x: &[f32], n: usize, d: usize) -> SquareSums {
+    let about_zero = sum_squares(cpu, &x[..n * d]);
+    let columns = weighted_columns(cpu, x, |_| 1.0, n, d);
+    let of_mean = columns.iter().map(|sum| sum * sum).sum::<f64>() / n.max(1) as f64;
+    SquareSums { about_zero, about_mean: about_zero - of_mean }
+}
+
+/// `sum_i t[i]^2`.
+pub(super) fn sum_squares(cpu: &Cpu, t: &[f32]) -> f64 {
+    const LANES: usize = 32;
+    let blocks = t.par_chunks(NUMBERS).map(|t| {
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut sums = [0f64; LANES];
+                let mut groups = t.chunks_exact(LANES);
+                for group in &mut groups {
+                    for (sum, &x) in sums.iter_mut().zip(group) {
+                        let x = f64::from(x);
+                        *sum = x.mul_add(x, *sum);
+                    }
+                }
+                let rest: f64 = groups.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                sums.iter().sum::<f64>() + rest
+            },
+        )
+    });
+    let blocks: Vec<f64> = cpu.run(|| blocks.collect());
+    blocks.iter().sum()
+}
+
+/// `c = scale * x - shift`, row by row.
+pub(super) fn center(cpu: &Cpu, x: &[f32], scale: f32, shift: &[f32], c: &mut [f32], d: usize) {
+    let blocks = c.par_chunks_mut(ROWS * d).zip(x.par_chunks(ROWS * d));
+    cpu.run(|| {
+        blocks.for_each(|(c, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (c, x) in c.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                        for ((c, &x), &shift) in c.iter_mut().zip(x).zip(shift) {
+                            *c = scale * x - shift;
+                        }
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::row_distances`].
+pub(super) fn row_distances(cpu: &Cpu, x: &[f32], center: &[f32], out: &mut [f32], d: usize) {
+    let rows = out.par_iter_mut().zip(x.par_chunks(d)).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|(out, x)| {
+            let sum: f64 = x.iter().zip(center).map(|(&x, &c)| (f64::from(x) - f64::from(c)).powi(2)).sum();
+            *out = sum.sqrt() as f32;
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::project_rows`].
+pub(super) fn project_rows(cpu: &Cpu, g: &mut [f32], w: &[f32], d: usize) {
+    let rows = g.par_chunks_mut(d).zip(w.par_chunks(d)).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|(g, w)| {
+            vectorized(
+                #[inline(always)]
+                || axpy(-dot(g, w), w, g),
+            );
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::normalize_rows`].
+pub(super) fn normalize_rows(cpu: &Cpu, w: &mut [f32], d: usize) {
+    let rows = w.par_chunks_mut(d).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|row| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let inverse = 1.0 / dot(row, row).sqrt().max(1e-8);
+                    row.iter_mut().for_each(|x| *x *= inverse);
+                },
+            );
+        });
+    });
+}

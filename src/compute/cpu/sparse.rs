@@ -1,0 +1,152 @@
+//! Sparse decode, its products with gradients, and gradients gathered per latent.
+
+use rayon::prelude::*;
+
+use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, LatentGradients, NO_LATENT};
+use crate::compute::cpu::Cpu;
+use crate::compute::cpu::simd::{axpy, dot, vectorized};
+
+/// Rows of a task.
+const ROWS: usize = 32;
+/// Latents of a task.
+const LATENTS: usize = 16;
+
+/// The entries in one row's places.
+#[inline(always)]
+fn row_entries<'a>(latents: &'a [u32], values: &'a [f32]) -> impl Iterator<Item = (usize, f32)> + 'a {
+    latents.iter().zip(values).take_while(|(i, _)| **i != NO_LATENT).map(|(&i, &v)| (i as usize, v))
+}
+
+/// `out[b] = start(b) + sign * sum_i code[b, i] * w[i]`.
+pub(super) fn decode<'a>(
+    cpu: &Cpu,
+    code: &Code<Cpu>,
+    w: &[f32],
+    start: impl Fn(usize) -> &'a [f32] + Sync,
+    sign: f32,
+    out: &mut [f32],
+    d: usize,
+) {
+    let (n, k) = (code.rows, code.k);
+    if n == 0 {
+        return;
+    }
+    let (latents, values) = (&code.latents[..n * k], &code.values[..n * k]);
+    let blocks = out[..n * d].par_chunks_mut(ROWS * d);
+    let blocks = blocks.zip(latents.par_chunks(ROWS * k)).zip(values.par_chunks(ROWS * k)).enumerate();
+    cpu.run(|| {
+        blocks.for_each(|(block, ((out, latents), values))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = out.chunks_exact_mut(d).zip(latents.chunks_exact(k)).zip(values.chunks_exact(k));
+                    for (b, ((out, latents), values)) in rows.enumerate() {
+                        out.copy_from_slice(start(block * ROWS + b));
+                        for (i, value) in row_entries(latents, values) {
+                            axpy(sign * value, &w[i * d..][..d], out);
+                        }
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::entry_dots`].
+pub(super) fn entry_dots(cpu: &Cpu, code: &Code<Cpu>, w: &[f32], r: &[f32], scale: f32, out: &mut [f32], d: usize) {
+    let (n, k) = (code.rows, code.k);
+    if n == 0 {
+        return;
+    }
+    let (latents, r) = (&code.latents[..n * k], &r[..n * d]);
+    let blocks = out[..n * k].par_chunks_mut(ROWS * k);
+    let blocks = blocks.zip(latents.par_chunks(ROWS * k)).zip(r.par_chunks(ROWS * d));
+    cpu.run(|| {
+        blocks.for_each(|((out, latents), r)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    out.fill(0.0);
+                    let rows = out.chunks_exact_mut(k).zip(latents.chunks_exact(k)).zip(r.chunks_exact(d));
+                    for ((out, latents), r) in rows {
+                        for (out, &i) in out.iter_mut().zip(latents).take_while(|(_, i)| **i != NO_LATENT) {
+                            *out = scale * dot(r, &w[i as usize * d..][..d]);
+                        }
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::group_by_latent`]. One pass to count, one to place: far below the time of the rest.
+pub(super) fn group_by_latent(code: &Code<Cpu>, f: usize, out: &mut ByLatent<Cpu>) {
+    let latents = &code.latents[..code.rows * code.k];
+    let starts = &mut out.starts[..=f];
+    starts.fill(0);
+    for &i in latents.iter().filter(|&&i| i != NO_LATENT) {
+        starts[i as usize] += 1;
+    }
+    let mut end = 0;
+    for count in starts.iter_mut() {
+        end += *count;
+        *count = end;
+    }
+    // from the back, each latent's end becomes its start
+    for (place, &i) in latents.iter().enumerate().rev().filter(|(_, i)| **i != NO_LATENT) {
+        starts[i as usize] -= 1;
+        out.places[starts[i as usize] as usize] = place as u32;
+    }
+}
+
+/// See [`crate::compute::CoderOps::latent_gradients`].
+pub(super) fn latent_gradients(
+    cpu: &Cpu,
+    terms: &[GradientTerm<'_, Cpu>],
+    c: &[f32],
+    dims: CoderDims,
+    out: LatentGradients<'_, Cpu>,
+) {
+    let CoderDims { d, f } = dims;
+    let blocks = out.w_enc[..f * d].par_chunks_mut(LATENTS * d);
+    let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(LATENTS)).zip(out.w_dec[..f * d].par_chunks_mut(LATENTS * d));
+    cpu.run(|| {
+        blocks.enumerate().for_each(|(block, ((w_enc, b_enc), w_dec))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = w_enc.chunks_exact_mut(d).zip(b_enc).zip(w_dec.chunks_exact_mut(d));
+                    for (i, ((w_enc, b_enc), w_dec)) in rows.enumerate() {
+                        w_enc.fill(0.0);
+                        w_dec.fill(0.0);
+                        *b_enc = 0.0;
+                        for term in terms {
+                            add_latent(term, c, d, block * LATENTS + i, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
+                        }
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// Add one term's entries of latent `i`.
+#[inline(always)]
+fn add_latent(
+    term: &GradientTerm<'_, Cpu>,
+    c: &[f32],
+    d: usize,
+    i: usize,
+    (w_enc, b_enc, w_dec): (&mut [f32], &mut f32, &mut [f32]),
+) {
+    let places = term.by_latent.starts[i] as usize..term.by_latent.starts[i + 1] as usize;
+    let scale = term.residual_scale as f32;
+    for &place in &term.by_latent.places[places] {
+        let place = place as usize;
+        let b = place / term.code.k;
+        let g_pre = term.g_pre[place];
+        axpy(scale * term.code.values[place], &term.residual[b * d..][..d], w_dec);
+        axpy(g_pre, &c[b * d..][..d], w_enc);
+        *b_enc += g_pre;
+    }
+}

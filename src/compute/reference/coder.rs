@@ -1,0 +1,194 @@
+//! [`CoderOps`] in f64, as the formulas say.
+
+use crate::compute::coder_ops::{
+    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NO_LATENT, SquareSums, Subset,
+};
+use crate::compute::reference::Reference;
+
+/// The entries of a code: (row, place, latent, value).
+fn entries(code: &Code<Reference>) -> impl Iterator<Item = (usize, usize, usize, f64)> + '_ {
+    (0..code.rows * code.k)
+        .filter(|&place| code.latents[place] != NO_LATENT)
+        .map(|place| (place / code.k, place, code.latents[place] as usize, code.values[place]))
+}
+
+impl CoderOps for Reference {
+    type Index = Vec<u32>;
+
+    fn index(&self, len: usize) -> Vec<u32> {
+        vec![0; len]
+    }
+
+    fn write_index(&self, t: &mut Vec<u32>, data: &[u32]) {
+        t[..data.len()].copy_from_slice(data);
+    }
+
+    fn read_index(&self, t: &Vec<u32>, out: &mut [u32]) {
+        let len = out.len();
+        out.copy_from_slice(&t[..len]);
+    }
+
+    fn center(&self, x: &Vec<f64>, scale: f64, shift: &Vec<f64>, c: &mut Vec<f64>, n: usize, d: usize) {
+        for i in 0..n * d {
+            c[i] = scale * x[i] - shift[i % d];
+        }
+    }
+
+    fn encode_topk(
+        &self,
+        c: &Vec<f64>,
+        w_enc: &Vec<f64>,
+        b_enc: &Vec<f64>,
+        dims: CoderDims,
+        among: Option<Subset<'_, Self>>,
+        code: &mut Code<Self>,
+    ) {
+        let CoderDims { d, f } = dims;
+        let latents: Vec<u32> = match among {
+            Some(subset) => subset.latents[..subset.len].to_vec(),
+            None => (0..f as u32).collect(),
+        };
+        for b in 0..code.rows {
+            let mut ranked: Vec<(f64, u32)> = latents
+                .iter()
+                .map(|&i| {
+                    let w = &w_enc[i as usize * d..][..d];
+                    let dot: f64 = (0..d).map(|p| c[b * d + p] * w[p]).sum();
+                    (dot + b_enc[i as usize], i)
+                })
+                .filter(|&(u, _)| u > 0.0)
+                .collect();
+            ranked.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)));
+            ranked.truncate(code.k);
+            ranked.sort_by_key(|&(_, i)| i);
+            for place in 0..code.k {
+                let (value, latent) = ranked.get(place).copied().unwrap_or((0.0, NO_LATENT));
+                code.values[b * code.k + place] = value;
+                code.latents[b * code.k + place] = latent;
+            }
+        }
+    }
+
+    fn decode(&self, code: &Code<Self>, w_dec: &Vec<f64>, bias: &Vec<f64>, out: &mut Vec<f64>, d: usize) {
+        for i in 0..code.rows * d {
+            out[i] = bias[i % d];
+        }
+        for (b, _, i, value) in entries(code) {
+            for p in 0..d {
+                out[b * d + p] += value * w_dec[i * d + p];
+            }
+        }
+    }
+
+    fn residual(&self, code: &Code<Self>, w_dec: &Vec<f64>, target: &Vec<f64>, r: &mut Vec<f64>, d: usize) {
+        r[..code.rows * d].copy_from_slice(&target[..code.rows * d]);
+        for (b, _, i, value) in entries(code) {
+            for p in 0..d {
+                r[b * d + p] -= value * w_dec[i * d + p];
+            }
+        }
+    }
+
+    fn entry_dots(&self, code: &Code<Self>, w: &Vec<f64>, r: &Vec<f64>, scale: f64, out: &mut Vec<f64>, d: usize) {
+        out[..code.rows * code.k].fill(0.0);
+        for (b, place, i, _) in entries(code) {
+            out[place] = scale * (0..d).map(|p| r[b * d + p] * w[i * d + p]).sum::<f64>();
+        }
+    }
+
+    fn group_by_latent(&self, code: &Code<Self>, f: usize, out: &mut ByLatent<Self>) {
+        let mut at = 0;
+        for latent in 0..f {
+            out.starts[latent] = at as u32;
+            for (_, place, _, _) in entries(code).filter(|&(_, _, i, _)| i == latent) {
+                out.places[at] = place as u32;
+                at += 1;
+            }
+        }
+        out.starts[f] = at as u32;
+    }
+
+    fn latent_gradients(
+        &self,
+        terms: &[GradientTerm<'_, Self>],
+        c: &Vec<f64>,
+        dims: CoderDims,
+        out: LatentGradients<'_, Self>,
+    ) {
+        let CoderDims { d, f } = dims;
+        out.w_enc[..f * d].fill(0.0);
+        out.b_enc[..f].fill(0.0);
+        out.w_dec[..f * d].fill(0.0);
+        for term in terms {
+            for (b, place, i, value) in entries(term.code) {
+                out.b_enc[i] += term.g_pre[place];
+                for p in 0..d {
+                    out.w_dec[i * d + p] += value * term.residual_scale * term.residual[b * d + p];
+                    out.w_enc[i * d + p] += term.g_pre[place] * c[b * d + p];
+                }
+            }
+        }
+    }
+
+    fn column_sums(&self, x: &Vec<f64>, scale: f64, out: &mut Vec<f64>, n: usize, d: usize) {
+        for p in 0..d {
+            out[p] = scale * (0..n).map(|b| x[b * d + p]).sum::<f64>();
+        }
+    }
+
+    fn add_weighted_rows(&self, weight: &Vec<f64>, x: &Vec<f64>, scale: f64, out: &mut Vec<f64>, n: usize, d: usize) {
+        for p in 0..d {
+            out[p] += scale * (0..n).map(|i| weight[i] * x[i * d + p]).sum::<f64>();
+        }
+    }
+
+    fn row_distances(&self, x: &Vec<f64>, center: &Vec<f64>, out: &mut Vec<f64>, n: usize, d: usize) {
+        for b in 0..n {
+            out[b] = (0..d).map(|p| (x[b * d + p] - center[p]).powi(2)).sum::<f64>().sqrt();
+        }
+    }
+
+    fn square_sums(&self, x: &Vec<f64>, n: usize, d: usize) -> SquareSums {
+        let mut sums = SquareSums { about_zero: 0.0, about_mean: 0.0 };
+        for p in 0..d {
+            let mean = (0..n).map(|b| x[b * d + p]).sum::<f64>() / n as f64;
+            for b in 0..n {
+                sums.about_zero += x[b * d + p].powi(2);
+                sums.about_mean += (x[b * d + p] - mean).powi(2);
+            }
+        }
+        sums
+    }
+
+    fn sum_squares(&self, t: &Vec<f64>, len: usize) -> f64 {
+        t[..len].iter().map(|x| x * x).sum()
+    }
+
+    fn project_rows(&self, g: &mut Vec<f64>, w: &Vec<f64>, n: usize, d: usize) {
+        for i in 0..n {
+            let along: f64 = (0..d).map(|p| g[i * d + p] * w[i * d + p]).sum();
+            for p in 0..d {
+                g[i * d + p] -= along * w[i * d + p];
+            }
+        }
+    }
+
+    fn normalize_rows(&self, w: &mut Vec<f64>, n: usize, d: usize) {
+        for row in w[..n * d].chunks_exact_mut(d) {
+            let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-8);
+            row.iter_mut().for_each(|x| *x /= norm);
+        }
+    }
+
+    fn adam(&self, w: &mut Vec<f64>, g: &Vec<f64>, m: &mut Vec<f64>, v: &mut Vec<f64>, len: usize, step: &AdamStep) {
+        let [b1, b2] = step.betas;
+        for i in 0..len {
+            let g = step.gradient_scale * g[i];
+            m[i] = b1 * m[i] + (1.0 - b1) * g;
+            v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+            let m_hat = m[i] / (1.0 - b1.powf(step.t as f64));
+            let v_hat = v[i] / (1.0 - b2.powf(step.t as f64));
+            w[i] -= step.learning_rate * m_hat / (v_hat.sqrt() + step.epsilon);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Branches: reconstructions that share a batch's pre-activations.
+//!
+//! The main branch reconstructs the input from all latents; the auxiliary one (AuxK) reconstructs what the main branch
+//! left from dead latents. Each has its own code and residual; their gradients meet in one backward pass of the encoder.
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, Subset};
+use crate::sae::params::Params;
+
+/// Buffers of a branch, for batches of up to a fixed number of rows.
+pub struct Branch<B: CoderOps> {
+    code: Code<B>,
+    by_latent: ByLatent<B>,
+    g_pre: B::Tensor,
+    residual: B::Tensor,
+    residual_scale: f64,
+}
+
+impl<B: CoderOps> Branch<B> {
+    /// Room for `rows` rows with up to `k` latents each.
+    pub fn new(backend: &B, dims: CoderDims, rows: usize, k: usize) -> Self {
+        Self {
+            code: Code::new(backend, rows, k),
+            by_latent: ByLatent::new(backend, rows, k, dims.f),
+            g_pre: backend.zeros(rows * k),
+            residual: backend.zeros(rows * dims.d),
+            residual_scale: 0.0,
+        }
+    }
+
+    /// Keep up to `k` latents a row from now on: no more than there was room made for.
+    pub fn set_k(&mut self, k: usize) {
+        self.code.k = k;
+    }
+
+    /// Encode `c` `[n, d]` among the latents of `among` and subtract the reconstruction (without bias) from `target`
+    /// `[n, d]`.
+    pub fn forward(
+        &mut self,
+        backend: &B,
+        params: &Params<B>,
+        dims: CoderDims,
+        input: BranchInput<'_, B>,
+        among: Option<Subset<'_, B>>,
+    ) {
+        self.code.rows = input.n;
+        backend.encode_topk(input.c, &params.w_enc, &params.b_enc, dims, among, &mut self.code);
+        backend.residual(&self.code, &params.w_dec, input.target, &mut self.residual, dims.d);
+    }
+
+    /// Take the gradient with respect to the reconstruction as `scale * residual` back to the pre-activations, and group
+    /// the code by latent. No gradient flows through the choice of latents.
+    pub fn backward(&mut self, backend: &B, params: &Params<B>, dims: CoderDims, scale: f64) {
+        self.residual_scale = scale;
+        backend.entry_dots(&self.code, &params.w_dec, &self.residual, scale, &mut self.g_pre, dims.d);
+        backend.group_by_latent(&self.code, dims.f, &mut self.by_latent);
+    }
+
+    /// What the parameters' gradients need.
+    pub fn term(&self) -> GradientTerm<'_, B> {
+        GradientTerm {
+            code: &self.code,
+            by_latent: &self.by_latent,
+            g_pre: &self.g_pre,
+            residual: &self.residual,
+            residual_scale: self.residual_scale,
+        }
+    }
+
+    /// `[n, d]` what is left of the target.
+    pub fn residual(&self) -> &B::Tensor {
+        &self.residual
+    }
+
+    /// The code of the last batch.
+    pub fn code(&self) -> &Code<B> {
+        &self.code
+    }
+
+    /// Where each latent's entries start, after [`Branch::backward`]: `[f + 1]`.
+    pub fn starts(&self, backend: &B, f: usize) -> Vec<u32> {
+        let mut starts = vec![0; f + 1];
+        backend.read_index(&self.by_latent.starts, &mut starts);
+        starts
+    }
+}
+
+/// What a branch reads.
+pub struct BranchInput<'a, B: CoderOps> {
+    /// `[n, d]` centered input.
+    pub c: &'a B::Tensor,
+    /// `[n, d]` what is to be reconstructed.
+    pub target: &'a B::Tensor,
+    /// Rows.
+    pub n: usize,
+}

@@ -1,0 +1,271 @@
+//! SAELens v6 folders: `cfg.json` and `sae_weights.safetensors`, as bytes.
+//!
+//! `sae_lens.SAE.load_from_disk` reads them. The input scale is folded in, so that they take and give raw activations:
+//! with `c = s x - b` a coder of the scaled input is one of the raw input with `W_enc * s`, `W_dec / s`, `b_dec / s` and
+//! the same `b_enc`; its latents' values stay those of training. SAELens keeps `W_enc` as `[d_in, d_sae]` and `W_dec` as
+//! `[d_sae, d_in]`.
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sae::params::PerParam;
+use crate::sae::topk::{TopkCoder, TopkSettings};
+
+/// Name of the configuration file.
+pub const CONFIG_FILE: &str = "cfg.json";
+/// Name of the weights file.
+pub const WEIGHTS_FILE: &str = "sae_weights.safetensors";
+/// The SAELens release whose format this is; without a version its loader takes the folder for a legacy one.
+const SAE_LENS_VERSION: &str = "6.54.12";
+
+/// What a folder says about where its coder comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExportMetadata {
+    /// The language model: a hub name or a path.
+    pub model_name: String,
+    /// The corpus.
+    pub dataset_path: String,
+    /// Tokens in a sequence.
+    pub context_size: u32,
+    /// Whether sequences start with the BOS token.
+    pub prepend_bos: bool,
+    /// `bos`, `eos` or nothing: what stands between documents.
+    pub separator: Option<String>,
+    /// Whether rows at special tokens were left out.
+    pub exclude_special_tokens: bool,
+    /// Anything else; keys must not repeat those that SAELens knows.
+    pub extra: Map<String, Value>,
+}
+
+/// A coder as it is in a folder: raw space, f32.
+#[derive(Clone, Debug)]
+pub struct ExportedCoder {
+    /// Shape.
+    pub dims: CoderDims,
+    /// Latents kept a row.
+    pub k: usize,
+    /// Parameters, rows as in [`PerParam`] (the encoder is turned on the way in and out).
+    pub params: PerParam<Vec<f32>>,
+    /// The `metadata` object.
+    pub metadata: Map<String, Value>,
+}
+
+/// The `metadata` object for a coder at `hook_name`.
+pub fn metadata(hook_name: &str, about: &ExportMetadata) -> Map<String, Value> {
+    let known = json!({
+        "sae_lens_version": SAE_LENS_VERSION,
+        "sae_lens_training_version": null,
+        "harvestd_version": env!("CARGO_PKG_VERSION"),
+        "dataset_path": about.dataset_path,
+        "hook_name": hook_name,
+        "hook_name_out": null,
+        "model_name": about.model_name,
+        "model_class_name": "HookedTransformer",
+        "hook_head_index": null,
+        "context_size": about.context_size,
+        "seqpos_slice": [null],
+        "model_from_pretrained_kwargs": {"fold_ln": false, "center_writing_weights": false, "center_unembed": false},
+        "prepend_bos": about.prepend_bos,
+        "exclude_special_tokens": about.exclude_special_tokens,
+        "sequence_separator_token": about.separator,
+        "disable_concat_sequences": false,
+    });
+    let mut object = match known {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    };
+    for (key, value) in &about.extra {
+        object.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    object
+}
+
+impl ExportedCoder {
+    /// From a coder that was trained on `scale * x`.
+    pub fn from_coder<B: CoderOps>(
+        backend: &B,
+        coder: &TopkCoder<B>,
+        scale: f64,
+        metadata: Map<String, Value>,
+    ) -> Self {
+        let TopkSettings { dims, k, .. } = *coder.settings();
+        let factors = [scale, 1.0, 1.0 / scale, 1.0 / scale];
+        let mut tensors = coder.params.each().into_iter().zip(factors).map(|(t, factor)| {
+            let mut values = vec![0f32; backend.len(t)];
+            backend.read(t, 0, &mut values);
+            values.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+            values
+        });
+        let mut next = || tensors.next().expect("four factors for four tensors");
+        let params = PerParam { w_enc: next(), b_enc: next(), w_dec: next(), b_dec: next() };
+        Self { dims, k, params, metadata }
+    }
+
+    /// A coder for inference on raw rows (scale 1).
+    pub fn to_coder<B: CoderOps>(&self, backend: &B) -> TopkCoder<B> {
+        let settings =
+            TopkSettings { dims: self.dims, k: self.k, aux_k: 0, aux_coefficient: 0.0, dead_after: u64::MAX };
+        let PerParam { w_enc, b_enc, w_dec, b_dec } = &self.params;
+        let params = PerParam {
+            w_enc: backend.upload(w_enc),
+            b_enc: backend.upload(b_enc),
+            w_dec: backend.upload(w_dec),
+            b_dec: backend.upload(b_dec),
+        };
+        TopkCoder::new(backend, settings, params, 0)
+    }
+
+    /// The folder's files: (name, bytes).
+    pub fn write(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let CoderDims { d, f } = self.dims;
+        let config = json!({
+            "architecture": "topk",
+            "d_in": d,
+            "d_sae": f,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": true,
+            "normalize_activations": "none",
+            "reshape_activations": "none",
+            "metadata": self.metadata,
+            "k": self.k,
+            "rescale_acts_by_decoder_norm": false,
+        });
+        let config =
+            serde_json::to_vec_pretty(&config).or_kind(ErrorKind::Internal, || format!("write {CONFIG_FILE}"))?;
+        let w_enc = transposed(&self.params.w_enc, f, d);
+        let PerParam { b_enc, w_dec, b_dec, .. } = &self.params;
+        let tensors = [
+            ("W_enc", vec![d, f], &w_enc),
+            ("b_enc", vec![f], b_enc),
+            ("W_dec", vec![f, d], w_dec),
+            ("b_dec", vec![d], b_dec),
+        ];
+        let views: Result<Vec<_>> = tensors
+            .into_iter()
+            .map(|(name, shape, values)| {
+                let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))
+                    .or_kind(ErrorKind::Internal, || format!("write tensor `{name}`"))?;
+                Ok((name, view))
+            })
+            .collect();
+        let weights =
+            safetensors::serialize(views?, None).or_kind(ErrorKind::Internal, || format!("write {WEIGHTS_FILE}"))?;
+        Ok(vec![(CONFIG_FILE.to_owned(), config), (WEIGHTS_FILE.to_owned(), weights)])
+    }
+
+    /// Read a folder's files: what [`ExportedCoder::write`] wrote, or SAELens for a TopK coder without extras.
+    pub fn read(files: &[(String, Vec<u8>)]) -> Result<Self> {
+        let find = |name: &str| {
+            let file = files.iter().find(|(n, _)| n == name);
+            file.map(|(_, bytes)| bytes.as_slice()).ok_or_else(|| Error::data(format!("the coder has no {name}")))
+        };
+        let config: Value =
+            serde_json::from_slice(find(CONFIG_FILE)?).or_kind(ErrorKind::Data, || format!("read {CONFIG_FILE}"))?;
+        let only = [
+            ("architecture", json!("topk"), None),
+            ("normalize_activations", json!("none"), Some(json!("none"))),
+            ("apply_b_dec_to_input", json!(true), Some(json!(true))),
+            ("rescale_acts_by_decoder_norm", json!(false), Some(json!(false))),
+        ];
+        for (key, wanted, default) in only {
+            let found = config.get(key).cloned().or(default).unwrap_or(Value::Null);
+            if found != wanted {
+                return Err(Error::data(format!("{CONFIG_FILE}: `{key}` is {found}: only {wanted} can be read")));
+            }
+        }
+        let number = |key: &str| {
+            let found = config.get(key).and_then(Value::as_u64).filter(|&n| n > 0);
+            found
+                .map(|n| n as usize)
+                .ok_or_else(|| Error::data(format!("{CONFIG_FILE}: `{key}` is not a positive number")))
+        };
+        let dims = CoderDims { d: number("d_in")?, f: number("d_sae")? };
+        let tensors = SafeTensors::deserialize(find(WEIGHTS_FILE)?)
+            .or_kind(ErrorKind::Data, || format!("read {WEIGHTS_FILE}"))?;
+        let CoderDims { d, f } = dims;
+        let params = PerParam {
+            w_enc: transposed(&f32_tensor(&tensors, "W_enc", &[d, f])?, d, f),
+            b_enc: f32_tensor(&tensors, "b_enc", &[f])?,
+            w_dec: f32_tensor(&tensors, "W_dec", &[f, d])?,
+            b_dec: f32_tensor(&tensors, "b_dec", &[d])?,
+        };
+        let metadata = config.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+        Ok(Self { dims, k: number("k")?, params, metadata })
+    }
+}
+
+/// The values of an f32 tensor of a given shape.
+pub fn f32_tensor(tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let view = tensors.tensor(name).or_kind(ErrorKind::Data, || format!("read tensor `{name}`"))?;
+    if view.dtype() != Dtype::F32 || view.shape() != shape {
+        let (dtype, found) = (view.dtype(), view.shape());
+        return Err(Error::data(format!("tensor `{name}` is {dtype:?} {found:?}: expected F32 {shape:?}")));
+    }
+    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// `[rows, columns]` to `[columns, rows]`, by blocks that stay in cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let mut out = vec![0.0; values.len()];
+    for row0 in (0..rows).step_by(BLOCK) {
+        for column0 in (0..columns).step_by(BLOCK) {
+            for row in row0..rows.min(row0 + BLOCK) {
+                for column in column0..columns.min(column0 + BLOCK) {
+                    out[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> ExportedCoder {
+        let dims = CoderDims { d: 3, f: 5 };
+        let numbers = |n: usize, from: f32| (0..n).map(|i| from + i as f32).collect::<Vec<_>>();
+        let params = PerParam {
+            w_enc: numbers(15, 0.0),
+            b_enc: numbers(5, 20.0),
+            w_dec: numbers(15, 30.0),
+            b_dec: numbers(3, 50.0),
+        };
+        let about = ExportMetadata { model_name: "m".into(), context_size: 128, ..ExportMetadata::default() };
+        ExportedCoder { dims, k: 2, params, metadata: metadata("blocks.1.hook_resid_post", &about) }
+    }
+
+    #[test]
+    fn a_folder_reads_back_as_it_was() {
+        let coder = small();
+        let files = coder.write().unwrap();
+        let back = ExportedCoder::read(&files).unwrap();
+        assert_eq!((back.dims, back.k), (coder.dims, coder.k));
+        assert_eq!(back.params.each(), coder.params.each());
+        assert_eq!(back.metadata, coder.metadata);
+        let tensors = SafeTensors::deserialize(&files[1].1).unwrap();
+        let w_enc = f32_tensor(&tensors, "W_enc", &[3, 5]).unwrap();
+        assert_eq!(w_enc[..5], [0.0, 3.0, 6.0, 9.0, 12.0], "SAELens has inputs as rows");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let mut files = small().write().unwrap();
+        let text = String::from_utf8(files[0].1.clone()).unwrap();
+        files[0].1 = text.replace("\"topk\"", "\"gated\"").into_bytes();
+        let error = ExportedCoder::read(&files).unwrap_err().to_string();
+        assert!(error.contains("`architecture` is \"gated\""), "{error}");
+        files[0].1 = text.replace("\"d_in\": 3", "\"d_in\": 4").into_bytes();
+        let error = ExportedCoder::read(&files).unwrap_err().to_string();
+        assert!(error.contains("`W_enc` is F32 [3, 5]: expected F32 [4, 5]"), "{error}");
+        assert!(ExportedCoder::read(&files[1..]).unwrap_err().to_string().contains("cfg.json"));
+    }
+}

@@ -1,0 +1,64 @@
+//! Where training starts: random unit decoder rows, the encoder equal to them, and the decoder's bias at the geometric
+//! median of the data (Gao et al. 2024).
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
+use crate::runtime::rng::Rng;
+use crate::sae::params::Params;
+
+/// Iterations of Weiszfeld's algorithm, at most.
+const MEDIAN_STEPS: usize = 100;
+/// It ends when the median moves by less than this share of the rows' mean distance from it.
+const MEDIAN_TOLERANCE: f64 = 1e-6;
+
+/// Parameters to start from: decoder rows uniform on the unit sphere, drawn from `rng` row by row; encoder rows equal to
+/// them; `b_enc` 0; `b_dec` as given, `[d]`.
+pub fn start<B: CoderOps>(backend: &B, dims: CoderDims, rng: &mut Rng, b_dec: B::Tensor) -> Params<B> {
+    let CoderDims { d, f } = dims;
+    let rows: Vec<f32> = (0..f * d).map(|_| rng.normal() as f32).collect();
+    let mut w_dec = backend.upload(&rows);
+    backend.normalize_rows(&mut w_dec, f, d);
+    let mut unit = rows;
+    backend.read(&w_dec, 0, &mut unit);
+    Params::<B> { w_enc: backend.upload(&unit), b_enc: backend.zeros(f), w_dec, b_dec }
+}
+
+/// The point with the least sum of distances to the rows of `x` `[n, d]`, by Weiszfeld's algorithm from their mean:
+/// `m = sum_b x_b / |x_b - m| / sum_b 1 / |x_b - m|`. Returns `[d]`.
+pub fn geometric_median<B: CoderOps>(backend: &B, x: &B::Tensor, n: usize, d: usize) -> B::Tensor {
+    let mut median = backend.zeros(d);
+    if n == 0 {
+        return median;
+    }
+    backend.column_sums(x, 1.0 / n as f64, &mut median, n, d);
+    let mut distances = backend.zeros(n);
+    let mut distance = vec![0f32; n];
+    for _ in 0..MEDIAN_STEPS {
+        backend.row_distances(x, &median, &mut distances, n, d);
+        backend.read(&distances, 0, &mut distance);
+        let mean_distance = distance.iter().map(|&r| f64::from(r)).sum::<f64>() / n as f64;
+        // a row at the median itself would have infinite weight
+        let floor = (mean_distance * 1e-8).max(f64::MIN_POSITIVE) as f32;
+        let weight: Vec<f32> = distance.iter().map(|&r| 1.0 / (r + floor)).collect();
+        let total: f64 = weight.iter().map(|&w| f64::from(w)).sum();
+        if !total.is_finite() {
+            break; // all rows are one point
+        }
+        let mut next = backend.zeros(d);
+        backend.add_weighted_rows(&backend.upload(&weight), x, 1.0 / total, &mut next, n, d);
+        let moved = distance_between(backend, &median, &next, d);
+        median = next;
+        if moved <= MEDIAN_TOLERANCE * mean_distance {
+            break;
+        }
+    }
+    median
+}
+
+fn distance_between<B: CoderOps>(backend: &B, a: &B::Tensor, b: &B::Tensor, d: usize) -> f64 {
+    let mut out = backend.zeros(1);
+    backend.row_distances(a, b, &mut out, 1, d);
+    let mut distance = [0f64];
+    backend.read_f64(&out, 0, &mut distance);
+    distance[0]
+}

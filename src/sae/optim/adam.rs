@@ -1,0 +1,45 @@
+//! Adam (Kingma & Ba 2015), dense: latents without a gradient keep moving by their moments.
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::{AdamStep, CoderDims};
+use crate::sae::params::{self, Gradients, Params, PerParam};
+
+/// Moments and the number of updates.
+pub struct Adam<B: CoderOps> {
+    /// Decay rates of the moments.
+    pub betas: [f64; 2],
+    /// Added to the denominator.
+    pub epsilon: f64,
+    /// Updates so far.
+    pub t: u64,
+    /// First moments.
+    pub m: PerParam<B::Tensor>,
+    /// Second moments.
+    pub v: PerParam<B::Tensor>,
+}
+
+impl<B: CoderOps> Adam<B> {
+    /// Before the first update.
+    pub fn new(backend: &B, dims: CoderDims, betas: [f64; 2], epsilon: f64) -> Self {
+        Self { betas, epsilon, t: 0, m: params::zeros(backend, dims), v: params::zeros(backend, dims) }
+    }
+
+    /// One update with `gradient_scale * gradients`.
+    pub fn update(
+        &mut self,
+        backend: &B,
+        dims: CoderDims,
+        params: &mut Params<B>,
+        gradients: &Gradients<B>,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) {
+        self.t += 1;
+        let step = AdamStep { learning_rate, betas: self.betas, epsilon: self.epsilon, t: self.t, gradient_scale };
+        let state = self.m.each_mut().into_iter().zip(self.v.each_mut());
+        let tensors = params.each_mut().into_iter().zip(gradients.each()).zip(state).zip(params::lengths(dims));
+        for (((w, g), (m, v)), len) in tensors {
+            backend.adam(w, g, m, v, len, &step);
+        }
+    }
+}

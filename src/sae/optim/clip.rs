@@ -1,0 +1,28 @@
+//! The norm of all gradients together, and the factor that bounds it.
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
+use crate::sae::params::{self, Gradients};
+
+/// `sqrt(sum over all parameters of g^2)`. Not finite if one gradient is not.
+pub fn norm<B: CoderOps>(backend: &B, dims: CoderDims, gradients: &Gradients<B>) -> f64 {
+    let tensors = gradients.each().into_iter().zip(params::lengths(dims));
+    tensors.map(|(g, len)| backend.sum_squares(g, len)).sum::<f64>().sqrt()
+}
+
+/// What gradients of norm `norm` are multiplied by so that it is at most `limit`; a `limit` of 0 bounds nothing.
+pub fn factor(norm: f64, limit: f64) -> f64 {
+    if limit > 0.0 && norm > limit { limit / norm } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_gradients_are_shortened() {
+        assert_eq!(factor(4.0, 1.0), 0.25);
+        assert_eq!(factor(0.5, 1.0), 1.0);
+        assert_eq!(factor(1e9, 0.0), 1.0);
+    }
+}

@@ -1,0 +1,314 @@
+//! A trainer's whole state as files of bytes.
+//!
+//! ```text
+//! state.json           settings, counters, source cursor, dropped rows, random streams, last report
+//! tensors.safetensors  parameters (`w_enc`, ...), Adam's moments (`adam.m.w_enc`, ...), `silent_tokens`; once training has begun
+//! buffer.safetensors   the mixing buffer: `rows` [n, width], `doc_ids` [n], `draws` [n]
+//! ```
+//!
+//! A trainer that is restored from them and given the rest of the stream ends in the same bytes as one that was never
+//! interrupted.
+
+use std::borrow::Cow;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, View};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::accounting::DropCounts;
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
+use crate::corpus::cursor::SourceCursor;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::runtime::rng::{Rng, RngState};
+use crate::sae::dead::DeadTracker;
+use crate::sae::export::f32_tensor;
+use crate::sae::optim::Adam;
+use crate::sae::params::{PerParam, shapes};
+use crate::sae::topk::{TopkCoder, TopkSettings};
+use crate::trainer::mixing_buffer::MixingBuffer;
+use crate::trainer::step::{Counters, Training};
+use crate::trainer::{StepReport, TrainerSettings};
+
+const FORMAT: u32 = 1;
+const STATE: &str = "state.json";
+const TENSORS: &str = "tensors.safetensors";
+const BUFFER: &str = "buffer.safetensors";
+/// Keys of the trainer's section that a resumed run may change.
+const FREE_KEYS: [&str; 3] = ["rows", "checkpoint", "when_slow"];
+
+/// `state.json`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) format: u32,
+    pub(super) settings: Value,
+    pub(super) cursor: SourceCursor,
+    pub(super) dropped: DropCounts,
+    pub(super) report: StepReport,
+    pub(super) buffer_rng: RngState,
+    pub(super) training: Option<TrainingState>,
+}
+
+/// The scalars of [`Training`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct TrainingState {
+    scale: f64,
+    adam_updates: u64,
+    counters: Counters,
+}
+
+impl TrainingState {
+    pub(super) fn of<B: CoderOps>(training: &Training<B>) -> Self {
+        Self { scale: training.scale, adam_updates: training.adam.t, counters: training.counters }
+    }
+}
+
+/// What a checkpoint was made with, and must be restored with.
+pub(super) fn settings_value(settings: &TrainerSettings) -> Result<Value> {
+    let config = serde_json::to_value(&settings.config).or_kind(ErrorKind::Internal, || "write settings".to_owned())?;
+    Ok(serde_json::json!({
+        "point": settings.point.to_string(),
+        "width": settings.width,
+        "seed": settings.seed.0,
+        "trainer": config,
+    }))
+}
+
+/// The files of a checkpoint.
+pub(super) fn write<B: CoderOps>(
+    backend: &B,
+    state: &State,
+    training: Option<&Training<B>>,
+    buffer: &MixingBuffer,
+    width: usize,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let json = serde_json::to_vec_pretty(state).or_kind(ErrorKind::Internal, || format!("write {STATE}"))?;
+    let mut files = vec![(STATE.to_owned(), json)];
+    if let Some(training) = training {
+        files.push((TENSORS.to_owned(), tensors(backend, training)?));
+    }
+    let n = buffer.len();
+    let parts = [("rows", vec![n, width]), ("doc_ids", vec![n]), ("draws", vec![n])];
+    let parts = parts.into_iter().map(|(name, shape)| (name, BufferPart { buffer, name, shape }));
+    let bytes = safetensors::serialize(parts, None).or_kind(ErrorKind::Internal, || format!("write {BUFFER}"))?;
+    files.push((BUFFER.to_owned(), bytes));
+    Ok(files)
+}
+
+fn tensors<B: CoderOps>(backend: &B, training: &Training<B>) -> Result<Vec<u8>> {
+    let shapes = shapes(training.coder.settings().dims);
+    let groups = [("", &training.coder.params), ("adam.m.", &training.adam.m), ("adam.v.", &training.adam.v)];
+    let mut parts = Vec::new();
+    for (prefix, group) in groups {
+        for ((name, tensor), shape) in PerParam::<()>::NAMES.into_iter().zip(group.each()).zip(&shapes) {
+            let mut values = vec![0f32; shape.iter().product()];
+            backend.read(tensor, 0, &mut values);
+            parts.push((
+                format!("{prefix}{name}"),
+                Part { dtype: Dtype::F32, shape: shape.clone(), bytes: f32_bytes(values) },
+            ));
+        }
+    }
+    let silent = training.dead.silent_tokens();
+    let bytes = silent.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
+    parts.push(("silent_tokens".to_owned(), Part { dtype: Dtype::U64, shape: vec![silent.len()], bytes }));
+    safetensors::serialize(parts, None).or_kind(ErrorKind::Internal, || format!("write {TENSORS}"))
+}
+
+fn f32_bytes(values: Vec<f32>) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// A tensor in memory.
+struct Part {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl View for Part {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// A tensor of the mixing buffer, made only when it is written: the buffer may be large.
+struct BufferPart<'a> {
+    buffer: &'a MixingBuffer,
+    name: &'static str,
+    shape: Vec<usize>,
+}
+
+impl View for BufferPart<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.name {
+            "rows" => Dtype::F32,
+            "doc_ids" => Dtype::U64,
+            _ => Dtype::U8,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = Vec::with_capacity(self.data_len());
+        for (row, doc_id, draws) in self.buffer.iter() {
+            match self.name {
+                "rows" => bytes.extend(row.iter().flat_map(|x| x.to_le_bytes())),
+                "doc_ids" => bytes.extend(doc_id.to_le_bytes()),
+                _ => bytes.push(draws),
+            }
+        }
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
+    }
+}
+
+/// `state.json`, if it is of this format and was made with the same settings.
+pub(super) fn read_state(files: &[(String, Vec<u8>)], settings: &TrainerSettings) -> Result<State> {
+    let state: State =
+        serde_json::from_slice(find(files, STATE)?).or_kind(ErrorKind::Data, || format!("read {STATE}"))?;
+    if state.format != FORMAT {
+        return Err(Error::data(format!("{STATE} is of format {}: this version reads {FORMAT}", state.format)));
+    }
+    match first_difference("", &state.settings, &settings_value(settings)?) {
+        None => Ok(state),
+        Some(Difference { key, saved, now }) => Err(Error::config(format!(
+            "the checkpoint was made with `{key}` = {saved}, now it is {now}: restore the value, or use another \
+             `checkpoint.url`"
+        ))),
+    }
+}
+
+pub(super) fn new_state(
+    settings: &TrainerSettings,
+    (cursor, dropped, report): (&SourceCursor, &DropCounts, &StepReport),
+    buffer: &MixingBuffer,
+    training: Option<TrainingState>,
+) -> Result<State> {
+    Ok(State {
+        format: FORMAT,
+        settings: settings_value(settings)?,
+        cursor: cursor.clone(),
+        dropped: dropped.clone(),
+        report: report.clone(),
+        buffer_rng: buffer.rng().state(),
+        training,
+    })
+}
+
+/// The mixing buffer, with its random stream.
+pub(super) fn read_buffer(
+    files: &[(String, Vec<u8>)],
+    rng: &RngState,
+    (width, capacity, reuse): (usize, usize, u8),
+) -> Result<MixingBuffer> {
+    let broken = || Error::data(format!("{BUFFER} does not fit the trainer's settings"));
+    let rng = Rng::from_state(rng).ok_or_else(|| Error::data(format!("{STATE}: the random stream has no position")))?;
+    let tensors =
+        SafeTensors::deserialize(find(files, BUFFER)?).or_kind(ErrorKind::Data, || format!("read {BUFFER}"))?;
+    let doc_ids = u64_tensor(&tensors, "doc_ids")?;
+    let draws = tensors.tensor("draws").or_kind(ErrorKind::Data, || format!("read {BUFFER}"))?;
+    let rows = f32_tensor(&tensors, "rows", &[doc_ids.len(), width])?;
+    let mut buffer = MixingBuffer::new(width, capacity, reuse, rng);
+    buffer.refill(&rows, &doc_ids, draws.data()).ok_or_else(broken)?;
+    Ok(buffer)
+}
+
+/// Parameters, moments and counters.
+pub(super) fn read_training<B: CoderOps>(
+    backend: &B,
+    files: &[(String, Vec<u8>)],
+    state: &TrainingState,
+    settings: TopkSettings,
+    (betas, epsilon, batch_rows): ([f64; 2], f64, usize),
+) -> Result<Training<B>> {
+    let dims = settings.dims;
+    let tensors =
+        SafeTensors::deserialize(find(files, TENSORS)?).or_kind(ErrorKind::Data, || format!("read {TENSORS}"))?;
+    let params = read_group(backend, &tensors, "", dims)?;
+    let mut adam = Adam::new(backend, dims, betas, epsilon);
+    adam.m = read_group(backend, &tensors, "adam.m.", dims)?;
+    adam.v = read_group(backend, &tensors, "adam.v.", dims)?;
+    adam.t = state.adam_updates;
+    let silent = u64_tensor(&tensors, "silent_tokens")?;
+    if silent.len() != dims.f {
+        return Err(Error::data(format!("tensor `silent_tokens` has {} values: expected {}", silent.len(), dims.f)));
+    }
+    Ok(Training {
+        scale: state.scale,
+        coder: TopkCoder::new(backend, settings, params, batch_rows),
+        adam,
+        dead: DeadTracker::restore(silent, settings.dead_after),
+        counters: state.counters,
+        x: backend.zeros(batch_rows * dims.d),
+    })
+}
+
+fn read_group<B: CoderOps>(
+    backend: &B,
+    tensors: &SafeTensors<'_>,
+    prefix: &str,
+    dims: CoderDims,
+) -> Result<PerParam<B::Tensor>> {
+    let names = PerParam::<()>::NAMES;
+    let read = |i: usize| -> Result<B::Tensor> {
+        let values = f32_tensor(tensors, &format!("{prefix}{}", names[i]), &shapes(dims)[i])?;
+        Ok(backend.upload(&values))
+    };
+    Ok(PerParam { w_enc: read(0)?, b_enc: read(1)?, w_dec: read(2)?, b_dec: read(3)? })
+}
+
+fn u64_tensor(tensors: &SafeTensors<'_>, name: &str) -> Result<Vec<u64>> {
+    let view = tensors.tensor(name).or_kind(ErrorKind::Data, || format!("read tensor `{name}`"))?;
+    if view.dtype() != Dtype::U64 {
+        return Err(Error::data(format!("tensor `{name}` is {:?}: expected U64", view.dtype())));
+    }
+    let bytes = view.data().chunks_exact(8);
+    Ok(bytes.map(|b| u64::from_le_bytes(b.try_into().expect("chunks of eight bytes"))).collect())
+}
+
+fn find<'a>(files: &'a [(String, Vec<u8>)], name: &str) -> Result<&'a [u8]> {
+    let file = files.iter().find(|(n, _)| n == name);
+    file.map(|(_, bytes)| bytes.as_slice()).ok_or_else(|| Error::data(format!("the checkpoint has no {name}")))
+}
+
+struct Difference {
+    key: String,
+    saved: Value,
+    now: Value,
+}
+
+/// The first key whose values differ, free keys apart.
+fn first_difference(path: &str, saved: &Value, now: &Value) -> Option<Difference> {
+    let (Value::Object(a), Value::Object(b)) = (saved, now) else {
+        let differ = saved != now;
+        return differ.then(|| Difference { key: path.to_owned(), saved: saved.clone(), now: now.clone() });
+    };
+    let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+    let keys = keys.filter(|key| path != "trainer" || !FREE_KEYS.contains(&key.as_str()));
+    keys.filter_map(|key| {
+        let value = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or(Value::Null);
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        first_difference(&path, &value(a), &value(b))
+    })
+    .next()
+}

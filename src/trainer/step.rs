@@ -1,0 +1,124 @@
+//! One step: batch, loss and gradients, constraint, clipping, update, counters.
+
+use crate::compute::CoderOps;
+use crate::error::{Error, Result};
+use crate::runtime::rng::Rng;
+use crate::sae::config::OptimizerConfig;
+use crate::sae::dead::DeadTracker;
+use crate::sae::optim::{Adam, Schedule, clip};
+use crate::sae::topk::{Batch, BatchReport, TopkCoder, TopkSettings};
+use crate::sae::{constraint, init};
+use crate::trainer::config::Normalize;
+use crate::trainer::mixing_buffer::MixingBuffer;
+use crate::trainer::normalise::measure_scale;
+
+/// Rows from which the decoder's bias is initialised, at most.
+const MEDIAN_ROWS: usize = 16_384;
+/// Steps in a row whose gradients are not finite before the trainer gives up.
+const SKIPPED_MAX: u64 = 10;
+
+/// Everything that changes while a coder is trained.
+pub(super) struct Training<B: CoderOps> {
+    pub(super) scale: f64,
+    pub(super) coder: TopkCoder<B>,
+    pub(super) adam: Adam<B>,
+    pub(super) dead: DeadTracker,
+    pub(super) counters: Counters,
+    /// `[batch_rows, d]` the batch on the device.
+    pub(super) x: B::Tensor,
+}
+
+/// Counts that survive a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Counters {
+    /// Steps, skipped ones included.
+    pub(super) step: u64,
+    /// Rows in them.
+    pub(super) rows: u64,
+    /// Steps without an update because a gradient was not finite.
+    pub(super) skipped: u64,
+    /// Such steps since the last good one.
+    pub(super) skipped_in_a_row: u64,
+}
+
+/// What one step did.
+pub(super) struct StepOutcome {
+    pub(super) batch: BatchReport,
+    pub(super) gradient_norm: f64,
+    pub(super) learning_rate: f64,
+}
+
+impl<B: CoderOps> Training<B> {
+    /// Measure the scale and set the parameters from the rows in the buffer.
+    pub(super) fn start(
+        backend: &B,
+        settings: TopkSettings,
+        (optimizer, normalize): (&OptimizerConfig, Normalize),
+        buffer: &MixingBuffer,
+        rng: &mut Rng,
+        batch_rows: usize,
+    ) -> Result<Self> {
+        let d = settings.dims.d;
+        let scale = measure_scale(normalize, d, buffer.iter().map(|(row, _, _)| row))?;
+        let sample: Vec<f32> = buffer
+            .iter()
+            .take(MEDIAN_ROWS)
+            .flat_map(|(row, _, _)| row.iter().map(|&x| (scale * f64::from(x)) as f32))
+            .collect();
+        let b_dec = init::geometric_median(backend, &backend.upload(&sample), sample.len() / d, d);
+        let params = init::start(backend, settings.dims, rng, b_dec);
+        let OptimizerConfig::Adam { betas, epsilon, .. } = optimizer;
+        Ok(Self {
+            scale,
+            coder: TopkCoder::new(backend, settings, params, batch_rows),
+            adam: Adam::new(backend, settings.dims, *betas, *epsilon),
+            dead: DeadTracker::new(settings.dims.f, settings.dead_after),
+            counters: Counters::default(),
+            x: backend.zeros(batch_rows * d),
+        })
+    }
+
+    /// One step on `rows` `[n, d]`. `None`: a gradient was not finite, nothing was updated.
+    pub(super) fn step(
+        &mut self,
+        backend: &B,
+        rows: &[f32],
+        schedule: &Schedule,
+        clip_norm: f64,
+    ) -> Result<Option<StepOutcome>> {
+        let dims = self.coder.settings().dims;
+        let n = rows.len() / dims.d;
+        backend.write(&mut self.x, 0, rows);
+        let dead = self.dead.dead();
+        let batch = Batch { x: &self.x, n, scale: self.scale, dead: &dead };
+        let batch = self.coder.loss_and_gradients(backend, &batch);
+
+        let learning_rate = schedule.rate(self.counters.step);
+        self.counters.step += 1;
+        self.counters.rows += n as u64;
+        let coder = &mut self.coder;
+        constraint::project(backend, dims, &coder.params, &mut coder.gradients);
+        let gradient_norm = clip::norm(backend, dims, &coder.gradients);
+        if !gradient_norm.is_finite() || !batch.reconstruction_loss.is_finite() {
+            return self.skip().map(|()| None);
+        }
+        self.counters.skipped_in_a_row = 0;
+        let factor = clip::factor(gradient_norm, clip_norm);
+        self.adam.update(backend, dims, &mut coder.params, &coder.gradients, learning_rate, factor);
+        constraint::renormalize(backend, dims, &mut coder.params);
+        self.dead.update(&batch.fired, n as u64);
+        Ok(Some(StepOutcome { batch, gradient_norm, learning_rate }))
+    }
+
+    fn skip(&mut self) -> Result<()> {
+        self.counters.skipped += 1;
+        self.counters.skipped_in_a_row += 1;
+        if self.counters.skipped_in_a_row < SKIPPED_MAX {
+            return Ok(());
+        }
+        Err(Error::data(format!(
+            "{SKIPPED_MAX} steps in a row had gradients that are not finite: lower `optimizer.learning_rate`, or exclude \
+             rows of extreme norm"
+        )))
+    }
+}
