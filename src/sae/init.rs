@@ -9,7 +9,7 @@ use crate::sae::params::Params;
 /// Iterations of Weiszfeld's algorithm, at most.
 const MEDIAN_STEPS: usize = 100;
 /// It ends when the median moves by less than this share of the rows' mean distance from it.
-const MEDIAN_TOLERANCE: f64 = 1e-6;
+const MEDIAN_TOLERANCE: f64 = 1e-7;
 
 /// Parameters to start from: decoder rows uniform on the unit sphere, drawn from `rng` row by row; encoder rows equal to
 /// them; `b_enc` 0; `b_dec` as given, `[d]`.
