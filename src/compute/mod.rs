@@ -17,5 +17,5 @@ pub mod model_ops;
 pub mod reference;
 
 pub use backend::Backend;
-pub use model_ops::ModelOps;
 pub use coder_ops::CoderOps;
+pub use model_ops::ModelOps;

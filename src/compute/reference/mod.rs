@@ -1,7 +1,7 @@
 //! The definition of correct: every op written naively in f64, one loop per sum sign of its formula.
 
-pub mod model;
 mod coder;
+pub mod model;
 
 use crate::compute::backend::{Backend, LinearDims};
 

@@ -193,7 +193,7 @@ fn gradients_agree_with_finite_differences() {
         for (which, gradient) in gradients.each().into_iter().enumerate() {
             let largest = gradient.iter().fold(0f64, |a, g| a.max(g.abs()));
             assert!(largest > 0.0, "no gradient for parameter {which}");
-            for i in 0..gradient.len() {
+            for (i, &g) in gradient.iter().enumerate() {
                 let h = 1e-5;
                 let moved = |by: f64| {
                     let mut params = coder.params.clone();
@@ -201,8 +201,8 @@ fn gradients_agree_with_finite_differences() {
                     loss(&params)
                 };
                 let numeric = (moved(h) - moved(-h)) / (2.0 * h);
-                let error = (gradient[i] - numeric).abs() / largest;
-                assert!(error < 1e-6, "parameter {which}[{i}]: {} instead of {numeric}", gradient[i]);
+                let error = (g - numeric).abs() / largest;
+                assert!(error < 1e-6, "parameter {which}[{i}]: {g} instead of {numeric}");
             }
         }
     }
