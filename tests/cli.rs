@@ -108,3 +108,97 @@ fn a_reader_that_leaves_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
 }
+
+/// A folder with a corpus of token ids and a pipeline over the tiny llama of the fixtures. The site is trained on.
+fn tiny(site: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut corpus = String::new();
+    for document in 0..40u32 {
+        let ids: Vec<u32> = (0..60).map(|i| (document * 7 + i * 3) % 90 + 2).collect();
+        corpus.push_str(&format!("{{\"ids\": {ids:?}}}\n"));
+    }
+    std::fs::write(folder.path().join("corpus.jsonl"), corpus).unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/llama");
+    let pipeline = format!(
+        "version: 1\nname: tiny\nmodel: {{source: {model}, threads: 1}}\n\
+         corpus: {{type: jsonl, paths: [{corpus}], tokens_field: ids}}\n\
+         tokens: {{context_length: 32, prepend_bos: false, separator: none}}\n\
+         capture: [blocks.1.hook_mlp_out]\ndataset: {{url: {dataset}}}\n\
+         trainers:\n  - name: t\n    input: {site}\n    coder: {{type: topk, width: 64, k: 4}}\n    \
+         optimizer: {{type: adam, learning_rate: 1.0e-3, warmup_steps: 1}}\n    batch_rows: 64\n    \
+         buffer: {{rows: 512}}\n    rows: 1024\n    checkpoint: {{url: {coder}}}\n",
+        model = model.display(),
+        corpus = at("corpus.jsonl"),
+        dataset = at("acts"),
+        coder = at("coder"),
+    );
+    let file = at("p.yaml");
+    std::fs::write(&file, pipeline).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn validate_checks_sites_where_the_model_is_here() {
+    let (_folder, file) = tiny("blocks.0.hook_resid_post");
+    assert_eq!(code(&harvestd(&["validate", &file])), 0);
+    let (_folder, file) = tiny("blocks.0.hook_resid_pots");
+    let output = harvestd(&["validate", &file]);
+    assert_eq!(code(&output), 78);
+    let text = stdout(&output);
+    assert!(text.contains("p.yaml:10: trainers[0].input: blocks.0.hook_resid_pots: "), "{text}");
+    assert!(text.contains("did you mean `blocks.0.hook_resid_post`?"), "{text}");
+}
+
+#[test]
+fn plan_shows_sizes_before_anything_runs() {
+    let (folder, file) = tiny("blocks.0.hook_resid_post");
+    let output = harvestd(&["plan", &file]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    for part in ["blocks.1.hook_mlp_out", "blocks.0.hook_resid_post", "dataset", "memory", "time", "GFLOP/s"] {
+        assert!(text.contains(part), "`{part}` in {text}");
+    }
+    assert!(!folder.path().join("acts").exists() && !folder.path().join("coder").exists(), "nothing is written");
+
+    let plan = json(&harvestd(&["plan", &file, "--json"]));
+    // 40 documents of 60 tokens, 1% of which are held out
+    let tokens = plan["corpus"]["tokens"].as_f64().unwrap();
+    assert!((2300.0..2500.0).contains(&tokens), "{tokens}");
+    assert_eq!(plan["trainers"][0]["steps"], 16);
+    assert!(plan["time"]["forward_seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn plan_says_what_is_missing() {
+    let (_folder, file) = tiny("blocks.0.hook_resid_post");
+    let output = harvestd(&["plan", &file, "--json", "--set", "corpus.paths=[no/such/file.jsonl]"]);
+    assert_ne!(code(&output), 0);
+    assert!(stderr(&output).contains("no/such/file.jsonl"), "{}", stderr(&output));
+    assert!(json(&output)["error"]["message"].as_str().unwrap().contains("no/such/file.jsonl"));
+    let output = harvestd(&["plan", &file, "--json", "--set", "trainers.0.coder.k=100"]);
+    assert_eq!(code(&output), 78);
+    assert_eq!(json(&output)["error"]["problems"][0]["path"], "trainers[0].coder.k");
+    let output = harvestd(&["plan", &file, "--set", "model.source=no/such/model"]);
+    assert_eq!(code(&output), 78);
+    assert!(stderr(&output).contains("no/such/model"), "{}", stderr(&output));
+}
+
+#[test]
+fn selftest_compares_every_site_with_the_reference() {
+    let (_folder, file) = tiny("blocks.0.hook_resid_post");
+    let output = harvestd(&["selftest", &file, "--tokens", "16", "--json"]);
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    let report = json(&output);
+    assert_eq!(report["passed"], true);
+    let sites = report["sites"].as_array().unwrap();
+    assert!(sites.len() > 20 && sites.iter().any(|s| s["name"] == "logits"), "{}", sites.len());
+    assert!(sites.iter().all(|s| s["median"].as_f64().unwrap() <= 2e-5 && s["tokens"].as_u64().unwrap() > 0));
+    assert!(stdout(&harvestd(&["selftest", &file, "--tokens", "16"])).contains("every site is within"));
+}
+
+#[test]
+fn a_wrong_log_level_exits_64() {
+    assert_eq!(code(&harvestd(&["--log-level", "harvestd=loud", "schema"])), 64);
+    assert_eq!(code(&harvestd(&["--log-format", "xml", "schema"])), 64);
+}

@@ -5,15 +5,21 @@
 //! configuration.
 
 mod failure;
+mod model_folder;
 mod output;
+mod plan;
 mod schema;
+mod selftest;
 mod validate;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use failure::Outcome;
+pub(crate) use failure::{Failure, Outcome};
+
+use crate::error::{Error, ErrorKind};
+use crate::telemetry::logging::{self, ProgressGuard};
 
 /// Exit code of a wrong command line.
 const EXIT_USAGE: u8 = 64;
@@ -73,6 +79,10 @@ pub(crate) enum LogFormat {
 enum Command {
     /// Check pipelines: all problems at once, with line, key, rule and what was probably meant
     Validate(validate::ValidateArgs),
+    /// Say what a run would read, compute, keep and write, before anything runs
+    Plan(plan::PlanArgs),
+    /// Check the model's arithmetic on this machine against the f64 reference, site by site
+    Selftest(selftest::SelftestArgs),
     /// Print the JSON Schema of the pipeline file, for editors and checks
     Schema(schema::SchemaArgs),
 }
@@ -88,6 +98,10 @@ pub fn main() -> ExitCode {
         }
     };
     let json = cli.globals.json;
+    if let Err(e) = start_log(&cli.globals) {
+        output::complain(&e.to_string());
+        return ExitCode::from(EXIT_USAGE);
+    }
     // the panic hook has printed the message; what is left to say is whose fault it was
     let outcome = std::panic::catch_unwind(|| dispatch(cli)).unwrap_or_else(|_| {
         output::complain("this is a bug in harvestd: please report it with the message above");
@@ -100,8 +114,25 @@ fn dispatch(cli: Cli) -> Outcome {
     let globals = &cli.globals;
     match cli.command {
         Command::Validate(args) => validate::execute(&args, globals),
+        Command::Plan(args) => plan::execute(&args, globals),
+        Command::Selftest(args) => selftest::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),
     }
+}
+
+/// Start logging. What is returned lets progress bars and log lines share the terminal.
+fn start_log(globals: &Globals) -> Result<ProgressGuard, Error> {
+    let format = match globals.log_format {
+        LogFormat::Human => logging::LogFormat::Human,
+        LogFormat::Json => logging::LogFormat::Json,
+    };
+    logging::init(format, &globals.log_level)
+}
+
+/// The runtime for everything that waits for stores and sockets.
+fn async_runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("io").build();
+    built.map_err(|e| Error::with_source(ErrorKind::Unavailable, "cannot start threads for input and output", e))
 }
 
 #[cfg(test)]

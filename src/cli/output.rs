@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::Value;
 
 /// A line (or lines) of the result.
@@ -18,4 +19,19 @@ pub(crate) fn print_json(value: &Value) {
 /// What went wrong.
 pub(crate) fn complain(message: &str) {
     drop(writeln!(std::io::stderr().lock(), "harvestd: {message}"));
+}
+
+/// A table with a line below its header; columns named in `right` are aligned to the right.
+pub(crate) fn table(header: &[&str], right: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header.iter().map(Cell::new));
+    for row in rows {
+        table.add_row(row);
+    }
+    for (i, name) in header.iter().enumerate() {
+        if let (true, Some(column)) = (right.contains(name), table.column_mut(i)) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
 }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Globals, Outcome, output};
-use crate::config::{self, Problem, Problems, Severity};
+use super::{Failure, Globals, Outcome, model_folder, output};
+use crate::config::{self, Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Arguments of `validate`.
@@ -62,9 +62,22 @@ fn check(file: &Path, sets: &[String]) -> Report {
     let source = file.display().to_string();
     let found: Vec<Problem> = match config::load(file, sets) {
         Err(problems) => problems.problems,
-        Ok(loaded) => loaded.notes,
+        Ok(loaded) => loaded.notes.iter().cloned().chain(check_model(&loaded)).collect(),
     };
     Report { found: Problems::new(&source, found) }
+}
+
+/// What the model's folder has to say, if it is on this machine.
+fn check_model(loaded: &Loaded) -> Vec<Problem> {
+    if !model_folder::is_here(loaded) {
+        let rule = "this folder is not here, so the names of sites were not checked";
+        return vec![loaded.problem(Severity::Note, "model.source", rule)];
+    }
+    match model_folder::open(loaded) {
+        Ok(_) => Vec::new(),
+        Err(Failure::Problems(found)) => found.problems,
+        Err(Failure::Error(e)) => vec![loaded.problem(Severity::Error, "model.source", e.to_string())],
+    }
 }
 
 /// The files that `paths` name: files as they are, and the `.yaml` and `.yml` files of folders, sorted.

@@ -40,6 +40,13 @@ pub struct Loaded {
     tree: Node,
 }
 
+impl Loaded {
+    /// A problem with the value at `path`, found by whoever looked further than this folder does.
+    pub fn problem(&self, severity: Severity, path: &str, rule: impl Into<String>) -> Problem {
+        rules::located(&self.tree, severity, path, rule.into(), None)
+    }
+}
+
 /// Read, override, check and resolve the pipeline file at `path`. `sets` are `--set` arguments, `path=value`.
 pub fn load(path: impl AsRef<Path>, sets: &[String]) -> Result<Loaded, Problems> {
     let path = path.as_ref();

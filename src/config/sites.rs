@@ -1,12 +1,11 @@
 //! What a pipeline needs to know of its model: which sites its names mean, and whether everything fits in memory.
 
-use globset::GlobBuilder;
-
-use super::problems::{Problem, Problems, Severity, nearest};
+use super::problems::{Problem, Problems, Severity};
 use super::rules::located;
 use super::{Loaded, Pipeline};
-use crate::hooks::HookPoint;
+use crate::hooks::{HookPoint, selection};
 use crate::sae::config::CoderConfig;
+use crate::tokens::config::Separator;
 use crate::units::ByteSize;
 
 /// A site and the number of values a row of it has.
@@ -34,7 +33,44 @@ pub struct TrainerMemory {
     pub coder: ByteSize,
 }
 
+/// What a model can do, as far as pipelines may ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Positions that it has embeddings for; none if they are computed.
+    pub positions: Option<usize>,
+    /// Whether it names a beginning-of-sequence token.
+    pub has_bos: bool,
+    /// Whether it names an end-of-sequence token.
+    pub has_eos: bool,
+}
+
 impl Loaded {
+    /// What the `tokens` section asks for and the model does not have.
+    pub fn check_limits(&self, limits: ModelLimits) -> Vec<Problem> {
+        let tokens = &self.pipeline.tokens;
+        let mut problems = Vec::new();
+        let mut broken = |path: &str, rule: String| {
+            problems.push(located(&self.tree, Severity::Error, path, rule, None));
+        };
+        if let Some(positions) = limits.positions
+            && tokens.context_length as usize > positions
+        {
+            broken("tokens.context_length", format!("must be at most {positions}: the model has no more positions"));
+        }
+        if tokens.prepend_bos && !limits.has_bos {
+            broken("tokens.prepend_bos", "must be false: the model names no BOS token".to_owned());
+        }
+        let named = match tokens.separator {
+            Separator::Eos => limits.has_eos,
+            Separator::Bos => limits.has_bos,
+            Separator::None => true,
+        };
+        if !named {
+            broken("tokens.separator", "must be another one: the model names no such token".to_owned());
+        }
+        problems
+    }
+
     /// Resolve site names against the sites that a model declares, with their widths, and check the memory that the
     /// trainers need.
     pub fn sites(&self, declared: &[SiteWidth]) -> Result<Sites, Problems> {
@@ -95,6 +131,8 @@ impl Loaded {
 /// Memory of each trainer whose input has been resolved.
 pub fn trainer_memory(pipeline: &Pipeline, inputs: &[SiteWidth]) -> Vec<TrainerMemory> {
     const F32: u64 = 4;
+    /// Document and draws of a row.
+    const ROW_LABEL_BYTES: u64 = 9;
     /// Parameters, gradients, first and second moments.
     const COPIES: u64 = 4;
     let one = |(trainer, (_, input_width)): (&crate::trainer::config::TrainerConfig, &SiteWidth)| {
@@ -105,7 +143,7 @@ pub fn trainer_memory(pipeline: &Pipeline, inputs: &[SiteWidth]) -> Vec<TrainerM
         let parameters = (2 * d * f).saturating_add(d + f);
         TrainerMemory {
             name: trainer.name.clone(),
-            buffer: ByteSize(trainer.buffer.rows.0.saturating_mul(d * F32)),
+            buffer: ByteSize(trainer.buffer.rows.0.saturating_mul(d * F32 + ROW_LABEL_BYTES)),
             coder: ByteSize(parameters.saturating_mul(F32 * COPIES)),
         }
     };
@@ -118,18 +156,14 @@ fn in_forward_order(sites: &mut Vec<SiteWidth>) {
     sites.dedup();
 }
 
-type Miss = (String, Option<String>);
-
-/// The declared sites that a name or pattern means.
-fn matching(pattern: &str, declared: &[SiteWidth]) -> Result<Vec<SiteWidth>, Miss> {
-    let glob = GlobBuilder::new(pattern).literal_separator(false).build().map_err(|e| (e.kind().to_string(), None))?;
-    let matcher = glob.compile_matcher();
-    let found: Vec<SiteWidth> =
-        declared.iter().filter(|(point, _)| matcher.is_match(point.to_string())).copied().collect();
-    if found.is_empty() {
-        let names: Vec<String> = declared.iter().map(|(point, _)| point.to_string()).collect();
-        let near = nearest(pattern, names.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
-        return Err(("is not a site of this model".to_owned(), near));
+/// The declared sites that a name or pattern means; or the rule it breaks and a hint.
+fn matching(pattern: &str, declared: &[SiteWidth]) -> Result<Vec<SiteWidth>, (String, Option<String>)> {
+    match selection::resolve(&[pattern], declared) {
+        Ok(points) => Ok(declared.iter().filter(|(point, _)| points.contains(point)).copied().collect()),
+        Err(problems) => {
+            let first = problems.into_iter().next();
+            let nearest = first.as_ref().and_then(|p| p.nearest.clone()).map(|n| format!("did you mean `{n}`?"));
+            Err((first.map_or_else(|| "is not a site".to_owned(), |p| p.reason), nearest))
+        }
     }
-    Ok(found)
 }

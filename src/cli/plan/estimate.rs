@@ -1,0 +1,304 @@
+//! The numbers of a plan. All of them are estimates but widths, and each says from what.
+
+use serde::Serialize;
+
+use super::rate::Rates;
+use super::work;
+use crate::config::sites::{self, SiteWidth};
+use crate::config::{Pipeline, Sites};
+use crate::dataset::config::StoredDtype;
+use crate::hooks::HookPoint;
+use crate::model::ModelSpec;
+use crate::sae::config::CoderConfig;
+use crate::tokens::config::{Packing, Separator, TokensConfig};
+use crate::tokens::estimate::Estimate;
+
+/// Bytes of a row's own columns: document, unit, sequence, position, token.
+const ROW_LABEL_BYTES: f64 = 24.0;
+
+/// What the corpus is.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct CorpusPlan {
+    pub(super) files: usize,
+    pub(super) units: u32,
+    pub(super) bytes: u64,
+    /// Documents and tokens, held-out ones included.
+    pub(super) documents: f64,
+    pub(super) tokens: f64,
+    /// Share that is held out.
+    pub(super) holdout: f64,
+    /// Documents that were looked into.
+    pub(super) documents_sampled: u64,
+}
+
+/// What the forward pass does.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ForwardPlan {
+    /// Tokens that it computes: BOS and separators included, held-out text not.
+    pub(super) tokens: f64,
+    /// Rows that are kept.
+    pub(super) rows: f64,
+    /// The last captured site.
+    pub(super) last_site: String,
+    /// Floating-point operations a token up to there.
+    pub(super) flops_per_token: f64,
+}
+
+/// One captured site.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct SitePlan {
+    pub(super) name: String,
+    pub(super) width: usize,
+    /// Bytes that a token costs in the dataset; 0 if it is not stored.
+    pub(super) stored_bytes_per_token: f64,
+    pub(super) stored_bytes: f64,
+    /// Trainers that read it.
+    pub(super) trainers: Vec<String>,
+}
+
+/// The dataset.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct DatasetPlan {
+    pub(super) url: String,
+    pub(super) rows: f64,
+    pub(super) shards: f64,
+    pub(super) bytes: f64,
+    /// Requests that write: a shard's parts, a commit for each.
+    pub(super) put_requests: f64,
+}
+
+/// One trainer.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct TrainerPlan {
+    pub(super) name: String,
+    pub(super) input: String,
+    pub(super) rows: u64,
+    /// Rows that the forward pass must keep for it.
+    pub(super) rows_needed: f64,
+    pub(super) steps: u64,
+    pub(super) buffer_bytes: u64,
+    pub(super) coder_bytes: u64,
+    /// All checkpoints that are kept at a time.
+    pub(super) checkpoint_bytes: f64,
+    pub(super) seconds: f64,
+}
+
+/// Memory, in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct MemoryPlan {
+    pub(super) model: f64,
+    pub(super) workspace: f64,
+    pub(super) trainers: f64,
+    /// What `limits.memory` leaves for queues; they fill only where somebody is slow.
+    pub(super) queues_at_most: f64,
+}
+
+/// Time, in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct TimePlan {
+    pub(super) rates: Rates,
+    pub(super) forward_seconds: f64,
+    pub(super) trainer_seconds: f64,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Plan {
+    pub(super) pipeline: String,
+    pub(super) parameters: f64,
+    pub(super) corpus: CorpusPlan,
+    pub(super) forward: ForwardPlan,
+    pub(super) sites: Vec<SitePlan>,
+    pub(super) dataset: Option<DatasetPlan>,
+    pub(super) trainers: Vec<TrainerPlan>,
+    pub(super) memory: MemoryPlan,
+    pub(super) time: TimePlan,
+    /// What the reader should know before starting.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What a plan is made from.
+pub(super) struct Facts<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) sites: &'a Sites,
+    pub(super) spec: &'a ModelSpec,
+    pub(super) files: usize,
+    pub(super) units: u32,
+    pub(super) bytes: u64,
+    pub(super) estimate: &'a Estimate,
+    pub(super) rates: Rates,
+}
+
+/// Make the plan.
+pub(super) fn plan(facts: &Facts<'_>) -> Plan {
+    let pipeline = facts.pipeline;
+    let holdout = pipeline.corpus.holdout().share();
+    let mut stream = stream(&pipeline.tokens, facts.estimate, 1.0 - holdout);
+    let trainers = trainers(facts);
+    let mut warnings = Vec::new();
+    let needed = trainers.iter().map(|t| t.rows_needed).fold(0.0, f64::max);
+    for trainer in trainers.iter().filter(|t| t.rows_needed > stream.rows) {
+        let (name, rows) = (&trainer.name, trainer.rows);
+        warnings.push(format!("trainer `{name}` wants {rows} rows; the corpus gives about {:.0}", stream.rows));
+    }
+    if pipeline.dataset.is_none() && needed < stream.rows {
+        // without a dataset the run ends when every trainer has enough
+        let share = needed / stream.rows.max(1.0);
+        stream = Stream { tokens: stream.tokens * share, rows: needed };
+    }
+    let points: Vec<HookPoint> = facts.sites.captured.iter().map(|(point, _)| *point).collect();
+    let forward = forward(facts, &points, &stream);
+    let memory = memory(facts, &points, &trainers);
+    let dataset = dataset(facts, stream.rows);
+    let time = TimePlan {
+        rates: facts.rates,
+        forward_seconds: forward.flops_per_token * forward.tokens / facts.rates.flops_per_second,
+        trainer_seconds: trainers.iter().map(|t| t.seconds).sum(),
+    };
+    Plan {
+        pipeline: pipeline.name.clone(),
+        parameters: work::parameters(facts.spec),
+        corpus: CorpusPlan {
+            files: facts.files,
+            units: facts.units,
+            bytes: facts.bytes,
+            documents: facts.estimate.documents,
+            tokens: facts.estimate.tokens,
+            holdout,
+            documents_sampled: facts.estimate.documents_sampled,
+        },
+        sites: facts.sites.captured.iter().map(|site| site_plan(facts, *site, stream.rows)).collect(),
+        forward,
+        dataset,
+        trainers,
+        memory,
+        time,
+        warnings,
+    }
+}
+
+/// Tokens that go through the model, and rows that are kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Stream {
+    tokens: f64,
+    rows: f64,
+}
+
+/// The stream that `share` of the corpus makes.
+fn stream(tokens: &TokensConfig, estimate: &Estimate, share: f64) -> Stream {
+    let context = f64::from(tokens.context_length);
+    let documents = estimate.documents * share;
+    let mean = estimate.tokens_per_document;
+    let separator = if tokens.separator == Separator::None { 0.0 } else { 1.0 };
+    let text = match tokens.packing {
+        Packing::Concat | Packing::Pad => documents * mean,
+        Packing::Truncate => documents * mean.min(context),
+    };
+    // runs of tokens whose positions start at 0
+    let contexts = match (tokens.packing, tokens.attend_across_documents) {
+        (Packing::Concat, true) => text / context,
+        (Packing::Concat, false) => documents + text / context,
+        (Packing::Pad, _) => documents * (mean / context).ceil(),
+        (Packing::Truncate, _) => documents,
+    };
+    let bos = if tokens.prepend_bos { contexts } else { 0.0 };
+    let computed = text + bos + documents * separator;
+    let special = tokens.exclude.special;
+    let excluded =
+        tokens.exclude.positions.iter().filter(|&&p| !(p == 0 && tokens.prepend_bos && special)).count() as f64;
+    let kept = if special { text } else { computed };
+    Stream { tokens: computed, rows: (kept - excluded * contexts).max(0.0) }
+}
+
+fn forward(facts: &Facts<'_>, points: &[HookPoint], stream: &Stream) -> ForwardPlan {
+    let last = points.last().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    let context = facts.pipeline.tokens.context_length as usize;
+    ForwardPlan {
+        tokens: stream.tokens,
+        rows: stream.rows,
+        last_site: last,
+        flops_per_token: work::flops_per_token(facts.spec, points, context),
+    }
+}
+
+fn site_plan(facts: &Facts<'_>, (point, width): SiteWidth, rows: f64) -> SitePlan {
+    let stored = facts.sites.stored.iter().any(|(p, _)| *p == point);
+    let dataset = facts.pipeline.dataset.as_ref().filter(|_| stored);
+    let per_token = dataset.map_or(0.0, |d| width as f64 * value_bytes(d.dtype) * d.sample.share());
+    let reads = facts.sites.inputs.iter().zip(&facts.pipeline.trainers).filter(|((p, _), _)| *p == point);
+    SitePlan {
+        name: point.to_string(),
+        width,
+        stored_bytes_per_token: per_token,
+        stored_bytes: per_token * rows,
+        trainers: reads.map(|(_, trainer)| trainer.name.clone()).collect(),
+    }
+}
+
+fn value_bytes(dtype: StoredDtype) -> f64 {
+    match dtype {
+        StoredDtype::Float16 | StoredDtype::Bfloat16 => 2.0,
+        StoredDtype::Float32 => 4.0,
+    }
+}
+
+fn dataset(facts: &Facts<'_>, rows: f64) -> Option<DatasetPlan> {
+    /// Size of the parts in which shards are uploaded.
+    const PART_BYTES: f64 = (8 << 20) as f64;
+    let config = facts.pipeline.dataset.as_ref()?;
+    let rows = rows * config.sample.share();
+    let values: usize = facts.sites.stored.iter().map(|(_, width)| width).sum();
+    let bytes = rows * (values as f64 * value_bytes(config.dtype) + ROW_LABEL_BYTES);
+    // shards do not cross units
+    let units = f64::from(facts.units).max(1.0);
+    let shards = units * (rows / units / config.rows_per_shard.0 as f64).ceil();
+    let parts = (bytes / shards.max(1.0) / PART_BYTES).ceil();
+    // a multipart upload is begun and completed besides
+    let uploads = if parts > 1.0 { parts + 2.0 } else { 1.0 };
+    Some(DatasetPlan { url: config.url.clone(), rows, shards, bytes, put_requests: shards * (uploads + 1.0) + 1.0 })
+}
+
+fn trainers(facts: &Facts<'_>) -> Vec<TrainerPlan> {
+    let memory = sites::trainer_memory(facts.pipeline, &facts.sites.inputs);
+    let configs = facts.pipeline.trainers.iter().zip(&facts.sites.inputs).zip(memory);
+    configs
+        .map(|((config, (input, d)), memory)| {
+            let CoderConfig::Topk { width, .. } = &config.coder;
+            let parameters = 2.0 * *d as f64 * f64::from(*width);
+            let steps = config.rows.0 / u64::from(config.batch_rows);
+            let buffer = memory.buffer.0 as f64;
+            TrainerPlan {
+                name: config.name.clone(),
+                input: input.to_string(),
+                rows: config.rows.0,
+                rows_needed: config.rows.0 as f64 / f64::from(config.buffer.reuse),
+                steps,
+                buffer_bytes: memory.buffer.0,
+                coder_bytes: memory.coder.0,
+                checkpoint_bytes: (parameters * 12.0 + buffer) * f64::from(config.checkpoint.keep),
+                seconds: trainer_seconds(parameters, config.rows.0 as f64, steps as f64, facts.rates),
+            }
+        })
+        .collect()
+}
+
+/// The encoder's product is dense: one operation pair for each of its parameters (half of all) and row. Decoding and
+/// gradients touch k latents of each row only, which is little. Adam goes through parameters, gradients and two moments
+/// once a step, and writes three of them.
+fn trainer_seconds(parameters: f64, rows: f64, steps: f64, rates: Rates) -> f64 {
+    const ADAM_BYTES: f64 = 7.0 * 4.0;
+    parameters * rows / rates.flops_per_second + parameters * ADAM_BYTES * steps / rates.bytes_per_second
+}
+
+fn memory(facts: &Facts<'_>, points: &[HookPoint], trainers: &[TrainerPlan]) -> MemoryPlan {
+    let tokens = &facts.pipeline.tokens;
+    let context = tokens.context_length as usize;
+    let batch_tokens = tokens.batch_sequences() * context;
+    let held = trainers.iter().map(|t| (t.buffer_bytes + t.coder_bytes) as f64).sum();
+    MemoryPlan {
+        model: work::weight_bytes(facts.spec),
+        workspace: work::workspace_bytes(facts.spec, points, batch_tokens, context),
+        trainers: held,
+        queues_at_most: (facts.pipeline.memory_limit.0 as f64 - held).max(0.0),
+    }
+}

@@ -1,0 +1,192 @@
+//! `harvestd plan`: what a run would read, compute, keep and write, before the first forward pass.
+
+mod estimate;
+mod rate;
+mod work;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Globals, Outcome, async_runtime, model_folder, output};
+use crate::compute::cpu::Cpu;
+use crate::config;
+use crate::corpus::Corpus;
+use crate::error::{ErrorKind, ResultExt};
+use crate::tokens::estimate::{Estimate, estimate};
+use crate::units::{ByteSize, Count};
+use estimate::{Facts, Plan};
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  harvestd plan p.yaml
+  harvestd plan p.yaml --set tokens.context_length=256 --json | jq .time
+
+Rows, tokens and bytes are estimated from a few hundred documents spread over the corpus, time from the speed of matrix
+products measured for a second. Nothing is written.")]
+pub(crate) struct PlanArgs {
+    /// The pipeline file
+    pipeline: PathBuf,
+}
+
+pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
+    let loaded = config::load(&args.pipeline, &globals.sets)?;
+    let (source, sites) = model_folder::open(&loaded)?;
+    let pipeline = &loaded.pipeline;
+    let runtime = async_runtime()?;
+    let corpus = Arc::new(runtime.block_on(Corpus::open(&pipeline.corpus))?);
+    let tokenizer = model_folder::tokenizer(&loaded, &source)?;
+    let estimate: Estimate = estimate(&corpus, &tokenizer)?;
+    let backend = Cpu::new(pipeline.model.threads as usize)?;
+    let spec = source.spec();
+    let batch_tokens = pipeline.tokens.batch_sequences() * pipeline.tokens.context_length as usize;
+    let rates = rate::measure(&backend, batch_tokens.min(rate::ROWS_MAX), spec.d_model, spec.d_mlp);
+    let plan = estimate::plan(&Facts {
+        pipeline,
+        sites: &sites,
+        spec,
+        files: corpus.files().len(),
+        units: corpus.n_units(),
+        bytes: corpus.bytes(),
+        estimate: &estimate,
+        rates,
+    });
+    if globals.json {
+        let value = serde_json::to_value(&plan).or_kind(ErrorKind::Internal, || "write the plan as JSON".to_owned())?;
+        output::print_json(&value);
+    } else {
+        print(&plan, &pipeline.model.source);
+        loaded.notes.iter().for_each(|note| output::print(&note.line(&loaded.source.display().to_string())));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(plan: &Plan, model: &str) {
+    let (corpus, forward, memory, time) = (&plan.corpus, &plan.forward, &plan.memory, &plan.time);
+    let line = |label: &str, text: String| output::print(&format!("{label:<9} {text}"));
+    line("pipeline", plan.pipeline.clone());
+    line("model", format!("{model}, {} parameters", count(plan.parameters)));
+    line(
+        "corpus",
+        format!(
+            "{} files, {}, {} units; about {} documents, {} tokens; {:.1}% held out",
+            corpus.files,
+            ByteSize(corpus.bytes),
+            corpus.units,
+            count(corpus.documents),
+            count(corpus.tokens),
+            corpus.holdout * 100.0
+        ),
+    );
+    line(
+        "forward",
+        format!(
+            "about {} tokens up to {}, {:.1} MFLOP each; {} rows kept",
+            count(forward.tokens),
+            forward.last_site,
+            forward.flops_per_token / 1e6,
+            count(forward.rows)
+        ),
+    );
+    output::print(&format!("\n{}\n", site_table(plan)));
+    if let Some(dataset) = &plan.dataset {
+        line(
+            "dataset",
+            format!(
+                "{}: about {} rows, {} in {} shards, {} write requests",
+                dataset.url,
+                count(dataset.rows),
+                bytes(dataset.bytes),
+                count(dataset.shards),
+                count(dataset.put_requests)
+            ),
+        );
+    }
+    if !plan.trainers.is_empty() {
+        output::print(&format!("\n{}\n", trainer_table(plan)));
+    }
+    line(
+        "memory",
+        format!(
+            "{}: model {}, workspace {}, trainers {}; queues at most {}",
+            bytes(memory.model + memory.workspace + memory.trainers),
+            bytes(memory.model),
+            bytes(memory.workspace),
+            bytes(memory.trainers),
+            bytes(memory.queues_at_most)
+        ),
+    );
+    line(
+        "time",
+        format!(
+            "about {}: forward {}, trainers {} (at {:.0} GFLOP/s and {:.1} GB/s, measured now)",
+            duration(time.forward_seconds + time.trainer_seconds),
+            duration(time.forward_seconds),
+            duration(time.trainer_seconds),
+            time.rates.flops_per_second / 1e9,
+            time.rates.bytes_per_second / 1e9
+        ),
+    );
+    plan.warnings.iter().for_each(|w| line("warning", w.clone()));
+}
+
+fn site_table(plan: &Plan) -> comfy_table::Table {
+    let header = ["site", "width", "stored bytes/token", "stored in all", "trainers"];
+    let rows = plan.sites.iter().map(|site| {
+        let stored = site.stored_bytes_per_token > 0.0;
+        vec![
+            site.name.clone(),
+            site.width.to_string(),
+            if stored { format!("{:.0}", site.stored_bytes_per_token) } else { "-".to_owned() },
+            if stored { bytes(site.stored_bytes) } else { "-".to_owned() },
+            site.trainers.join(", "),
+        ]
+    });
+    output::table(&header, &["width", "stored bytes/token", "stored in all"], rows)
+}
+
+fn trainer_table(plan: &Plan) -> comfy_table::Table {
+    let header = ["trainer", "input", "rows", "steps", "buffer", "coder", "checkpoints", "time"];
+    let rows = plan.trainers.iter().map(|t| {
+        vec![
+            t.name.clone(),
+            t.input.clone(),
+            count(t.rows as f64),
+            t.steps.to_string(),
+            ByteSize(t.buffer_bytes).to_string(),
+            ByteSize(t.coder_bytes).to_string(),
+            bytes(t.checkpoint_bytes),
+            duration(t.seconds),
+        ]
+    });
+    output::table(&header, &["rows", "steps", "buffer", "coder", "checkpoints", "time"], rows)
+}
+
+fn count(n: f64) -> String {
+    Count(n.max(0.0).round() as u64).to_string()
+}
+
+fn bytes(n: f64) -> String {
+    ByteSize(n.max(0.0).round() as u64).to_string()
+}
+
+/// `3d 4h`, `2h 5min`, `40min`, `12s`: two figures at most.
+fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    let parts = |big: u64, big_unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{big}{big_unit}"),
+        _ => format!("{big}{big_unit} {small}{small_unit}"),
+    };
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => parts(s / 60, "min", if s < 600 { s % 60 } else { 0 }, "s"),
+        3600..86_400 => parts(s / 3600, "h", s % 3600 / 60, "min"),
+        _ => parts(s / 86_400, "d", s % 86_400 / 3600, "h"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

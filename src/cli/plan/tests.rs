@@ -1,0 +1,152 @@
+use super::estimate::Facts;
+use super::*;
+use crate::config::Sites;
+use crate::hooks::{HookPoint, Site};
+use crate::model::ModelSpec;
+
+/// GPT-2 small.
+fn gpt2() -> ModelSpec {
+    let config = serde_json::json!({"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12,
+        "vocab_size": 50257, "n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+        "bos_token_id": 50256, "eos_token_id": 50256});
+    ModelSpec::parse(&config).unwrap()
+}
+
+const PIPELINE: &str = r#"
+version: 1
+name: p
+model: {source: models/gpt2}
+corpus: {type: jsonl, paths: [c.jsonl], holdout: 10%}
+tokens: {context_length: 100, prepend_bos: true, separator: eos, exclude: {positions: [0, 1]}}
+capture: ["blocks.5.hook_resid_post"]
+dataset: {url: out/acts, sample: 50%, rows_per_shard: 100000}
+trainers:
+  - name: t
+    input: blocks.2.hook_mlp_out
+    coder: {type: topk, width: 1000, k: 8}
+    optimizer: {type: adam, learning_rate: 1.0e-3}
+    batch_rows: 1000
+    rows: 10M
+    buffer: {rows: 10000, reuse: 4}
+    checkpoint: {url: out/c, keep: 2}
+"#;
+
+/// The plan of [`PIPELINE`] with `sets`, for a corpus of 10 000 documents of 1000 tokens.
+fn plan_with(sets: &[&str]) -> Plan {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.yaml");
+    std::fs::write(&file, PIPELINE).unwrap();
+    let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+    let loaded = config::load(&file, &sets).unwrap();
+    let spec = gpt2();
+    let sites: Sites = loaded.sites(&spec.points(100)).unwrap();
+    let estimate = Estimate {
+        documents_sampled: 64,
+        bytes_per_token: 4.0,
+        tokens_per_document: 1000.0,
+        documents: 10_000.0,
+        tokens: 10_000_000.0,
+        holdout_share: 0.1,
+        dropped_share: 0.0,
+    };
+    let rates = rate::Rates { flops_per_second: 1e11, bytes_per_second: 1e10 };
+    let facts = Facts {
+        pipeline: &loaded.pipeline,
+        sites: &sites,
+        spec: &spec,
+        files: 1,
+        units: 4,
+        bytes: 1 << 30,
+        estimate: &estimate,
+        rates,
+    };
+    estimate::plan(&facts)
+}
+
+#[test]
+fn parameters_and_operations_of_gpt2() {
+    let spec = gpt2();
+    // the published count is 124 439 808, of which 0.1% are biases and norms
+    assert!((work::parameters(&spec) / 124.4e6 - 1.0).abs() < 0.002, "{}", work::parameters(&spec));
+    let block = |layer, site| [HookPoint::block(layer, site)];
+    let flops = |points: &[HookPoint]| work::flops_per_token(&spec, points, 0);
+    // a block has 12 d^2 parameters in its matrices
+    let one = 2.0 * 12.0 * 768.0 * 768.0;
+    assert_eq!(flops(&block(11, Site::ResidPost)), 12.0 * one);
+    assert_eq!(flops(&block(6, Site::ResidPre)), 6.0 * one);
+    assert_eq!(flops(&block(0, Site::AttnOut)), one / 3.0);
+    assert_eq!(flops(&[HookPoint::outside(Site::LnFinalOut)]), 12.0 * one);
+    assert_eq!(flops(&[HookPoint::outside(Site::Embed)]), 0.0);
+    assert_eq!(flops(&[]), 0.0);
+}
+
+#[test]
+fn rows_bytes_and_shards() {
+    let plan = plan_with(&[]);
+    // 9000 documents are harvested; each begins a context, and so does every 100th token
+    let contexts = 9000.0 + 90_000.0;
+    assert_eq!(plan.forward.tokens, 9e6 + contexts + 9000.0);
+    // position 0 is BOS and special already, position 1 of each context is excluded
+    assert_eq!(plan.forward.rows, 9e6 - contexts);
+    assert_eq!(plan.forward.last_site, "blocks.5.hook_resid_post");
+    let dataset = plan.dataset.unwrap();
+    assert_eq!(dataset.rows, plan.forward.rows / 2.0);
+    assert_eq!(dataset.bytes, dataset.rows * (768.0 * 2.0 + 24.0));
+    assert_eq!(dataset.shards, 4.0 * 12.0);
+    assert_eq!(plan.sites.len(), 2);
+    let stored = plan.sites.iter().find(|s| s.name.contains("resid_post")).unwrap();
+    assert_eq!((stored.stored_bytes_per_token, stored.trainers.len()), (768.0, 0));
+    let trained = plan.sites.iter().find(|s| s.name.contains("mlp_out")).unwrap();
+    assert_eq!((trained.stored_bytes_per_token, trained.trainers.as_slice()), (0.0, &["t".to_owned()][..]));
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+}
+
+#[test]
+fn without_a_dataset_the_run_ends_when_trainers_have_enough() {
+    let plan = plan_with(&["dataset=null"]);
+    assert_eq!(plan.forward.rows, 2.5e6, "10M rows, each drawn 4 times");
+    assert!(plan.dataset.is_none());
+    let more = plan_with(&["dataset=null", "trainers.0.rows=100M"]);
+    assert_eq!(more.warnings.len(), 1);
+    assert!(more.forward.rows < 25e6);
+}
+
+#[test]
+fn trainers_cost_memory_disk_and_time() {
+    let plan = plan_with(&[]);
+    let trainer = &plan.trainers[0];
+    let parameters = 2.0 * 768.0 * 1000.0;
+    assert_eq!(trainer.steps, 10_000);
+    assert_eq!(trainer.buffer_bytes, 10_000 * (768 * 4 + 9));
+    assert_eq!(trainer.checkpoint_bytes, 2.0 * (parameters * 12.0 + trainer.buffer_bytes as f64));
+    let seconds = parameters * 1e7 / 1e11 + parameters * 28.0 * 1e4 / 1e10;
+    assert!((trainer.seconds - seconds).abs() < 1e-6);
+    assert_eq!(plan.time.trainer_seconds, trainer.seconds);
+    assert_eq!(plan.memory.trainers, (trainer.buffer_bytes + trainer.coder_bytes) as f64);
+}
+
+#[test]
+fn packing_decides_what_is_computed() {
+    let truncated = plan_with(&["tokens.packing=truncate"]);
+    assert_eq!(truncated.forward.tokens, 9000.0 * 102.0);
+    let padded = plan_with(&["tokens.packing=pad", "tokens.prepend_bos=false", "tokens.exclude.special=false"]);
+    assert_eq!(padded.forward.tokens, 9e6 + 9000.0);
+    assert_eq!(padded.forward.rows, 9e6 + 9000.0 - 2.0 * 90_000.0);
+    let across = plan_with(&["tokens.attend_across_documents=true", "tokens.separator=none"]);
+    assert_eq!(across.forward.tokens, 9e6 + 90_000.0);
+}
+
+#[test]
+fn durations_have_two_figures() {
+    assert_eq!(duration(12.4), "12s");
+    assert_eq!(duration(125.0), "2min 5s");
+    assert_eq!(duration(1205.0), "20min");
+    assert_eq!(duration(7500.0), "2h 5min");
+    assert_eq!(duration(3.0 * 86_400.0 + 4.0 * 3600.0), "3d 4h");
+}
+
+#[test]
+fn rates_are_measured() {
+    let rates = rate::measure(&Cpu::new(1).unwrap(), 64, 64, 64);
+    assert!(rates.flops_per_second > 1e7 && rates.bytes_per_second > 1e7, "{rates:?}");
+}

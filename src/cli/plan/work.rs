@@ -1,0 +1,61 @@
+//! How much a forward pass computes: floating-point operations a token and bytes of memory.
+
+use crate::hooks::{HookPoint, Site};
+use crate::model::{Architecture, ModelSpec};
+
+/// Bytes of an f32.
+const F32: f64 = 4.0;
+
+/// Floating-point operations a token, up to and including the block of the last of `points`. A multiplication and an
+/// addition are two; only matrix products and attention count, the rest is a percent or two.
+pub(super) fn flops_per_token(spec: &ModelSpec, points: &[HookPoint], context_length: usize) -> f64 {
+    let (d, m) = (spec.d_model as f64, spec.d_mlp as f64);
+    let (q, kv) = ((spec.n_heads * spec.d_head) as f64, (spec.n_kv_heads * spec.d_head) as f64);
+    // scores and their use: a token sees half the context on average
+    let attention = 2.0 * (d * q + 2.0 * d * kv + q * d) + 2.0 * q * context_length as f64;
+    let mlp = 2.0 * mlp_matrices(spec) * d * m;
+    let last = points.iter().copied().max_by_key(|p| p.forward_order());
+    match last {
+        None => 0.0,
+        Some(HookPoint { layer: Some(layer), site }) => {
+            let (with_attention, with_mlp) = (site >= Site::Q, site >= Site::MlpPre);
+            f64::from(layer) * (attention + mlp)
+                + if with_attention { attention } else { 0.0 }
+                + if with_mlp { mlp } else { 0.0 }
+        }
+        Some(HookPoint { layer: None, site: Site::Embed | Site::PosEmbed }) => 0.0,
+        Some(_) => f64::from(spec.n_layers) * (attention + mlp),
+    }
+}
+
+/// Parameters, embeddings included.
+pub(super) fn parameters(spec: &ModelSpec) -> f64 {
+    let (d, m) = (spec.d_model as f64, spec.d_mlp as f64);
+    let (q, kv) = ((spec.n_heads * spec.d_head) as f64, (spec.n_kv_heads * spec.d_head) as f64);
+    let block = 2.0 * d * q + 2.0 * d * kv + mlp_matrices(spec) * d * m;
+    let heads = if spec.tied_head { 1.0 } else { 2.0 };
+    let positions = if spec.rope.is_none() { spec.max_positions as f64 * d } else { 0.0 };
+    f64::from(spec.n_layers) * block + heads * spec.vocab_size as f64 * d + positions
+}
+
+/// Bytes of the weights in memory.
+pub(super) fn weight_bytes(spec: &ModelSpec) -> f64 {
+    parameters(spec) * F32
+}
+
+/// Bytes of the forward pass's buffers for batches of `batch_tokens`, attention patterns included if one is captured.
+pub(super) fn workspace_bytes(spec: &ModelSpec, points: &[HookPoint], batch_tokens: usize, context: usize) -> f64 {
+    let (q, kv) = (spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
+    let hidden = if mlp_matrices(spec) > 2.0 { 2 * spec.d_mlp } else { spec.d_mlp };
+    let pattern = points.iter().any(|p| p.site == Site::Pattern);
+    let values = 3 * spec.d_model + 2 * q + 2 * kv + hidden + if pattern { spec.n_heads * context } else { 0 };
+    (values * batch_tokens) as f64 * F32
+}
+
+/// Matrices of the MLP: a gated one has three.
+fn mlp_matrices(spec: &ModelSpec) -> f64 {
+    match spec.architecture {
+        Architecture::Llama => 3.0,
+        Architecture::Gpt2 => 2.0,
+    }
+}
