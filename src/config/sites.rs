@@ -3,9 +3,11 @@
 use super::problems::{Problem, Problems, Severity};
 use super::rules::located;
 use super::{Loaded, Pipeline};
+use crate::error::Result;
 use crate::hooks::{HookPoint, selection};
-use crate::sae::config::CoderConfig;
 use crate::tokens::config::Separator;
+use crate::trainer::TrainerSettings;
+use crate::trainer::config::TrainerConfig;
 use crate::units::ByteSize;
 
 /// A site and the number of values a row of it has.
@@ -27,9 +29,9 @@ pub struct Sites {
 pub struct TrainerMemory {
     /// The trainer.
     pub name: String,
-    /// Its mixing buffer.
+    /// The rows of its mixing buffer.
     pub buffer: ByteSize,
-    /// Parameters, gradients and the optimiser's two moments.
+    /// Everything else: parameters, gradients, the optimiser's moments, a step's scratch.
     pub coder: ByteSize,
 }
 
@@ -115,7 +117,11 @@ impl Loaded {
     }
 
     fn too_little_memory(&self, inputs: &[SiteWidth]) -> Option<Problem> {
-        let memory = trainer_memory(&self.pipeline, inputs);
+        let memory = match trainer_memory(&self.pipeline, inputs) {
+            Ok(memory) => memory,
+            // a setting that only shows itself to be wrong beside the input's width
+            Err(e) => return Some(self.problem(Severity::Error, "trainers", e.to_string())),
+        };
         let needed: u64 = memory.iter().map(|m| m.buffer.0.saturating_add(m.coder.0)).fold(0, u64::saturating_add);
         if needed <= self.pipeline.memory_limit.0 {
             return None;
@@ -128,24 +134,13 @@ impl Loaded {
     }
 }
 
-/// Memory of each trainer whose input has been resolved.
-pub fn trainer_memory(pipeline: &Pipeline, inputs: &[SiteWidth]) -> Vec<TrainerMemory> {
-    const F32: u64 = 4;
-    /// Document and draws of a row.
-    const ROW_LABEL_BYTES: u64 = 9;
-    /// Parameters, gradients, first and second moments.
-    const COPIES: u64 = 4;
-    let one = |(trainer, (_, input_width)): (&crate::trainer::config::TrainerConfig, &SiteWidth)| {
-        let d = *input_width as u64;
-        let CoderConfig::Topk { width, .. } = &trainer.coder;
-        let f = u64::from(*width);
-        // encoder and decoder [f, d] and their biases
-        let parameters = (2 * d * f).saturating_add(d + f);
-        TrainerMemory {
-            name: trainer.name.clone(),
-            buffer: ByteSize(trainer.buffer.rows.0.saturating_mul(d * F32 + ROW_LABEL_BYTES)),
-            coder: ByteSize(parameters.saturating_mul(F32 * COPIES)),
-        }
+/// Memory of each trainer, given its input's width.
+pub fn trainer_memory(pipeline: &Pipeline, inputs: &[SiteWidth]) -> Result<Vec<TrainerMemory>> {
+    let one = |(config, (point, width)): (&TrainerConfig, &SiteWidth)| {
+        let settings = TrainerSettings { config: config.clone(), point: *point, width: *width, seed: pipeline.seed };
+        let all = settings.memory_bytes()?;
+        let buffer = all.min(config.buffer.rows.0.saturating_mul(4 * *width as u64));
+        Ok(TrainerMemory { name: config.name.clone(), buffer: ByteSize(buffer), coder: ByteSize(all - buffer) })
     };
     pipeline.trainers.iter().zip(inputs).map(one).collect()
 }

@@ -21,12 +21,13 @@ use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::runtime::rng::{Rng, RngState};
+use crate::runtime::rng::{Rng, RngState, Seed};
 use crate::sae::dead::DeadTracker;
 use crate::sae::export::f32_tensor;
 use crate::sae::optim::Adam;
 use crate::sae::params::{PerParam, shapes};
 use crate::sae::topk::{TopkCoder, TopkSettings};
+use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::step::{Counters, Training};
 use crate::trainer::{StepReport, TrainerSettings};
@@ -73,6 +74,23 @@ pub(super) fn settings_value(settings: &TrainerSettings) -> Result<Value> {
         "seed": settings.seed.0,
         "trainer": config,
     }))
+}
+
+/// The settings that a checkpoint was made with: what [`settings_value`] wrote.
+pub(super) fn saved_settings(files: &[(String, Vec<u8>)]) -> Result<TrainerSettings> {
+    #[derive(Deserialize)]
+    struct Saved {
+        point: String,
+        width: usize,
+        seed: u64,
+        trainer: TrainerConfig,
+    }
+    let state: State =
+        serde_json::from_slice(find(files, STATE)?).or_kind(ErrorKind::Data, || format!("read {STATE}"))?;
+    let saved: Saved =
+        serde_json::from_value(state.settings).or_kind(ErrorKind::Data, || format!("read the settings of {STATE}"))?;
+    let point = saved.point.parse().or_kind(ErrorKind::Data, || format!("{STATE}: `{}` is not a site", saved.point))?;
+    Ok(TrainerSettings { config: saved.trainer, point, width: saved.width, seed: Seed(saved.seed) })
 }
 
 /// The files of a checkpoint.

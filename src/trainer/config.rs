@@ -60,7 +60,7 @@ pub enum Normalize {
 pub struct BufferConfig {
     /// Rows held; batches are drawn at random while it is full.
     #[serde(default = "default_buffer_rows")]
-    #[schemars(extend("minimum" = 1))]
+    #[schemars(extend("minimum" = 1, "maximum" = 4_294_967_295u32))]
     pub rows: Count,
     /// Draws after which a row leaves.
     #[serde(default = "default_reuse")]

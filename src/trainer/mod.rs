@@ -163,6 +163,14 @@ impl TrainerSettings {
         Ok(4 * (parameters + step) + plan.buffer_rows as u64 * (4 * d + 17) + 8 * f)
     }
 
+    /// The settings that a checkpoint was made with.
+    ///
+    /// # Errors
+    /// `Data` if `state.json` is missing or damaged.
+    pub fn of_checkpoint(files: &[(String, Vec<u8>)]) -> Result<Self> {
+        checkpoint::saved_settings(files)
+    }
+
     fn stream(&self, purpose: &str) -> crate::runtime::rng::Rng {
         self.seed.stream(&format!("trainer/{}/{purpose}", self.config.name))
     }

@@ -7,6 +7,7 @@ use super::work;
 use crate::config::sites::{self, SiteWidth};
 use crate::config::{Pipeline, Sites};
 use crate::dataset::config::StoredDtype;
+use crate::error::Result;
 use crate::hooks::HookPoint;
 use crate::model::ModelSpec;
 use crate::sae::config::CoderConfig;
@@ -130,11 +131,11 @@ pub(super) struct Facts<'a> {
 }
 
 /// Make the plan.
-pub(super) fn plan(facts: &Facts<'_>) -> Plan {
+pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
     let pipeline = facts.pipeline;
     let holdout = pipeline.corpus.holdout().share();
     let mut stream = stream(&pipeline.tokens, facts.estimate, 1.0 - holdout);
-    let trainers = trainers(facts);
+    let trainers = trainers(facts)?;
     let mut warnings = Vec::new();
     let needed = trainers.iter().map(|t| t.rows_needed).fold(0.0, f64::max);
     for trainer in trainers.iter().filter(|t| t.rows_needed > stream.rows) {
@@ -155,7 +156,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Plan {
         forward_seconds: forward.flops_per_token * forward.tokens / facts.rates.flops_per_second,
         trainer_seconds: trainers.iter().map(|t| t.seconds).sum(),
     };
-    Plan {
+    Ok(Plan {
         pipeline: pipeline.name.clone(),
         parameters: work::parameters(facts.spec),
         corpus: CorpusPlan {
@@ -174,7 +175,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Plan {
         memory,
         time,
         warnings,
-    }
+    })
 }
 
 /// Tokens that go through the model, and rows that are kept.
@@ -258,28 +259,27 @@ fn dataset(facts: &Facts<'_>, rows: f64) -> Option<DatasetPlan> {
     Some(DatasetPlan { url: config.url.clone(), rows, shards, bytes, put_requests: shards * (uploads + 1.0) + 1.0 })
 }
 
-fn trainers(facts: &Facts<'_>) -> Vec<TrainerPlan> {
-    let memory = sites::trainer_memory(facts.pipeline, &facts.sites.inputs);
+fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {
+    let memory = sites::trainer_memory(facts.pipeline, &facts.sites.inputs)?;
     let configs = facts.pipeline.trainers.iter().zip(&facts.sites.inputs).zip(memory);
-    configs
-        .map(|((config, (input, d)), memory)| {
-            let CoderConfig::Topk { width, .. } = &config.coder;
-            let parameters = 2.0 * *d as f64 * f64::from(*width);
-            let steps = config.rows.0 / u64::from(config.batch_rows);
-            let buffer = memory.buffer.0 as f64;
-            TrainerPlan {
-                name: config.name.clone(),
-                input: input.to_string(),
-                rows: config.rows.0,
-                rows_needed: config.rows.0 as f64 / f64::from(config.buffer.reuse),
-                steps,
-                buffer_bytes: memory.buffer.0,
-                coder_bytes: memory.coder.0,
-                checkpoint_bytes: (parameters * 12.0 + buffer) * f64::from(config.checkpoint.keep),
-                seconds: trainer_seconds(parameters, config.rows.0 as f64, steps as f64, facts.rates),
-            }
-        })
-        .collect()
+    let plans = configs.map(|((config, (input, d)), memory)| {
+        let CoderConfig::Topk { width, .. } = &config.coder;
+        let parameters = 2.0 * *d as f64 * f64::from(*width);
+        let steps = config.rows.0 / u64::from(config.batch_rows);
+        let buffer = memory.buffer.0 as f64;
+        TrainerPlan {
+            name: config.name.clone(),
+            input: input.to_string(),
+            rows: config.rows.0,
+            rows_needed: config.rows.0 as f64 / f64::from(config.buffer.reuse),
+            steps,
+            buffer_bytes: memory.buffer.0,
+            coder_bytes: memory.coder.0,
+            checkpoint_bytes: (parameters * 12.0 + buffer) * f64::from(config.checkpoint.keep),
+            seconds: trainer_seconds(parameters, config.rows.0 as f64, steps as f64, facts.rates),
+        }
+    });
+    Ok(plans.collect())
 }
 
 /// The encoder's product is dense: one operation pair for each of its parameters (half of all) and row. Decoding and

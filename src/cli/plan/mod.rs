@@ -53,7 +53,7 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         bytes: corpus.bytes(),
         estimate: &estimate,
         rates,
-    });
+    })?;
     if globals.json {
         let value = serde_json::to_value(&plan).or_kind(ErrorKind::Internal, || "write the plan as JSON".to_owned())?;
         output::print_json(&value);
