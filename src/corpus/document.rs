@@ -116,5 +116,5 @@ mod tests {
     }
 
     /// Written down once: a change here would move documents between training and evaluation of existing runs.
-    const STABLE: [u64; 0] = [];
+    const STABLE: [u64; 2] = [204, 297];
 }

@@ -37,6 +37,8 @@ pub(crate) struct TextSource {
     pub(crate) first_part: bool,
     /// End of this part in the file; `u64::MAX` if it has no later part.
     pub(crate) part_end: u64,
+    /// Length of the byte-order mark, until the first line is read: that starts at 0 with or without a mark.
+    mark_bytes: u64,
     fetched: Arc<AtomicU64>,
     fetch_bytes: u64,
 }
@@ -62,6 +64,7 @@ impl TextSource {
             fetch_bytes: end - from,
             bytes: Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder(fetch, file.compression()))),
             offset: from,
+            mark_bytes: 0,
             first_part: start == 0,
             part_end: if end == file.bytes { u64::MAX } else { end },
         }
@@ -97,8 +100,8 @@ impl TextSource {
         (&mut self.bytes).take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut head)?;
         if head == BYTE_ORDER_MARK {
             head.clear();
+            self.mark_bytes = BYTE_ORDER_MARK.len() as u64;
         }
-        // The mark is not counted in `offset`: the first line starts at 0 with or without it.
         let rest = std::mem::replace(&mut self.bytes, Box::new(std::io::empty()));
         self.bytes = Box::new(Cursor::new(head).chain(rest));
         Ok(())
@@ -157,7 +160,7 @@ impl Lines {
         if n == 0 {
             return Ok(None);
         }
-        self.source.offset += n as u64;
+        self.source.offset += n as u64 + std::mem::take(&mut self.source.mark_bytes);
         let ended = self.line.ends_with(b"\n");
         if ended {
             self.line.pop();

@@ -172,3 +172,6 @@ async fn row_groups(fetcher: &Fetcher, file: &SourceFile, field: &Field) -> Resu
         .or_kind(ErrorKind::Internal, || "the task that reads Parquet footers ended early".to_owned())??;
     Ok(groups.map_or(Cut::Nowhere, Cut::RowGroups))
 }
+
+#[cfg(test)]
+mod tests;

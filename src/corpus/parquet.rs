@@ -50,7 +50,8 @@ enum State {
         column: usize,
         next_group: usize,
         end: usize,
-        rows: Option<Rows>,
+        /// The row group that is read, and how many of its rows are still to come.
+        rows: Option<(Rows, u64)>,
     },
     Done,
 }
@@ -103,22 +104,31 @@ impl ParquetReader {
         }
     }
 
-    /// Decode some more records. Damage moves on to the next row group.
+    /// Go on behind what cannot be decoded: with the next row group. Whether this is the first damage.
+    fn skip_damage(&mut self, error: &ParquetError) -> bool {
+        tracing::debug!(%error, file = self.source.file.location.shown, "damaged parquet data");
+        self.items.clear();
+        match &mut self.state {
+            State::Open { rows, .. } => *rows = None,
+            State::Unopened | State::Done => self.state = State::Done,
+        }
+        !std::mem::replace(&mut self.damaged, true)
+    }
+
+    /// Decode some more records.
     fn fill(&mut self) -> Result<(), ParquetError> {
         let State::Open { file, column, next_group, end, rows } = &mut self.state else {
             self.state = self.open()?;
             return Ok(());
         };
-        if let Some(open) = rows {
-            let taken = open.take(&mut self.items, self.limit);
-            let n = match taken {
-                Ok(n) => n,
-                Err(error) => {
-                    *rows = None;
-                    return Err(error);
-                }
+        if let Some((open, rows_left)) = rows {
+            let n = open.take(&mut self.items, self.limit)? as u64;
+            let short = (n == 0) != (*rows_left == 0);
+            *rows_left = match rows_left.checked_sub(n) {
+                Some(left) if !short => left,
+                _ => return Err(ParquetError::General("a row group has another number of rows than said".to_owned())),
             };
-            self.rows_done += n as u64;
+            self.rows_done += n;
             self.items.reverse();
             if n == 0 {
                 *rows = None;
@@ -134,7 +144,8 @@ impl ParquetReader {
         let (start, length) = file.metadata().row_group(group).column(*column).byte_range();
         self.source.expect_end(start.saturating_add(length));
         let descriptor = file.metadata().file_metadata().schema_descr().column(*column);
-        *rows = Some(Rows::new(file.get_row_group(group)?.get_column_reader(*column)?, &descriptor)?);
+        let reader = file.get_row_group(group)?.get_column_reader(*column)?;
+        *rows = Some((Rows::new(reader, &descriptor)?, rows_in(file.metadata(), group)));
         Ok(())
     }
 }
@@ -148,16 +159,11 @@ impl SpanReader for ParquetReader {
             if matches!(self.state, State::Done) {
                 return Ok(None);
             }
-            if let Err(error) = self.fill() {
+            if let Err(error) = guarded(|| self.fill()) {
                 if let Some(failure) = self.source.take_failure() {
                     return Err(failure);
                 }
-                tracing::debug!(%error, file = self.source.file.location.shown, "damaged parquet data");
-                self.items.clear();
-                if matches!(self.state, State::Unopened) {
-                    self.state = State::Done;
-                }
-                if !std::mem::replace(&mut self.damaged, true) {
+                if self.skip_damage(&error) {
                     return Ok(Some(Item::Dropped(DropReason::DamagedFile, 1)));
                 }
             }
@@ -169,11 +175,17 @@ impl SpanReader for ParquetReader {
     }
 }
 
+/// The decoder panics at some kinds of damage; that, too, is damage and not the end of a run.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(ParquetError::General("the decoder panicked".to_owned())))
+}
+
 /// Bytes of the column in each row group of a file, to cut units by; `None` if the file cannot be read as Parquet.
 /// Blocks.
 pub(crate) fn row_group_bytes(fetcher: &Fetcher, file: &SourceFile, field: &Field) -> Result<Option<Vec<u64>>> {
     let source = RangeSource::new(fetcher.clone(), file.clone());
-    let reader = match SerializedFileReader::new(source.clone()) {
+    let reader = match guarded(|| SerializedFileReader::new(source.clone())) {
         Ok(reader) => reader,
         Err(_) => return source.take_failure().map_or(Ok(None), Err),
     };
