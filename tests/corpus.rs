@@ -79,11 +79,14 @@ fn read(config: &CorpusConfig) -> (Vec<Content>, DropCounts) {
 }
 
 fn texts(documents: &[Content]) -> Vec<&str> {
-    let text = |content| match content {
-        &Content::Text(ref text) => text.as_str(),
-        Content::Tokens(ids) => panic!("{ids:?} is not text"),
-    };
-    documents.iter().map(text).collect()
+    let mut texts = Vec::new();
+    for content in documents {
+        match content {
+            Content::Text(text) => texts.push(text.as_str()),
+            Content::Tokens(ids) => panic!("{ids:?} is not text"),
+        }
+    }
+    texts
 }
 
 fn counts(of: &[(DropReason, u64)]) -> DropCounts {
@@ -359,7 +362,7 @@ proptest! {
         let (paragraphs, _) = read(&text(&[&url], TextDocument::Paragraph, unit_bytes));
         let is_blank = |l: &&str| l.trim_ascii().is_empty();
         let all_lines: Vec<&str> = plain.lines().collect();
-        let expected: Vec<String> = all_lines.split(|l| is_blank(&l)).filter(|p| !p.is_empty()).map(|p| p.join("\n")).collect();
+        let expected: Vec<String> = all_lines.split(is_blank).filter(|p| !p.is_empty()).map(|p| p.join("\n")).collect();
         prop_assert_eq!(texts(&paragraphs), expected);
     }
 }

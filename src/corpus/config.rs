@@ -69,7 +69,7 @@ pub enum CorpusConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TextDocument {
-    /// The whole file.
+    /// The whole file, up to 16 MiB; a larger one is dropped and counted.
     #[default]
     File,
     /// Every line.

@@ -16,6 +16,7 @@ mod lines;
 mod listing;
 mod parquet;
 mod plain_text;
+mod ranges;
 mod reader;
 pub mod units;
 
@@ -36,9 +37,9 @@ use fetch::Fetcher;
 use reader::{Field, FieldKind};
 use units::{Cut, FileShape};
 
-/// A line or document beyond this size is dropped and counted, so that memory stays bounded: a tokenizer needs
-/// some 60 times a document's size.
-const DOCUMENT_BYTES_MAX: usize = 64 << 20;
+/// A line or document beyond this size is dropped and counted, so that memory stays bounded: a tokenizer was measured
+/// to need 120 times a document's size for a moment, so 2 GB here.
+const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 /// Footers of large Parquet files that are read at a time when a corpus is opened.
 const FOOTERS_AT_A_TIME: usize = 8;
 
@@ -62,6 +63,7 @@ impl Corpus {
     pub async fn open(config: &CorpusConfig) -> Result<Self> {
         let field = field_of(config)?;
         let files = listing::list(config.paths()).await?;
+        warn_of_oversized(config, &files);
         let fetcher = Fetcher { runtime: Handle::current(), counters: Arc::default() };
         let shapes = shapes(config, &field, &files, &fetcher).await?;
         let units = units::split(&shapes, config.unit_bytes().0)?;
@@ -122,6 +124,22 @@ impl Corpus {
 
     fn document_bytes_max(&self) -> usize {
         self.document_bytes_max
+    }
+}
+
+/// A large text file that is to be one document will be dropped; that is better known before than after a run.
+fn warn_of_oversized(config: &CorpusConfig, files: &[SourceFile]) {
+    if !matches!(config, CorpusConfig::Text { document: TextDocument::File, .. }) {
+        return;
+    }
+    let too_large = |f: &&SourceFile| f.compression() == Compression::None && f.bytes > DOCUMENT_BYTES_MAX as u64;
+    if let Some(file) = files.iter().find(too_large) {
+        tracing::warn!(
+            file = file.location.shown,
+            files = files.iter().filter(too_large).count(),
+            "text files of more than 16 MiB are too large for one document and will be dropped: \
+             set `corpus.document` to paragraph or line"
+        );
     }
 }
 

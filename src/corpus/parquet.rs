@@ -4,26 +4,24 @@
 //! instead of a batch, and it does not matter which Arrow type a writer noted beside the Parquet type. Row groups are
 //! independent of each other, so damage in one leaves the others readable, whichever unit they are in.
 
-use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
-use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use crate::accounting::DropReason;
 use crate::corpus::document::{Content, Item};
-use crate::corpus::fetch::{FetchReader, Fetcher, store_failure};
+use crate::corpus::fetch::Fetcher;
 use crate::corpus::listing::SourceFile;
+use crate::corpus::ranges::RangeSource;
 use crate::corpus::reader::{Field, FieldKind, SpanReader};
 use crate::corpus::units::Part;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Records that are decoded at a time. Each holds on to its page, so this bounds pages in memory too.
 const RECORDS_AT_A_TIME: usize = 64;
@@ -51,7 +49,7 @@ enum State {
         next_group: usize,
         end: usize,
         /// The row group that is read, and how many of its rows are still to come.
-        rows: Option<(Rows, u64)>,
+        rows: Option<(Box<Rows>, u64)>,
     },
     Done,
 }
@@ -106,7 +104,7 @@ impl ParquetReader {
 
     /// Go on behind what cannot be decoded: with the next row group. Whether this is the first damage.
     fn skip_damage(&mut self, error: &ParquetError) -> bool {
-        tracing::debug!(%error, file = self.source.file.location.shown, "damaged parquet data");
+        tracing::debug!(%error, file = self.source.shown(), "damaged parquet data");
         self.items.clear();
         match &mut self.state {
             State::Open { rows, .. } => *rows = None,
@@ -145,7 +143,7 @@ impl ParquetReader {
         self.source.expect_end(start.saturating_add(length));
         let descriptor = file.metadata().file_metadata().schema_descr().column(*column);
         let reader = file.get_row_group(group)?.get_column_reader(*column)?;
-        *rows = Some((Rows::new(reader, &descriptor)?, rows_in(file.metadata(), group)));
+        *rows = Some((Box::new(Rows::new(reader, &descriptor)?), rows_in(file.metadata(), group)));
         Ok(())
     }
 }
@@ -364,106 +362,5 @@ impl Column<ByteArrayType> {
             });
         }
         Ok(records)
-    }
-}
-
-// === bytes ===
-
-/// A file as Parquet's decoder wants it: any range, though in fact ranges follow each other, so that they come from one
-/// prefetched stream.
-#[derive(Clone)]
-struct RangeSource {
-    fetcher: Fetcher,
-    file: Arc<SourceFile>,
-    stream: Arc<Mutex<Stream>>,
-    /// Where the column chunk that is read ends: prefetching stops there.
-    expected_end: Arc<AtomicU64>,
-}
-
-#[derive(Default)]
-struct Stream {
-    /// The running prefetch and the position of its next byte.
-    open: Option<(FetchReader, u64)>,
-    /// Why it failed: decoders keep only an error's text.
-    failure: Option<Error>,
-}
-
-impl RangeSource {
-    fn new(fetcher: Fetcher, file: SourceFile) -> Self {
-        let expected_end = Arc::new(AtomicU64::new(file.bytes));
-        Self { fetcher, file: Arc::new(file), stream: Arc::default(), expected_end }
-    }
-
-    fn expect_end(&self, end: u64) {
-        self.expected_end.store(end.min(self.file.bytes), Ordering::Relaxed);
-    }
-
-    fn take_failure(&self) -> Option<Error> {
-        self.stream().failure.take()
-    }
-
-    fn stream(&self) -> std::sync::MutexGuard<'_, Stream> {
-        // a poisoned lock only means that a reader panicked between reads; the position is still right
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read_at(&self, at: u64, buf: &mut [u8]) -> std::io::Result<usize> {
-        let mut stream = self.stream();
-        let (mut reader, position) = match stream.open.take() {
-            Some((reader, position)) if position == at => (reader, position),
-            _ => {
-                let end = self.expected_end.load(Ordering::Relaxed);
-                let likely_end = if end > at { end } else { self.file.bytes };
-                (self.fetcher.start(&self.file, at.min(self.file.bytes)..self.file.bytes, likely_end), at)
-            }
-        };
-        match reader.read(buf) {
-            Ok(n) => {
-                stream.open = Some((reader, position + n as u64));
-                Ok(n)
-            }
-            Err(error) => {
-                stream.failure = store_failure(error);
-                Err(std::io::Error::other("the store failed"))
-            }
-        }
-    }
-}
-
-impl Length for RangeSource {
-    fn len(&self) -> u64 {
-        self.file.bytes
-    }
-}
-
-impl ChunkReader for RangeSource {
-    type T = RangeRead;
-
-    fn get_read(&self, start: u64) -> Result<RangeRead, ParquetError> {
-        Ok(RangeRead { source: self.clone(), at: start })
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        let end = start.checked_add(length as u64).filter(|&end| end <= self.file.bytes);
-        if end.is_none() {
-            return Err(ParquetError::EOF(format!("{length} bytes at {start} are beyond the file's end")));
-        }
-        let mut bytes = vec![0; length];
-        self.get_read(start)?.read_exact(&mut bytes)?;
-        Ok(bytes.into())
-    }
-}
-
-/// Reads from a position on.
-struct RangeRead {
-    source: RangeSource,
-    at: u64,
-}
-
-impl Read for RangeRead {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.source.read_at(self.at, buf)?;
-        self.at += n as u64;
-        Ok(n)
     }
 }
