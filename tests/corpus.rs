@@ -456,7 +456,7 @@ fn damaged_parquet_never_stops_a_run() {
                 let (documents, dropped) = read(&parquet(&url, field, unit_bytes));
                 let accounted = documents.len() + dropped.iter().map(|(_, n)| n as usize).sum::<usize>();
                 let damaged = dropped.get(DropReason::DamagedFile) > 0;
-                assert!(damaged || accounted == 6, "{name}: byte {at}: {accounted} of 6 rows");
+                assert!(damaged || accounted == 6, "{name}: byte {at}: {accounted} of 6 rows, {dropped:?}");
             }
         }
         let url = object("cut.parquet", &whole[..whole.len() - 20]);

@@ -81,10 +81,14 @@ impl ParquetReader {
         let groups = self.groups.clone().unwrap_or(all.clone());
         let groups = groups.start.min(all.end)..groups.end.min(all.end);
         self.rows_all = groups.clone().map(|g| rows_in(metadata, g)).sum();
+        let rows_in_file: u64 = all.clone().map(|g| rows_in(metadata, g)).sum();
+        if groups.start == 0 && i64::try_from(rows_in_file) != Ok(metadata.file_metadata().num_rows()) {
+            self.damaged = true;
+            self.items.push(Item::Dropped(DropReason::DamagedFile, 1));
+        } else if groups.start == 0 && rows_in_file == 0 {
+            self.items.push(Item::Dropped(DropReason::EmptyFile, 1));
+        }
         if self.rows_all == 0 {
-            if groups.start == 0 && groups.end == all.end {
-                self.items.push(Item::Dropped(DropReason::EmptyFile, 1));
-            }
             return Ok(State::Done);
         }
         match find_column(metadata.file_metadata().schema_descr(), &self.field) {
