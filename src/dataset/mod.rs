@@ -1,2 +1,26 @@
-//! Bytes at rest: the storage format. No network, no async.
+//! Bytes at rest: the storage format of activations. No network, no async; `docs/dataset-format.md` is its contract.
+//!
+//! ```text
+//! dataset.json                          DatasetHeader   written first, once
+//! shards/<unit>-<part>[-<attempt>].parquet  ShardEncoder  one row a kept token
+//! commits/<unit>-<part>.json            Commit          put if absent, after the shard is durable
+//! ```
+//!
+//! A shard exists if and only if its commit exists. The rows of a unit are cut into parts at sequence borders by a rule
+//! that looks at nothing but the rows ([`encoder::fits`]), and a part's bytes depend on its rows alone: whoever computes a
+//! unit, in whichever batches, writes the same objects. What to do next is a pure function of the commits
+//! ([`commit::unit_progress`]).
+
+pub mod commit;
 pub mod config;
+pub mod decoder;
+pub mod encoder;
+pub mod header;
+pub mod paths;
+pub mod sample;
+pub mod schema;
+pub mod site_pages;
+pub mod stats;
+
+#[cfg(test)]
+mod tests;

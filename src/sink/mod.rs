@@ -1,1 +1,9 @@
-//! (to be written)
+//! Activations out: batches to committed shards.
+//!
+//! [`ParquetSink`] follows the stream, keeps one open shard a unit, and commits each as soon as its last row is known. It
+//! knows nothing of models or queues. Whatever was not committed when it ends is computed again by the next run.
+
+mod open_part;
+mod parquet;
+
+pub use parquet::{CommittedShard, ParquetSink, SinkOptions};

@@ -3,6 +3,12 @@
 //! Every place is a URL or a local path: `data/acts`, `/data/acts`, `file:///data/acts`, `s3://bucket/prefix`,
 //! `gs://...`, `az://...`, `https://...` (read only), `memory://name/prefix` (one store a name, for tests).
 //! Credentials come from the providers' usual environment variables and files, never from the pipeline.
+//!
+//! Remote stores' clients try failed requests again by themselves (back-off with jitter, up to three minutes). [`objects`]
+//! resolves what a lost answer leaves open; [`upload`] sends objects while they are being made.
+
+pub mod objects;
+pub mod upload;
 
 use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
@@ -64,7 +70,8 @@ impl Location {
         }
         let path = Path::from_absolute_path(&clean)
             .or_kind(ErrorKind::Config, || format!("`{text}` cannot be used as an object path"))?;
-        let store = Arc::new(object_store::local::LocalFileSystem::new());
+        // what is committed must survive a power failure, and so must what it names
+        let store = Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true));
         Ok(Self { store, path, shown: text.trim_end_matches('/').to_owned(), local: Some(clean) })
     }
 

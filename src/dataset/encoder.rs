@@ -1,0 +1,264 @@
+//! Rows to the bytes of a shard, one row group at a time.
+//!
+//! The bytes are a function of the [`ShardSpec`], the part's place and its rows, not of the batches they came in: row
+//! groups are cut by count, nothing in the file names a time, a machine or a version.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::column::writer::{ColumnWriter, get_column_writer};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ColumnChunkMetaData, FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataWriter, RowGroupMetaData,
+};
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr, WriterVersion};
+use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::SchemaDescPtr;
+use sha2::{Digest, Sha256};
+
+use crate::activation::ActivationBatch;
+use crate::dataset::config::CompressionConfig;
+use crate::dataset::schema::{ID_COLUMNS, ShardSpec, SiteColumn, parquet_schema};
+use crate::dataset::site_pages::SitePages;
+use crate::dataset::stats::SiteStatistics;
+use crate::error::{Error, ErrorKind, Result};
+
+/// In every shard, whoever writes it: bytes must not depend on the program's version.
+const CREATED_BY: &str = "harvestd dataset format 1";
+/// Version of Parquet's file format: data pages of the second kind.
+const PARQUET_VERSION: i32 = 2;
+const MAGIC: &[u8] = b"PAR1";
+
+/// Whether a sequence of `rows` rows goes into a part that already has `rows_in_part`: parts end at sequence borders, and
+/// only a part that would otherwise be empty may exceed `rows_per_shard`.
+pub fn fits(rows_in_part: u64, rows: u64, rows_per_shard: u64) -> bool {
+    rows_in_part == 0 || rows_in_part + rows <= rows_per_shard
+}
+
+/// What a finished shard is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardSummary {
+    /// Rows.
+    pub rows: u64,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256 of all bytes, in lowercase hexadecimal.
+    pub sha256: String,
+    /// Statistics of the stored values, by site.
+    pub sites: BTreeMap<String, SiteStatistics>,
+}
+
+/// Encodes one shard. Holds at most one row group; complete groups wait in [`ShardEncoder::take_ready`].
+pub struct ShardEncoder {
+    columns: Vec<SiteColumn>,
+    rows_per_group: usize,
+    schema: SchemaDescPtr,
+    metadata: Vec<KeyValue>,
+    id_properties: WriterPropertiesPtr,
+    sink: TrackedWrite<Vec<u8>>,
+    digest: Sha256,
+    ids: IdColumns,
+    sites: Vec<SitePages>,
+    statistics: Vec<SiteStatistics>,
+    groups: Vec<RowGroupMetaData>,
+    rows: u64,
+}
+
+/// The id columns of the row group that is being filled, as Parquet's signed integers of the same bits.
+#[derive(Default)]
+struct IdColumns {
+    doc_id: Vec<i64>,
+    unit: Vec<i32>,
+    seq: Vec<i32>,
+    pos: Vec<i32>,
+    token_id: Vec<i32>,
+}
+
+impl ShardEncoder {
+    /// An encoder for part `part` of `unit`.
+    pub fn new(spec: &ShardSpec, unit: u32, part: u32) -> Result<Self> {
+        let headers = spec.site_headers(|_| String::new());
+        let (schema, mut metadata) = parquet_schema(&headers)?;
+        metadata.push(KeyValue::new("harvestd.unit".to_owned(), unit.to_string()));
+        metadata.push(KeyValue::new("harvestd.part".to_owned(), part.to_string()));
+        let sites = spec.sites.iter().map(|site| {
+            if site.width == 0 {
+                return Err(Error::internal(format!("site `{}` has no values", site.point)));
+            }
+            SitePages::new(site.width, spec.dtype, spec.layout, spec.compression).map_err(compression_error)
+        });
+        let sites = sites.collect::<Result<Vec<_>>>()?;
+        let mut sink = TrackedWrite::new(Vec::new());
+        sink.write_all(MAGIC).expect("writing to memory does not fail");
+        Ok(Self {
+            columns: spec.sites.clone(),
+            rows_per_group: spec.rows_per_group,
+            schema: Arc::new(schema),
+            metadata,
+            id_properties: Arc::new(id_properties(spec.compression)?),
+            sink,
+            digest: Sha256::new(),
+            ids: IdColumns::default(),
+            statistics: vec![SiteStatistics::default(); sites.len()],
+            sites,
+            groups: Vec::new(),
+            rows: 0,
+        })
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Append rows of `batch`.
+    pub fn push(&mut self, batch: &ActivationBatch, rows: Range<usize>) -> Result<()> {
+        let mut from = rows.start;
+        while from < rows.end {
+            let to = rows.end.min(from + self.rows_per_group - self.ids.len());
+            self.ids.push(batch, from..to);
+            for (site, column) in self.sites.iter_mut().zip(&self.columns) {
+                let values =
+                    batch.site(column.point).filter(|values| values.width == column.width).ok_or_else(|| {
+                        Error::internal(format!("a batch has no `{}` of width {}", column.point, column.width))
+                    })?;
+                site.push(&values.data[from * column.width..to * column.width]).map_err(compression_error)?;
+            }
+            self.rows += (to - from) as u64;
+            from = to;
+            if self.ids.len() == self.rows_per_group {
+                self.close_group().map_err(encode_error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes that are final and were not taken yet.
+    pub fn take_ready(&mut self) -> Bytes {
+        self.sink.flush().expect("writing to memory does not fail");
+        let ready = std::mem::take(self.sink.inner_mut());
+        self.digest.update(&ready);
+        ready.into()
+    }
+
+    /// Finish the file: its last bytes, and what it is.
+    pub fn finish(mut self) -> Result<(Bytes, ShardSummary)> {
+        self.close_group().map_err(encode_error)?;
+        let file = FileMetaData::new(
+            PARQUET_VERSION,
+            self.rows as i64,
+            Some(CREATED_BY.to_owned()),
+            Some(std::mem::take(&mut self.metadata)),
+            Arc::clone(&self.schema),
+            None,
+        );
+        let metadata = ParquetMetaData::new(file, std::mem::take(&mut self.groups));
+        let mut footer = Vec::new();
+        ParquetMetaDataWriter::new(&mut footer, &metadata).finish().map_err(encode_error)?;
+        self.sink.write_all(&footer).expect("writing to memory does not fail");
+        let last = self.take_ready();
+        let names = self.columns.iter().map(|column| column.point.to_string());
+        let summary = ShardSummary {
+            rows: self.rows,
+            bytes: self.sink.bytes_written() as u64,
+            sha256: hex(&self.digest.finalize()),
+            sites: names.zip(self.statistics).collect(),
+        };
+        Ok((last, summary))
+    }
+
+    /// Encode the rows of the current group, if there are any.
+    fn close_group(&mut self) -> Result<(), ParquetError> {
+        let rows = self.ids.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        let start = self.sink.bytes_written() as i64;
+        let mut chunks = self.ids.write(&self.schema, &self.id_properties, &mut self.sink)?;
+        for (i, site) in self.sites.iter_mut().enumerate() {
+            let (chunk, statistics) = site.write(self.schema.column(ID_COLUMNS.len() + i), &mut self.sink)?;
+            chunks.push(chunk);
+            self.statistics[i].merge(&statistics);
+        }
+        let group = RowGroupMetaData::builder(Arc::clone(&self.schema))
+            .set_num_rows(rows as i64)
+            .set_total_byte_size(chunks.iter().map(ColumnChunkMetaData::uncompressed_size).sum())
+            .set_ordinal(self.groups.len() as i32)
+            .set_file_offset(start)
+            .set_column_metadata(chunks)
+            .build()?;
+        self.groups.push(group);
+        Ok(())
+    }
+}
+
+impl IdColumns {
+    fn len(&self) -> usize {
+        self.seq.len()
+    }
+
+    fn push(&mut self, batch: &ActivationBatch, rows: Range<usize>) {
+        let signed = |values: &[u32]| bytemuck::cast_slice::<u32, i32>(values).to_vec();
+        self.doc_id.extend_from_slice(bytemuck::cast_slice(&batch.doc_id[rows.clone()]));
+        self.unit.resize(self.unit.len() + rows.len(), batch.unit.cast_signed());
+        self.seq.extend(signed(&batch.seq[rows.clone()]));
+        self.pos.extend(signed(&batch.pos[rows.clone()]));
+        self.token_id.extend(signed(&batch.token_id[rows]));
+    }
+
+    /// Write all columns and start over.
+    fn write(
+        &mut self,
+        schema: &SchemaDescPtr,
+        properties: &WriterPropertiesPtr,
+        sink: &mut TrackedWrite<Vec<u8>>,
+    ) -> Result<Vec<ColumnChunkMetaData>, ParquetError> {
+        let taken = std::mem::take(self);
+        let mut chunks = Vec::new();
+        for i in 0..ID_COLUMNS.len() {
+            let pages = Box::new(SerializedPageWriter::new(sink));
+            let mut writer = get_column_writer(schema.column(i), Arc::clone(properties), pages);
+            match &mut writer {
+                ColumnWriter::Int64ColumnWriter(column) => column.write_batch(&taken.doc_id, None, None)?,
+                ColumnWriter::Int32ColumnWriter(column) => {
+                    let values = [&taken.unit, &taken.seq, &taken.pos, &taken.token_id][i - 1];
+                    column.write_batch(values, None, None)?
+                }
+                _ => return Err(ParquetError::General(format!("column {i} is not an integer"))),
+            };
+            chunks.push(writer.close()?.metadata);
+        }
+        Ok(chunks)
+    }
+}
+
+/// Id columns repeat themselves: dictionaries make them small, and their ranges let readers skip row groups.
+fn id_properties(compression: CompressionConfig) -> Result<WriterProperties> {
+    let compression = match compression {
+        CompressionConfig::None => Compression::UNCOMPRESSED,
+        CompressionConfig::Zstd => Compression::ZSTD(ZstdLevel::try_new(1).map_err(encode_error)?),
+    };
+    Ok(WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_2_0)
+        .set_compression(compression)
+        .set_dictionary_enabled(true)
+        .set_write_batch_size(8192)
+        .build())
+}
+
+/// Lowercase hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn encode_error(error: ParquetError) -> Error {
+    Error::with_source(ErrorKind::Internal, "cannot encode a shard", error)
+}
+
+fn compression_error(error: std::io::Error) -> Error {
+    Error::with_source(ErrorKind::Internal, "cannot compress a page", error)
+}

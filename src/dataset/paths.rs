@@ -1,0 +1,48 @@
+//! Names of all objects of a dataset, relative to its URL.
+
+/// The header.
+pub const HEADER: &str = "dataset.json";
+/// Folder of the shards.
+pub const SHARDS: &str = "shards";
+/// Folder of the commits.
+pub const COMMITS: &str = "commits";
+
+/// The shard of a part. An attempt that may race with others carries its id, so that no writer overwrites another's.
+pub fn shard(unit: u32, part: u32, attempt: Option<&str>) -> String {
+    match attempt {
+        Some(attempt) => format!("{SHARDS}/{unit:06}-{part:05}-{attempt}.parquet"),
+        None => format!("{SHARDS}/{unit:06}-{part:05}.parquet"),
+    }
+}
+
+/// The commit of a part.
+pub fn commit(unit: u32, part: u32) -> String {
+    format!("{COMMITS}/{unit:06}-{part:05}.json")
+}
+
+/// Unit and part of a commit's file name (without the folder).
+pub fn parse_commit(name: &str) -> Option<(u32, u32)> {
+    let (unit, part) = name.strip_suffix(".json")?.split_once('-')?;
+    Some((unit.parse().ok()?, part.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commit_names_parse_back() {
+        for (unit, part) in [(0, 0), (12, 3), (1_234_567, 100_000)] {
+            let name = commit(unit, part);
+            assert_eq!(parse_commit(name.strip_prefix("commits/").unwrap()), Some((unit, part)));
+        }
+        assert_eq!(parse_commit("000001-00000.json#1"), None);
+        assert_eq!(parse_commit("notes.json"), None);
+    }
+
+    #[test]
+    fn attempts_have_names_of_their_own() {
+        assert_eq!(shard(3, 1, None), "shards/000003-00001.parquet");
+        assert_eq!(shard(3, 1, Some("w7")), "shards/000003-00001-w7.parquet");
+    }
+}

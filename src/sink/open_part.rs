@@ -1,0 +1,136 @@
+//! A shard that is being filled and uploaded.
+
+use std::ops::Range;
+
+use crate::accounting::{DropCounts, DropReason};
+use crate::activation::ActivationBatch;
+use crate::catalog::{Catalog, Committed};
+use crate::dataset::commit::{Checksum, Commit, UnitCursor, UnitProgress};
+use crate::dataset::encoder::ShardEncoder;
+use crate::dataset::header::FORMAT;
+use crate::dataset::paths;
+use crate::dataset::schema::ShardSpec;
+use crate::error::Result;
+use crate::sink::SinkOptions;
+use crate::store::upload::Upload;
+use crate::testing::failpoint;
+
+/// One part of one unit, from its first sequence on.
+pub(super) struct OpenPart {
+    unit: u32,
+    part: u32,
+    object: String,
+    from_seq: u32,
+    /// First sequence that it does not hold.
+    pub(super) next_seq: u32,
+    encoder: ShardEncoder,
+    upload: Upload,
+    dropped: DropCounts,
+    documents: u64,
+    tokens: u64,
+}
+
+impl OpenPart {
+    /// The part of `unit` that comes after `progress`.
+    pub(super) fn begin(
+        catalog: &Catalog,
+        spec: &ShardSpec,
+        options: &SinkOptions,
+        unit: u32,
+        progress: &UnitProgress,
+    ) -> Result<Self> {
+        let part = progress.next_part;
+        let object = paths::shard(unit, part, options.attempt.as_deref());
+        Ok(Self {
+            unit,
+            part,
+            from_seq: progress.next_seq,
+            next_seq: progress.next_seq,
+            encoder: ShardEncoder::new(spec, unit, part)?,
+            upload: Upload::new(catalog.location().child(&object), options.upload),
+            object,
+            dropped: DropCounts::new(),
+            documents: 0,
+            tokens: 0,
+        })
+    }
+
+    /// Rows so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.encoder.rows()
+    }
+
+    /// Append the next sequence: these runs of rows of `batch`. `dropped` is what was not kept of it.
+    pub(super) async fn push_sequence(
+        &mut self,
+        batch: &ActivationBatch,
+        runs: &[Range<usize>],
+        dropped: &DropCounts,
+        sampled_out: u64,
+    ) -> Result<()> {
+        for run in runs {
+            self.encoder.push(batch, run.clone())?;
+        }
+        self.next_seq += 1;
+        self.dropped.merge(dropped);
+        self.dropped.add(DropReason::Sampled, sampled_out);
+        self.upload.write(self.encoder.take_ready()).await
+    }
+
+    /// Count what a whole batch adds; called once a batch, for the part that holds its last sequence.
+    pub(super) fn count_batch(&mut self, batch: &ActivationBatch) {
+        self.documents += u64::from(batch.documents);
+        self.tokens += u64::from(batch.n_tokens);
+        if batch.ends_unit {
+            self.dropped.merge(&batch.dropped_at_end);
+        }
+    }
+
+    /// Finish the object, then commit it. `next_batch` holds the sequence after this part; `batches` is the number of the
+    /// unit's batches if this is its last part.
+    pub(super) async fn publish(
+        self,
+        catalog: &Catalog,
+        next_batch: u32,
+        batches: Option<u32>,
+    ) -> Result<(Commit, Committed)> {
+        let Self { mut upload, encoder, .. } = self;
+        let (last, summary) = match encoder.finish() {
+            Ok(finished) => finished,
+            Err(error) => {
+                upload.abort().await;
+                return Err(error);
+            }
+        };
+        failpoint("shard_before_upload_end");
+        if let Err(error) = upload.write(last).await {
+            upload.abort().await;
+            return Err(error);
+        }
+        upload.finish().await?;
+        failpoint("shard_uploaded");
+        let commit = Commit {
+            format: FORMAT,
+            unit: self.unit,
+            part: self.part,
+            object: self.object,
+            rows: summary.rows,
+            bytes: summary.bytes,
+            checksum: Checksum::sha256(summary.sha256),
+            sequences: [self.from_seq, self.next_seq],
+            documents: self.documents,
+            tokens: self.tokens,
+            dropped: self.dropped,
+            cursor: UnitCursor { next_seq: self.next_seq, next_batch, done: batches.is_some(), batches },
+            sites: summary.sites,
+        };
+        let committed = catalog.commit(&commit).await?;
+        failpoint("shard_committed");
+        Ok((commit, committed))
+    }
+
+    /// Leave nothing behind.
+    pub(super) async fn abort(self) {
+        self.upload.abort().await;
+    }
+}

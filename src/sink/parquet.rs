@@ -1,0 +1,204 @@
+//! Batches to shards of a dataset.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use crate::accounting::DropReason;
+use crate::activation::ActivationBatch;
+use crate::catalog::{Catalog, Committed};
+use crate::dataset::commit::UnitProgress;
+use crate::dataset::encoder::fits;
+use crate::dataset::paths;
+use crate::dataset::sample::Sample;
+use crate::dataset::schema::ShardSpec;
+use crate::error::{Error, Result};
+use crate::sink::open_part::OpenPart;
+use crate::store::objects;
+use crate::store::upload::UploadOptions;
+
+/// How a sink writes; nothing here changes what it writes.
+#[derive(Clone, Debug, Default)]
+pub struct SinkOptions {
+    /// In the name of every object of a writer that may race with others on the same unit: letters and digits, different
+    /// for each writer and each of its starts. `None`: this is the only writer.
+    pub attempt: Option<String>,
+    /// How shards are uploaded.
+    pub upload: UploadOptions,
+}
+
+/// A shard that [`ParquetSink::write`] completed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommittedShard {
+    /// The work unit.
+    pub unit: u32,
+    /// Index of the shard in its unit.
+    pub part: u32,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Rows that `sample` left out.
+    pub sampled_out: u64,
+    /// Whether the unit is committed to its end.
+    pub unit_done: bool,
+    /// Whether another worker had committed the same rows first.
+    pub theirs: bool,
+}
+
+/// Writes batches as shards, exactly once.
+///
+/// Batches of several units may be interleaved, but those of one unit come in order, and begin at or before its first
+/// sequence that is not committed. Not cancellation-safe: after a dropped or failed call, only [`ParquetSink::abort`].
+pub struct ParquetSink {
+    catalog: Catalog,
+    spec: ShardSpec,
+    options: SinkOptions,
+    sample: Sample,
+    progress: HashMap<u32, UnitProgress>,
+    open: BTreeMap<u32, OpenPart>,
+}
+
+impl ParquetSink {
+    /// A sink that is the dataset's only writer and continues after `progress`. Leftovers of a killed writer on a local
+    /// store are removed.
+    pub async fn new(catalog: Catalog, spec: ShardSpec, progress: HashMap<u32, UnitProgress>) -> Result<Self> {
+        Self::with_options(catalog, spec, progress, SinkOptions::default()).await
+    }
+
+    /// As [`ParquetSink::new`], with options.
+    pub async fn with_options(
+        catalog: Catalog,
+        spec: ShardSpec,
+        progress: HashMap<u32, UnitProgress>,
+        options: SinkOptions,
+    ) -> Result<Self> {
+        if options.attempt.is_none() {
+            for folder in [paths::SHARDS, paths::COMMITS] {
+                let swept = objects::sweep_staging(&catalog.location().child(folder), None)?;
+                if !swept.is_empty() {
+                    tracing::info!(folder, files = swept.len(), "removed what a killed run left half-written");
+                }
+            }
+        }
+        let sample = Sample::new(spec.sample);
+        Ok(Self { catalog, spec, options, sample, progress, open: BTreeMap::new() })
+    }
+
+    /// Append the rows of `batch` that are not committed yet; gives the shards that this completed, all durable.
+    pub async fn write(&mut self, batch: &ActivationBatch) -> Result<Vec<CommittedShard>> {
+        let mut committed = Vec::new();
+        let progress = self.progress.entry(batch.unit).or_default();
+        let end_seq = batch.first_seq + batch.n_sequences() as u32;
+        if progress.done || (end_seq <= progress.next_seq && !batch.ends_unit) {
+            return Ok(committed);
+        }
+        for i in 0..batch.n_sequences() {
+            let seq = batch.first_seq + i as u32;
+            if seq >= self.progress[&batch.unit].next_seq {
+                self.write_sequence(batch, i, seq, &mut committed).await?;
+            }
+        }
+        let part = self.open_part(batch.unit)?;
+        part.count_batch(batch);
+        if batch.ends_unit {
+            let batches = batch.batch_in_unit + 1;
+            committed.push(self.close_part(batch.unit, batches, Some(batches)).await?);
+        }
+        Ok(committed)
+    }
+
+    async fn write_sequence(
+        &mut self,
+        batch: &ActivationBatch,
+        i: usize,
+        seq: u32,
+        committed: &mut Vec<CommittedShard>,
+    ) -> Result<()> {
+        let runs = self.sampled(batch, i);
+        let kept: usize = runs.iter().map(Range::len).sum();
+        let sampled_out = (batch.sequence_rows(i).len() - kept) as u64;
+        let full =
+            self.open.get(&batch.unit).is_some_and(|part| !fits(part.rows(), kept as u64, self.spec.rows_per_shard));
+        if full {
+            committed.push(self.close_part(batch.unit, batch.batch_in_unit, None).await?);
+        }
+        let part = self.open_part(batch.unit)?;
+        if seq != part.next_seq {
+            return Err(Error::internal(format!(
+                "unit {}: sequence {seq} came when {} was next",
+                batch.unit, part.next_seq
+            )));
+        }
+        part.push_sequence(batch, &runs, &batch.dropped[i], sampled_out).await
+    }
+
+    /// The rows of sequence `i` that are stored, as runs.
+    fn sampled(&self, batch: &ActivationBatch, i: usize) -> Vec<Range<usize>> {
+        let rows = batch.sequence_rows(i);
+        if self.sample.keeps_all() {
+            return vec![rows];
+        }
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for row in rows.filter(|&row| self.sample.keeps(batch.unit, batch.seq[row], batch.pos[row])) {
+            match runs.last_mut() {
+                Some(run) if run.end == row => run.end += 1,
+                _ => runs.push(row..row + 1),
+            }
+        }
+        runs
+    }
+
+    /// The open part of `unit`, begun if there is none.
+    fn open_part(&mut self, unit: u32) -> Result<&mut OpenPart> {
+        match self.open.entry(unit) {
+            std::collections::btree_map::Entry::Occupied(part) => Ok(part.into_mut()),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                let progress = self.progress.entry(unit).or_default();
+                Ok(place.insert(OpenPart::begin(&self.catalog, &self.spec, &self.options, unit, progress)?))
+            }
+        }
+    }
+
+    async fn close_part(&mut self, unit: u32, next_batch: u32, batches: Option<u32>) -> Result<CommittedShard> {
+        let part = self.open.remove(&unit).ok_or_else(|| Error::internal(format!("unit {unit} has no open part")))?;
+        let (commit, committed) = part.publish(&self.catalog, next_batch, batches).await?;
+        let progress = UnitProgress {
+            next_seq: commit.cursor.next_seq,
+            next_batch,
+            next_part: commit.part + 1,
+            done: commit.cursor.done,
+            batches,
+        };
+        self.progress.insert(unit, progress);
+        Ok(CommittedShard {
+            unit,
+            part: commit.part,
+            rows: commit.rows,
+            bytes: commit.bytes,
+            sampled_out: commit.dropped.get(DropReason::Sampled),
+            unit_done: commit.cursor.done,
+            theirs: matches!(committed, Committed::Theirs(_)),
+        })
+    }
+
+    /// What is committed now, by unit.
+    pub fn progress(&self) -> &HashMap<u32, UnitProgress> {
+        &self.progress
+    }
+
+    /// End the stream. Units that did not end are left at their last commit: what they have beyond it is not whole and is
+    /// dropped. Nothing is left unreferenced in the store. Gives the shards that this completed: none, since a shard is
+    /// committed by the batch that completes it.
+    pub async fn finish(&mut self) -> Result<Vec<CommittedShard>> {
+        self.abort().await?;
+        Ok(Vec::new())
+    }
+
+    /// Stop: uploads that are under way are aborted. What is committed stays.
+    pub async fn abort(&mut self) -> Result<()> {
+        for part in std::mem::take(&mut self.open).into_values() {
+            part.abort().await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! Objects of unknown length, uploaded while they are being made.
+//!
+//! What fits into one part is written by a single put; more becomes a multipart upload with parts of equal size (some
+//! stores insist) and a bound on the parts in flight. Either way the object appears whole or not at all. Memory held is at
+//! most `(parts_in_flight + 1) * part_bytes`, and what [`Upload::write`] is given at once.
+
+use bytes::Bytes;
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use tokio::task::JoinSet;
+
+use crate::error::{Error, Result};
+use crate::store::{self, Location};
+
+/// How an object is uploaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadOptions {
+    /// Size of all parts but the last; S3 wants at least 5 MiB, and at most 10 000 parts.
+    pub part_bytes: usize,
+    /// Parts that are sent at a time.
+    pub parts_in_flight: usize,
+}
+
+impl Default for UploadOptions {
+    /// Objects of up to 160 GB, 64 MiB held.
+    fn default() -> Self {
+        Self { part_bytes: 16 << 20, parts_in_flight: 3 }
+    }
+}
+
+/// An upload that has begun. End it with [`Upload::finish`] or [`Upload::abort`]; one that is merely dropped leaves parts
+/// behind that object stores keep (and bill) until a lifecycle rule removes them.
+#[derive(Debug)]
+pub struct Upload {
+    location: Location,
+    options: UploadOptions,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+    multipart: Option<Box<dyn MultipartUpload>>,
+    in_flight: JoinSet<object_store::Result<()>>,
+}
+
+impl Upload {
+    /// Begin. Nothing is sent yet.
+    pub fn new(location: Location, options: UploadOptions) -> Self {
+        Self { location, options, waiting: Vec::new(), waiting_bytes: 0, multipart: None, in_flight: JoinSet::new() }
+    }
+
+    /// Append bytes; waits while too many parts are in flight. After an error only [`Upload::abort`] is of use.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.waiting_bytes += bytes.len();
+        self.waiting.push(bytes);
+        // a part is sent when there is more than it: the last part is never empty
+        while self.waiting_bytes > self.options.part_bytes {
+            let part = self.take(self.options.part_bytes);
+            self.send(part).await?;
+        }
+        Ok(())
+    }
+
+    /// Send the rest and make the object visible. An upload that fails here is aborted.
+    pub async fn finish(mut self) -> Result<()> {
+        let result = self.complete().await;
+        if result.is_err() {
+            self.abort().await;
+        }
+        result
+    }
+
+    async fn complete(&mut self) -> Result<()> {
+        let rest = self.take(self.waiting_bytes);
+        if self.multipart.is_none() {
+            let put = self.location.store.put(&self.location.path, rest).await;
+            return put.map(drop).map_err(|e| self.error(e));
+        }
+        self.send(rest).await?;
+        while self.in_flight.len() > 0 {
+            self.one_arrives().await?;
+        }
+        match &mut self.multipart {
+            Some(multipart) => multipart.complete().await.map(drop).map_err(|e| self.error(e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Give up: the object does not appear, parts that were sent are deleted. A failure to delete them is logged only.
+    pub async fn abort(mut self) {
+        self.in_flight.shutdown().await;
+        if let Some(mut multipart) = self.multipart.take()
+            && let Err(error) = multipart.abort().await
+        {
+            tracing::warn!(object = %self.location.shown, %error, "cannot abort an upload: parts of it may remain");
+        }
+    }
+
+    /// Hand over one part, once there is room for it.
+    async fn send(&mut self, part: PutPayload) -> Result<()> {
+        while self.in_flight.len() >= self.options.parts_in_flight.max(1) {
+            self.one_arrives().await?;
+        }
+        let multipart = match &mut self.multipart {
+            Some(multipart) => multipart,
+            None => {
+                let begun = self.location.store.put_multipart(&self.location.path).await;
+                let begun = begun.map_err(|e| store::error("write", &self.location.shown, e))?;
+                self.multipart.insert(begun)
+            }
+        };
+        self.in_flight.spawn(multipart.put_part(part));
+        Ok(())
+    }
+
+    async fn one_arrives(&mut self) -> Result<()> {
+        match self.in_flight.join_next().await {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(self.error(error)),
+            Some(Err(error)) => Err(Error::internal(format!("an upload task failed: {error}"))),
+        }
+    }
+
+    /// The first `n` waiting bytes, without copying them.
+    fn take(&mut self, n: usize) -> PutPayload {
+        let mut taken = Vec::new();
+        let mut missing = n;
+        while missing > 0 {
+            let first = self.waiting.first_mut().expect("n is at most what waits");
+            if first.len() > missing {
+                taken.push(first.split_to(missing));
+                break;
+            }
+            missing -= first.len();
+            taken.push(self.waiting.remove(0));
+        }
+        self.waiting_bytes -= n;
+        taken.into_iter().collect()
+    }
+
+    fn error(&self, source: object_store::Error) -> Error {
+        store::error("write", &self.location.shown, source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn upload(name: &str, pieces: &[usize], options: UploadOptions) -> (Location, Vec<u8>) {
+        let location = Location::open("memory://upload").unwrap().child(name);
+        let mut upload = Upload::new(location.clone(), options);
+        let mut all = Vec::new();
+        for &n in pieces {
+            let piece: Vec<u8> = (0..n).map(|i| (all.len() + i) as u8).collect();
+            all.extend_from_slice(&piece);
+            upload.write(piece.into()).await.unwrap();
+        }
+        upload.finish().await.unwrap();
+        (location, all)
+    }
+
+    #[tokio::test]
+    async fn pieces_of_any_size_become_one_object() {
+        let options = UploadOptions { part_bytes: 10, parts_in_flight: 2 };
+        let cases: [&[usize]; 6] = [&[], &[10], &[3, 3, 3], &[11], &[7, 40, 0, 3], &[100]];
+        for (i, pieces) in cases.into_iter().enumerate() {
+            let (location, all) = upload(&i.to_string(), pieces, options).await;
+            let stored = location.store.get(&location.path).await.unwrap().bytes().await.unwrap();
+            assert_eq!(stored, all, "{pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_aborted_upload_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::open(folder.path().to_str().unwrap()).unwrap().child("x");
+        let mut upload = Upload::new(location, UploadOptions { part_bytes: 4, parts_in_flight: 1 });
+        upload.write(Bytes::from_static(b"0123456789")).await.unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1); // the staging file
+        upload.abort().await;
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
