@@ -19,16 +19,13 @@ const TOLERANCE: f64 = 1e-9;
 /// given bytes whose checksum is right.
 pub(super) async fn check(dataset: &Location, sites: &[SiteHeader], commit: &Commit) -> Result<Vec<String>> {
     let place = dataset.child(&commit.object);
-    match bytes_as_committed(&place, commit).await? {
-        Some(problem) => return Ok(vec![problem]),
-        None => {}
+    if let Some(problem) = bytes_as_committed(&place, commit).await? {
+        return Ok(vec![problem]);
     }
-    let rows = match check_rows(&place, sites, commit).await {
-        Ok(problems) => problems,
-        Err(error) if error.kind() == ErrorKind::Data => vec![error.to_string()],
-        Err(error) => return Err(error),
-    };
-    Ok(rows)
+    match check_rows(&place, sites, commit).await {
+        Err(error) if error.kind() == ErrorKind::Data => Ok(vec![error.to_string()]),
+        checked => checked,
+    }
 }
 
 /// Whether the object has other bytes than committed.

@@ -94,21 +94,19 @@ impl ShardFooter {
 
     /// Where row group `group` lies in the file.
     pub fn group_range(&self, group: usize) -> Result<Range<u64>> {
-        let columns = self.metadata.metadata().row_group(group).columns();
-        let mut range = u64::MAX..0;
-        for column in columns {
-            let start =
-                column.dictionary_page_offset().unwrap_or(column.data_page_offset()).min(column.data_page_offset());
-            let end = start.checked_add(column.compressed_size());
-            let (Ok(start), Some(Ok(end))) = (u64::try_from(start), end.map(u64::try_from)) else {
-                return Err(Error::data("the footer names impossible offsets"));
-            };
-            range = range.start.min(start)..range.end.max(end);
+        let impossible = || Error::data("the footer names impossible offsets");
+        let (mut from, mut to) = (u64::MAX, 0);
+        for column in self.metadata.metadata().row_group(group).columns() {
+            let pages = column.data_page_offset();
+            let start = column.dictionary_page_offset().map_or(pages, |dictionary| dictionary.min(pages));
+            let end = start.checked_add(column.compressed_size()).ok_or_else(impossible)?;
+            from = from.min(u64::try_from(start).map_err(|_| impossible())?);
+            to = to.max(u64::try_from(end).map_err(|_| impossible())?);
         }
-        if range.start > range.end || range.end > self.file_bytes {
-            return Err(Error::data("the footer names bytes outside the file"));
+        if from > to || to > self.file_bytes {
+            return Err(impossible());
         }
-        Ok(range)
+        Ok(from..to)
     }
 
     /// The rows of row group `group`; `bytes` are those of [`ShardFooter::group_range`].

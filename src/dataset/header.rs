@@ -209,7 +209,8 @@ pub(crate) mod tests {
 
     #[test]
     fn what_differs_is_named() {
-        let cases: [(fn(&mut DatasetHeader), &str); 5] = [
+        type Change = fn(&mut DatasetHeader);
+        let cases: [(Change, &str); 5] = [
             (|h| h.fingerprints.model = "n".into(), r#"fingerprints.model was "m", now "n""#),
             (|h| h.tokens["context_length"] = 64.into(), "tokens.context_length was 128, now 64"),
             (|h| h.sites[0].dtype = StoredDtype::Float32, r#"sites.0.dtype was "float16", now "float32""#),

@@ -76,7 +76,7 @@ impl Upload {
             return put.map(drop).map_err(|e| self.error(e));
         }
         self.send(rest).await?;
-        while self.in_flight.len() > 0 {
+        while !self.in_flight.is_empty() {
             self.one_arrives().await?;
         }
         match &mut self.multipart {
