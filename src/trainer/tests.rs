@@ -1,1 +1,290 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::compute::cpu::Cpu;
+use crate::error::ErrorKind;
+use crate::hooks::Site;
+use crate::trainer::config::Normalize;
+
+const WIDTH: usize = 8;
+
+/// A small trainer: 8 -> 64, k 3, batches of 16 out of 64 rows; latents die after 40 rows, so the auxiliary loss works.
+fn settings(rows: u64, reuse: u32) -> TrainerSettings {
+    let config = serde_json::json!({
+        "name": "small",
+        "input": "blocks.1.hook_resid_post",
+        "buffer": {"rows": 64, "reuse": reuse},
+        "coder": {"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40},
+        "optimizer": {"type": "adam", "learning_rate": 0.01, "warmup_steps": 5},
+        "batch_rows": 16,
+        "rows": rows,
+        "checkpoint": {"url": "unused"},
+    });
+    TrainerSettings {
+        config: serde_json::from_value(config).unwrap(),
+        point: HookPoint::block(1, Site::ResidPost),
+        width: WIDTH,
+        seed: Seed(7),
+    }
+}
+
+/// The stream's `batch`-th piece: rows around a common mean, and their documents.
+fn piece(batch: u64) -> (Vec<f32>, Vec<u64>, SourceCursor) {
+    let n = 5 + (batch * 7 % 30) as usize;
+    let mut rng = Seed(batch).stream("rows");
+    let rows = (0..n * WIDTH).map(|i| (rng.normal() + (i % WIDTH) as f64 * 0.5) as f32 * 20.0).collect();
+    let docs = (0..n as u64).map(|i| batch * 3 + i / 10).collect();
+    (rows, docs, SourceCursor { next_batch: batch + 1, ..SourceCursor::default() })
+}
+
+fn offer(trainer: &mut Trainer<Cpu>, batches: std::ops::Range<u64>) {
+    for batch in batches {
+        assert_eq!(trainer.next_batch_index(), batch);
+        let (rows, docs, cursor) = piece(batch);
+        trainer.offer(&rows, &docs, &cursor).unwrap();
+    }
+}
+
+fn cpu(threads: usize) -> Arc<Cpu> {
+    Arc::new(Cpu::new(threads).unwrap())
+}
+
+/// A change of settings.
+type Change = fn(&mut TrainerSettings);
+
+const PIECES: u64 = 40;
+
+/// Save after `cut` pieces, restore on other threads, go on to the end.
+fn interrupted(reuse: u32, cut: u64) -> Trainer<Cpu> {
+    let mut first = Trainer::new(cpu(1), settings(100_000, reuse)).unwrap();
+    offer(&mut first, 0..cut);
+    let files = first.save().unwrap();
+    let mut second = Trainer::restore(cpu(2), settings(100_000, reuse), &files).unwrap();
+    assert!(second.save().unwrap() == files, "a restored trainer saves what it was restored from");
+    assert_eq!(second.report(), first.report());
+    offer(&mut second, cut..PIECES);
+    second
+}
+
+#[test]
+fn an_interrupted_run_ends_in_the_same_bytes() {
+    for reuse in [1, 3] {
+        let mut whole = Trainer::new(cpu(2), settings(100_000, reuse)).unwrap();
+        offer(&mut whole, 0..PIECES);
+        let expected = whole.save().unwrap();
+        let report = whole.report();
+        assert!(report.auxiliary_loss > 0.0 && report.dead_fraction > 0.0, "the auxiliary loss must work: {report:?}");
+        whole.finish().unwrap();
+        let expected_end = whole.save().unwrap();
+        // 2: before the buffer is full for the first time
+        for cut in [0, 2, 7, 8, 23, PIECES] {
+            let mut other = interrupted(reuse, cut);
+            assert!(other.save().unwrap() == expected, "reuse {reuse}, cut after {cut}");
+            other.finish().unwrap();
+            assert!(other.save().unwrap() == expected_end, "reuse {reuse}, cut after {cut}, finished");
+            assert_eq!(other.report(), whole.report());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn the_sizes_of_offers_do_not_matter(sizes in prop::collection::vec(1usize..90, 40)) {
+        let (mut rows, mut docs) = (Vec::new(), Vec::new());
+        for batch in 0..20 {
+            let (r, d, _) = piece(batch);
+            rows.extend(r);
+            docs.extend(d);
+        }
+        let cursor = SourceCursor::default();
+        let mut whole = Trainer::new(cpu(1), settings(100_000, 2)).unwrap();
+        whole.offer(&rows, &docs, &cursor).unwrap();
+        let mut parts = Trainer::new(cpu(1), settings(100_000, 2)).unwrap();
+        let mut at = 0;
+        for size in sizes.into_iter().chain([docs.len()]) {
+            let end = docs.len().min(at + size);
+            parts.offer(&rows[at * WIDTH..end * WIDTH], &docs[at..end], &cursor).unwrap();
+            at = end;
+        }
+        prop_assert!(whole.save().unwrap() == parts.save().unwrap());
+    }
+}
+
+#[test]
+fn every_row_is_trained_on_or_counted() {
+    for reuse in [1u64, 3] {
+        let mut trainer = Trainer::new(cpu(1), settings(100_000, reuse as u32)).unwrap();
+        offer(&mut trainer, 0..PIECES);
+        let offered: u64 = (0..PIECES).map(|batch| piece(batch).1.len() as u64).sum();
+        trainer.finish().unwrap();
+        let tail = trainer.dropped().get(DropReason::BufferTail);
+        let trained = trainer.report().rows;
+        assert!(tail < 16, "{tail} rows left");
+        assert!(trained <= offered * reuse && trained + tail * reuse >= offered * reuse, "{trained} of {offered}");
+        assert_eq!(trained % 16, 0);
+        assert_eq!(trainer.report().rows_buffered, 0);
+        trainer.finish().unwrap();
+        assert_eq!(trainer.dropped().get(DropReason::BufferTail), tail, "counted once");
+    }
+}
+
+#[test]
+fn a_trainer_stops_at_its_number_of_rows() {
+    let mut trainer = Trainer::new(cpu(1), settings(100, 1)).unwrap();
+    offer(&mut trainer, 0..PIECES);
+    assert!(trainer.done());
+    let report = trainer.report();
+    assert_eq!((report.rows, report.step), (112, 7), "the first whole batch at or after 100 rows");
+    assert_eq!(trainer.next_batch_index(), PIECES);
+    // more rows may be asked for later
+    let files = trainer.save().unwrap();
+    let more = Trainer::restore(cpu(1), settings(200, 1), &files).unwrap();
+    assert!(!more.done());
+}
+
+#[test]
+fn a_short_corpus_trains_at_the_end() {
+    let mut trainer = Trainer::new(cpu(1), settings(1000, 1)).unwrap();
+    let (rows, docs, cursor) = piece(4);
+    assert_eq!(docs.len(), 33);
+    trainer.offer(&rows, &docs, &cursor).unwrap();
+    let error = trainer.export(ExportMetadata::default()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Data && error.to_string().contains("33 rows"), "{error}");
+    trainer.finish().unwrap();
+    assert_eq!(trainer.report().rows, 32);
+    assert_eq!(trainer.dropped().get(DropReason::BufferTail), 1);
+    trainer.export(ExportMetadata::default()).unwrap();
+}
+
+#[test]
+fn training_explains_more_and_exports_reconstruct_the_same() {
+    let mut trainer = Trainer::new(cpu(1), settings(100_000, 1)).unwrap();
+    // rows on a few directions, far from the origin
+    let mut rng = Seed(1).stream("directions");
+    let directions: Vec<f32> = (0..6 * WIDTH).map(|_| rng.normal() as f32).collect();
+    let rows: Vec<f32> = (0..6000)
+        .flat_map(|i| {
+            let (a, b) = (i % 6, (i * 7 + 2) % 6);
+            let (x, y) = (rng.uniform() as f32, rng.uniform() as f32);
+            (0..WIDTH).map(|p| 5.0 + x * directions[a * WIDTH + p] + y * directions[b * WIDTH + p]).collect::<Vec<_>>()
+        })
+        .collect();
+    let docs = vec![0; 6000];
+    trainer.offer(&rows[..80 * WIDTH], &docs[..80], &SourceCursor::default()).unwrap();
+    let early = trainer.report();
+    trainer.offer(&rows[80 * WIDTH..], &docs[80..], &SourceCursor::default()).unwrap();
+    let late = trainer.report();
+    assert!(late.fvu < 0.3 * early.fvu && late.fvu < 0.1, "FVU {} -> {}", early.fvu, late.fvu);
+
+    let rows = &rows[..100 * WIDTH];
+    let (mut out, mut l0, mut fired) = (Vec::new(), Vec::new(), vec![0; trainer.n_latents()]);
+    trainer.reconstruct(rows, &mut out, &mut l0, &mut fired).unwrap();
+    let mut sums = metrics::ReconstructionSums::new(WIDTH, fired.len());
+    sums.add(rows, &out, &l0);
+    let found = sums.finish().unwrap();
+    assert!(found.fvu < 0.15, "raw FVU {}", found.fvu);
+    assert_eq!(fired.iter().sum::<u64>(), l0.iter().map(|&n| u64::from(n)).sum::<u64>());
+
+    let files = trainer.export(ExportMetadata::default()).unwrap();
+    let backend = Cpu::new(1).unwrap();
+    let exported = ExportedCoder::read(&files).unwrap();
+    assert_eq!(exported.metadata["hook_name"], "blocks.1.hook_resid_post");
+    let (mut folded, mut folded_l0, mut folded_fired) = (Vec::new(), Vec::new(), vec![0; fired.len()]);
+    exported.to_coder(&backend).reconstruct(&backend, 1.0, rows, &mut folded, &mut folded_l0, &mut folded_fired);
+    assert!(
+        out.iter().zip(&folded).all(|(a, b)| (a - b).abs() < 1e-4 * a.abs().max(1.0)),
+        "folding changed the output"
+    );
+}
+
+#[test]
+fn another_configuration_is_refused_by_name() {
+    let trainer = Trainer::new(cpu(1), settings(100, 1)).unwrap();
+    let files = trainer.save().unwrap();
+    let restore = |change: Change| {
+        let mut settings = settings(100, 1);
+        change(&mut settings);
+        Trainer::restore(cpu(1), settings, &files).map(|_| ())
+    };
+    restore(|s| s.config.rows.0 = 777).unwrap();
+    restore(|s| s.config.checkpoint.url = "elsewhere".into()).unwrap();
+    for (key, change) in [
+        ("trainer.normalize", (|s| s.config.normalize = Normalize::None) as Change),
+        ("trainer.buffer.reuse", |s| s.config.buffer.reuse = 2),
+        ("trainer.batch_rows", |s| s.config.batch_rows = 8),
+        ("seed", |s| s.seed = Seed(8)),
+        ("point", |s| s.point = HookPoint::block(2, Site::ResidPost)),
+        ("trainer.coder.k", |s| {
+            let crate::sae::config::CoderConfig::Topk { k, .. } = &mut s.config.coder;
+            *k = 4;
+        }),
+    ] {
+        let error = restore(change).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(&format!("`{key}` = ")), "{key}: {error}");
+    }
+}
+
+#[test]
+fn damaged_checkpoints_are_data_errors() {
+    let mut trainer = Trainer::new(cpu(1), settings(100_000, 2)).unwrap();
+    offer(&mut trainer, 0..10);
+    let files = trainer.save().unwrap();
+    for missing in 0..files.len() {
+        let mut files = files.clone();
+        let (name, _) = files.remove(missing);
+        let error = Trainer::restore(cpu(1), settings(100_000, 2), &files).map(|_| ()).unwrap_err();
+        assert!(error.kind() == ErrorKind::Data && error.to_string().contains(&name), "{error}");
+    }
+    for cut in 0..files.len() {
+        let mut files = files.clone();
+        let half = files[cut].1.len() / 2;
+        files[cut].1.truncate(half);
+        assert!(Trainer::restore(cpu(1), settings(100_000, 2), &files).is_err());
+    }
+}
+
+#[test]
+fn steps_that_are_not_finite_are_skipped_and_end_the_trainer_when_they_persist() {
+    let mut settings = settings(100_000, 1);
+    settings.config.normalize = Normalize::None;
+    let mut trainer = Trainer::new(cpu(1), settings).unwrap();
+    offer(&mut trainer, 0..10);
+    let before = trainer.report();
+    let poisoned = |rows: usize| (vec![f32::NAN; rows * WIDTH], vec![0; rows]);
+    let (rows, docs) = poisoned(1);
+    let cursor = trainer.cursor().clone();
+    trainer.offer(&rows, &docs, &cursor).unwrap();
+    offer(&mut trainer, 10..40);
+    let after = trainer.report();
+    assert_eq!(after.skipped_steps, 1, "one poisoned row is in one batch");
+    assert!(after.step > before.step && after.loss.is_finite());
+    let files = trainer.save().unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&files[1].1).unwrap();
+    let bytes = tensors.tensor("w_enc").unwrap().data().to_vec();
+    assert!(bytes.chunks(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()));
+
+    let (rows, docs) = poisoned(1000);
+    let error = trainer.offer(&rows, &docs, &cursor).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(error.to_string().contains("train `small` on blocks.1.hook_resid_post"), "{error}");
+}
+
+#[test]
+fn impossible_settings_are_named() {
+    for (key, change) in [
+        ("`buffer.rows` is 10", (|s| s.config.buffer.rows.0 = 10) as Change),
+        ("`buffer.reuse` is 0", |s| s.config.buffer.reuse = 0),
+        ("`batch_rows` is 0", |s| s.config.batch_rows = 0),
+        ("`coder.k` is 65", |s| {
+            let crate::sae::config::CoderConfig::Topk { k, .. } = &mut s.config.coder;
+            *k = 65;
+        }),
+    ] {
+        let mut settings = settings(100, 1);
+        change(&mut settings);
+        let error = Trainer::new(cpu(1), settings).map(|_| ()).unwrap_err();
+        assert!(error.kind() == ErrorKind::Config && error.to_string().contains(key), "{key}: {error}");
+    }
+}

@@ -103,3 +103,6 @@ impl CoderOps for Cpu {
         adam::adam(self, &mut w[..len], &g[..len], &mut m[..len], &mut v[..len], step);
     }
 }
+
+#[cfg(test)]
+mod tests;

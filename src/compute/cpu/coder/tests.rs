@@ -1,0 +1,178 @@
+//! Every op against the f64 reference, over shapes with tails, and the same bits for any number of threads.
+
+use super::*;
+use crate::compute::Backend;
+use crate::compute::coder_ops::NO_LATENT;
+use crate::compute::reference::Reference;
+use crate::runtime::rng::Seed;
+
+/// (rows, input width, latents, kept a row): single ones, odd ones, more than one tile or block in each direction.
+const SHAPES: [(usize, usize, usize, usize); 6] =
+    [(1, 1, 1, 1), (3, 5, 7, 2), (33, 17, 65, 7), (257, 24, 1100, 9), (40, 130, 300, 150), (600, 12, 40, 40)];
+
+fn random(len: usize, purpose: &str) -> Vec<f32> {
+    let mut rng = Seed(2).stream(purpose);
+    (0..len).map(|_| rng.normal() as f32).collect()
+}
+
+fn read<B: Backend>(backend: &B, t: &B::Tensor, len: usize) -> Vec<f64> {
+    let mut out = vec![0.0; len];
+    backend.read_f64(t, 0, &mut out);
+    out
+}
+
+/// All numbers that the ops give for a shape, by name; codes are those of the reference, so that no near-tie between
+/// the encoders spreads.
+fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usize)) -> Vec<(&'static str, Vec<f64>)> {
+    let up = |len: usize, purpose: &str| backend.upload(&random(len, purpose));
+    let (x, shift, w, w2, b) = (up(n * d, "x"), up(d, "shift"), up(f * d, "w"), up(f * d, "w2"), up(f, "b"));
+    let dims = CoderDims { d, f };
+    let mut results = Vec::new();
+
+    let mut c = backend.zeros(n * d);
+    backend.center(&x, 1.5, &shift, &mut c, n, d);
+    results.push(("center", read(backend, &c, n * d)));
+
+    let code = reference_code(backend, (n, d, f, k));
+    let mut out = backend.zeros(n * d);
+    backend.decode(&code, &w2, &shift, &mut out, d);
+    results.push(("decode", read(backend, &out, n * d)));
+    let mut r = backend.zeros(n * d);
+    backend.residual(&code, &w2, &c, &mut r, d);
+    results.push(("residual", read(backend, &r, n * d)));
+    let mut g_pre = backend.upload(&vec![9.0; n * k]);
+    backend.entry_dots(&code, &w2, &r, -0.25, &mut g_pre, d);
+    results.push(("entry_dots", read(backend, &g_pre, n * k)));
+
+    let mut by_latent = ByLatent::new(backend, n, k, f);
+    backend.group_by_latent(&code, f, &mut by_latent);
+    let (mut starts, mut places) = (vec![0; f + 1], vec![0; n * k]);
+    backend.read_index(&by_latent.starts, &mut starts);
+    backend.read_index(&by_latent.places, &mut places);
+    places.truncate(starts[f] as usize);
+    results.push(("group_by_latent", starts.iter().chain(&places).map(|&i| f64::from(i)).collect()));
+
+    let term =
+        || GradientTerm { code: &code, by_latent: &by_latent, g_pre: &g_pre, residual: &r, residual_scale: -0.5 };
+    let (mut g_enc, mut g_b, mut g_dec) = (up(f * d, "x"), up(f, "x"), up(f * d, "x"));
+    let gradients = LatentGradients { w_enc: &mut g_enc, b_enc: &mut g_b, w_dec: &mut g_dec };
+    backend.latent_gradients(&[term(), term()], &c, dims, gradients);
+    results.push(("gradient of w_enc", read(backend, &g_enc, f * d)));
+    results.push(("gradient of b_enc", read(backend, &g_b, f)));
+    results.push(("gradient of w_dec", read(backend, &g_dec, f * d)));
+
+    let mut sums = backend.upload(&random(d, "sums"));
+    backend.add_weighted_rows(&b, &w, -0.5, &mut sums, f, d);
+    results.push(("add_weighted_rows", read(backend, &sums, d)));
+    backend.column_sums(&x, 0.5, &mut sums, n, d);
+    results.push(("column_sums", read(backend, &sums, d)));
+    let mut distances = backend.zeros(n);
+    backend.row_distances(&x, &shift, &mut distances, n, d);
+    results.push(("row_distances", read(backend, &distances, n)));
+    let squares = backend.square_sums(&x, n, d);
+    results.push(("square_sums", vec![squares.about_zero, squares.about_mean, backend.sum_squares(&x, n * d)]));
+
+    let mut unit = up(f * d, "w");
+    backend.normalize_rows(&mut unit, f, d);
+    results.push(("normalize_rows", read(backend, &unit, f * d)));
+    backend.project_rows(&mut g_dec, &unit, f, d);
+    results.push(("project_rows", read(backend, &g_dec, f * d)));
+
+    let (mut weights, mut m, mut v) = (up(f * d, "w"), backend.zeros(f * d), backend.zeros(f * d));
+    for t in 1..=3 {
+        let step = AdamStep { learning_rate: 0.01, betas: [0.9, 0.99], epsilon: 1e-8, t, gradient_scale: 0.5 };
+        backend.adam(&mut weights, &w2, &mut m, &mut v, f * d, &step);
+    }
+    results.push(("adam", read(backend, &weights, f * d)));
+    results
+}
+
+/// The reference's code, on any backend.
+fn reference_code<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usize)) -> Code<B> {
+    let mut found = Code::new(&Reference, n, k);
+    let up = |len: usize, purpose: &str| Reference.upload(&random(len, purpose));
+    Reference.encode_topk(&up(n * d, "x"), &up(f * d, "w"), &up(f, "b"), CoderDims { d, f }, None, &mut found);
+    let mut code = Code::new(backend, n, k);
+    backend.write_index(&mut code.latents, &found.latents);
+    let values: Vec<f32> = found.values.iter().map(|&v| v as f32).collect();
+    backend.write(&mut code.values, 0, &values);
+    code
+}
+
+#[test]
+fn ops_agree_with_the_reference() {
+    let cpu = Cpu::new(2).unwrap();
+    for shape in SHAPES {
+        for ((name, found), (_, expected)) in everything(&cpu, shape).into_iter().zip(everything(&Reference, shape)) {
+            assert_eq!(found.len(), expected.len(), "{name} at {shape:?}");
+            let largest = expected.iter().fold(1f64, |a, x| a.max(x.abs()));
+            for (i, (x, e)) in found.iter().zip(&expected).enumerate() {
+                assert!((x - e).abs() <= 2e-6 * largest, "{name} at {shape:?}, number {i}: {x} instead of {e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn encoders_agree_with_the_reference() {
+    let cpu = Cpu::new(2).unwrap();
+    for (n, d, f, k) in SHAPES {
+        let (c, w, b) = (random(n * d, "c"), random(f * d, "w"), random(f, "b"));
+        let subset: Vec<u32> = (0..f as u32).filter(|i| i % 3 == 1).collect();
+        for among in [None, Some(&subset)] {
+            let mut expected = Code::new(&Reference, n, k);
+            let mut found = Code::new(&cpu, n, k);
+            let len = subset.len();
+            let (up, dims) = (|v: &[f32]| Reference.upload(v), CoderDims { d, f });
+            let set = among.map(|latents| Subset::<Reference> { latents, len });
+            Reference.encode_topk(&up(&c), &up(&w), &up(&b), dims, set, &mut expected);
+            let set = among.map(|latents| Subset::<Cpu> { latents, len });
+            cpu.encode_topk(&c, &w, &b, dims, set, &mut found);
+            for row in 0..n {
+                let of =
+                    |code: &[u32]| code[row * k..][..k].iter().copied().filter(|&i| i != NO_LATENT).collect::<Vec<_>>();
+                let (found_latents, expected_latents) = (of(&found.latents), of(&expected.latents));
+                // a near-tie may fall the other way in f32; more than one in a row is an error
+                let strange = found_latents.iter().filter(|i| !expected_latents.contains(i)).count();
+                assert!(strange <= 1, "row {row}: {found_latents:?} instead of {expected_latents:?}");
+                assert_eq!(found_latents.len(), expected_latents.len());
+                assert!(found_latents.iter().all(|i| among.is_none_or(|subset| subset.contains(i))));
+            }
+            let sum = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>();
+            let (total, exact) =
+                (sum(&mut found.values.iter().map(|&v| f64::from(v))), sum(&mut expected.values.iter().copied()));
+            assert!((total - exact).abs() <= 1e-6 * exact.max(1.0), "sum of values {total} instead of {exact}");
+        }
+    }
+}
+
+#[test]
+fn equal_values_go_to_the_lower_latent() {
+    let cpu = Cpu::new(1).unwrap();
+    let (f, k) = (3000, 5);
+    let mut code = Code::new(&cpu, 2, k);
+    // every latent has the same value, but two that are larger and one that is not positive
+    let mut b = vec![1.0; f];
+    (b[1500], b[2999], b[0]) = (2.0, 1.5, 0.0);
+    cpu.encode_topk(&vec![0.0; 4], &vec![0.0; f * 2], &b, CoderDims { d: 2, f }, None, &mut code);
+    assert_eq!(code.latents[..k], [1, 2, 3, 1500, 2999]);
+    assert_eq!(code.values[k..], [1.0, 1.0, 1.0, 2.0, 1.5]);
+    b.iter_mut().for_each(|b| *b = -1.0);
+    b[7] = f32::NAN;
+    cpu.encode_topk(&vec![0.0; 4], &vec![0.0; f * 2], &b, CoderDims { d: 2, f }, None, &mut code);
+    assert!(code.latents.iter().all(|&i| i == NO_LATENT) && code.values.iter().all(|&v| v == 0.0));
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let (one, three) = (Cpu::new(1).unwrap(), Cpu::new(3).unwrap());
+    let shape @ (n, d, f, k) = (700, 24, 1100, 9);
+    assert_eq!(everything(&one, shape), everything(&three, shape));
+    let encode = |cpu: &Cpu| {
+        let mut code = Code::new(cpu, n, k);
+        let (c, w, b) = (random(n * d, "c"), random(f * d, "w"), random(f, "b"));
+        cpu.encode_topk(&c, &w, &b, CoderDims { d, f }, None, &mut code);
+        (code.latents, code.values)
+    };
+    assert_eq!(encode(&one), encode(&three));
+}
