@@ -32,6 +32,9 @@
 //! Who may import whom is a table in `tests/architecture.rs` and is tested there.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 #![warn(missing_docs, unreachable_pub)]
+// what `clippy.toml` bans, and ways to stop that are not an error: outside tests
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic))]
+#![warn(clippy::await_holding_lock, clippy::todo, clippy::unimplemented, clippy::dbg_macro)]
 
 pub mod accounting;
 pub mod activation;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::corpus::listing::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::clock::Stopwatch;
 use crate::store;
 
 /// What one request asks for: enough that a request's latency costs little.
@@ -180,7 +181,7 @@ impl FetchReader {
         let block = match self.blocks.try_recv() {
             Ok(block) => Some(block),
             Err(_) => {
-                let start = Instant::now();
+                let start = Stopwatch::start();
                 let block = self.blocks.blocking_recv();
                 self.counters.blocked_ns.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 block

@@ -49,7 +49,11 @@ impl Location {
             Some(_) => {
                 let url = parse_url(text)?;
                 install_tls_provider();
-                let variables = std::env::vars().map(|(k, v)| (k.to_ascii_lowercase(), v));
+                // credentials; a variable that is not UTF-8 is none
+                #[allow(clippy::disallowed_methods)]
+                let variables = std::env::vars_os().filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
+                });
                 let (store, path) = object_store::parse_url_opts(&url, variables)
                     .or_kind(ErrorKind::Config, || format!("cannot open the object store of `{text}`"))?;
                 Ok(Self { store: Arc::from(store), path, shown: text.trim_end_matches('/').to_owned(), local: None })

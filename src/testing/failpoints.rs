@@ -5,6 +5,7 @@
 
 /// End the process here if the environment names this failpoint.
 #[cfg(feature = "failpoints")]
+#[allow(clippy::disallowed_methods)] // a test outside the process has no other way in
 pub fn failpoint(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
