@@ -77,3 +77,6 @@ fn load_text(text: &str, sets: &[String], variables: env::Lookup<'_>) -> Result<
     env::conceal(&tree, &mut published);
     Ok((pipeline, published, problems, tree))
 }
+
+#[cfg(test)]
+mod tests;

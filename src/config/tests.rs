@@ -1,0 +1,137 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::raw::RawPipeline;
+use super::*;
+
+/// A pipeline that uses every section.
+const FULL: &str = r#"
+version: 1
+name: full
+seed: 3
+model: {source: models/m, dtype: float32, device: cpu, threads: 2}
+corpus: {type: jsonl, paths: ["c/*.jsonl"], field: text, unit_bytes: 1MiB, holdout: 2%}
+tokens:
+  context_length: 128
+  packing: concat
+  prepend_bos: true
+  separator: eos
+  attend_across_documents: false
+  exclude: {special: true, positions: [0, 1], norm_above_median: 10}
+  batch_tokens: 1024
+  interleave: 2
+capture: ["blocks.*.hook_mlp_out"]
+dataset: {url: out/acts, dtype: float16, layout: typed, rows_per_shard: 1000, rows_per_group: 100, compression: none, sample: 10%}
+trainers:
+  - name: t
+    input: blocks.0.hook_mlp_out
+    normalize: unit_rms
+    buffer: {rows: 10k, reuse: 2}
+    coder: {type: topk, width: 64, k: 8, aux_coefficient: 0.1, aux_k: 4, dead_after_tokens: 1M}
+    optimizer: {type: adam, learning_rate: 1.0e-3, betas: [0.9, 0.99], epsilon: 1.0e-8, warmup_steps: 5, decay: 10%, clip_norm: 1.0}
+    batch_rows: 256
+    rows: 1M
+    checkpoint: {url: out/coder, every: 1min, keep: 2}
+    when_slow: drop
+evaluate: {tokens: 1000}
+admin: {listen: "127.0.0.1:9464"}
+limits: {memory: 1GiB}
+shutdown: {grace: 5s}
+"#;
+
+fn no_variables(_: &str) -> Option<String> {
+    None
+}
+
+/// Paths of every node of [`FULL`].
+fn paths() -> Vec<String> {
+    let tree = document::parse(FULL, Origin::File).unwrap();
+    let mut paths = Vec::new();
+    tree.walk(&document::Path::default(), &mut |path, _| paths.push(path.to_string()));
+    paths.retain(|p| !p.is_empty());
+    paths
+}
+
+/// Values that are wrong in most places and right in some.
+fn odd_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("[]".to_owned()),
+        Just("{}".to_owned()),
+        Just("[1, two, {three: 3}]".to_owned()),
+        Just("{type: topk}".to_owned()),
+        Just("''".to_owned()),
+        Just("10%".to_owned()),
+        Just("5min".to_owned()),
+        Just("1.5M".to_owned()),
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<u64>().prop_map(|n| n.to_string()),
+        (-2i32..70).prop_map(|n| n.to_string()),
+        any::<f32>().prop_filter("finite", |x| x.is_finite()).prop_map(|x| format!("{x:?}")),
+        "[a-z0-9./:%]{0,8}".prop_map(|s| format!("'{s}'")),
+    ]
+}
+
+#[test]
+fn the_full_pipeline_uses_every_key() {
+    let mut tree = document::parse(FULL, Origin::File).unwrap();
+    let mut problems = Vec::new();
+    let (raw, _) = resolve::resolve(&mut tree, &mut problems).unwrap_or_else(|| panic!("{problems:#?}"));
+    let (written, read) = (tree.to_value(), serde_json::to_value(raw).unwrap());
+    let keys = |value: &Value| {
+        let mut tree = document::parse(&value.to_string(), Origin::File).unwrap();
+        let mut keys = Vec::new();
+        tree.place = Place::File;
+        tree.walk(&document::Path::default(), &mut |path, _| keys.push(path.to_string()));
+        keys.sort();
+        keys
+    };
+    assert_eq!(keys(&written), keys(&read));
+}
+
+proptest! {
+    /// What the schema's check and the rules let pass, the structs can read: there is one definition of the format.
+    #[test]
+    fn what_passes_the_check_can_be_read(
+        at in prop::sample::select(paths()), value in odd_value(), again in prop::sample::select(paths()), other in odd_value(),
+    ) {
+        let sets = [format!("{at}={value}"), format!("{again}={other}")];
+        if let Err(problems) = load_text(FULL, &sets, &no_variables) {
+            prop_assert!(!problems.is_empty());
+            for problem in problems {
+                // a problem with the whole file would be the structs' own complaint
+                prop_assert!(problem.place != Place::File, "{sets:?}: {}", problem.line("f"));
+            }
+        }
+    }
+
+    /// And what the structs cannot read, the check refuses with a place.
+    #[test]
+    fn what_cannot_be_read_is_refused(at in prop::sample::select(paths()), value in odd_value()) {
+        let mut tree = document::parse(FULL, Origin::File).unwrap();
+        let mut problems = Vec::new();
+        overrides::apply(&mut tree, &[format!("{at}={value}")], &mut problems);
+        let readable = serde_json::from_value::<RawPipeline>(tree.to_value()).is_ok();
+        let accepted = problems.is_empty() && resolve::resolve(&mut tree, &mut problems).is_some();
+        prop_assert!(readable || !accepted, "{at}={value}");
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "[ \\n\\ta-c:\\-\\[\\]{},&*!|>'\"#?%@$0-9.]{0,60}") {
+        drop(load_text(&text, &[], &no_variables));
+    }
+
+    #[test]
+    fn no_set_makes_it_panic(set in "[a-z0-9.\\[\\]=]{0,24}") {
+        drop(load_text(FULL, &[set], &no_variables));
+    }
+}
+
+#[test]
+fn what_is_published_reads_back() {
+    let (pipeline, published, ..) = load_text(FULL, &[], &no_variables).unwrap();
+    let (again, ..) = load_text(&published.to_string(), &[], &no_variables).unwrap();
+    assert_eq!(again, pipeline);
+    assert_eq!(published["tokens"]["exclude"]["positions"], json!([0, 1]));
+}
