@@ -119,6 +119,14 @@ pub async fn latest(location: &Location) -> Result<Option<Checkpoint>> {
     Ok(None)
 }
 
+/// The checkpoint that a person means by `place`: one checkpoint's own folder, or the newest of a folder of them.
+pub async fn at(place: &Location) -> Result<Option<Checkpoint>> {
+    match place.path.filename().and_then(Folder::parse) {
+        Some(folder) => load(place, folder).await,
+        None => latest(place).await,
+    }
+}
+
 /// The checkpoint in `place`; `None` if it was never completed, an error if it is damaged.
 async fn load(place: &Location, folder: Folder) -> Result<Option<Checkpoint>> {
     let Some(text) = objects::read(&place.child(MARKER)).await? else { return Ok(None) };

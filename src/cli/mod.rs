@@ -4,13 +4,16 @@
 //! Exit codes follow `sysexits.h`: 0 ok, 64 wrong usage, 65 unusable data, 69 unavailable, 70 a bug, 78 wrong
 //! configuration.
 
+mod export;
 mod failure;
+mod inspect;
 mod model_folder;
 mod output;
 mod plan;
 mod schema;
 mod selftest;
 mod validate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -81,6 +84,12 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Say what a run would read, compute, keep and write, before anything runs
     Plan(plan::PlanArgs),
+    /// Say what a dataset, a checkpoint or an exported coder holds
+    Inspect(inspect::InspectArgs),
+    /// Check the integrity of a dataset: every commit, checksum, row count and statistic
+    Verify(verify::VerifyArgs),
+    /// Write a trained coder in another tool's format
+    Export(export::ExportArgs),
     /// Check the model's arithmetic on this machine against the f64 reference, site by site
     Selftest(selftest::SelftestArgs),
     /// Print the JSON Schema of the pipeline file, for editors and checks
@@ -115,6 +124,9 @@ fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
         Command::Validate(args) => validate::execute(&args, globals),
         Command::Plan(args) => plan::execute(&args, globals),
+        Command::Inspect(args) => inspect::execute(&args, globals),
+        Command::Verify(args) => verify::execute(&args, globals),
+        Command::Export(args) => export::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),
     }

@@ -21,6 +21,14 @@ pub(crate) fn complain(message: &str) {
     drop(writeln!(std::io::stderr().lock(), "harvestd: {message}"));
 }
 
+/// Lines of a name and what there is to say, aligned.
+pub(crate) fn fields(lines: &[(&str, String)]) {
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, text) in lines {
+        print(&format!("{name:<width$}  {text}"));
+    }
+}
+
 /// A table with a line below its header; columns named in `right` are aligned to the right.
 pub(crate) fn table(header: &[&str], right: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();

@@ -76,6 +76,13 @@ pub(super) fn settings_value(settings: &TrainerSettings) -> Result<Value> {
     }))
 }
 
+/// The report of a checkpoint.
+pub(super) fn saved_report(files: &[(String, Vec<u8>)]) -> Result<StepReport> {
+    let state: State =
+        serde_json::from_slice(find(files, STATE)?).or_kind(ErrorKind::Data, || format!("read {STATE}"))?;
+    Ok(state.report)
+}
+
 /// The settings that a checkpoint was made with: what [`settings_value`] wrote.
 pub(super) fn saved_settings(files: &[(String, Vec<u8>)]) -> Result<TrainerSettings> {
     #[derive(Deserialize)]

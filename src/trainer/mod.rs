@@ -77,6 +77,16 @@ pub struct StepReport {
     pub skipped_steps: u64,
 }
 
+impl StepReport {
+    /// The report of a checkpoint.
+    ///
+    /// # Errors
+    /// `Data` if `state.json` is missing or damaged.
+    pub fn of_checkpoint(files: &[(String, Vec<u8>)]) -> Result<Self> {
+        checkpoint::saved_report(files)
+    }
+}
+
 /// Trains one coder.
 pub struct Trainer<B: CoderOps> {
     backend: Arc<B>,

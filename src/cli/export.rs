@@ -1,0 +1,101 @@
+//! `harvestd export`: a trained coder in another tool's format.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::{Globals, Outcome, async_runtime, output};
+use crate::catalog::checkpoints;
+use crate::compute::cpu::Cpu;
+use crate::config::{self, Pipeline};
+use crate::error::{Error, Result};
+use crate::sae::export::{CONFIG_FILE, ExportMetadata};
+use crate::store::Location;
+use crate::store::objects::{self, Created};
+use crate::tokens::config::Separator;
+use crate::trainer::{Trainer, TrainerSettings};
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  harvestd export out/coders/resid14 --format saelens exported/resid14
+  harvestd export s3://acts/coders/resid14 exported/resid14 --pipeline pipelines/smollm2-mid.yaml
+
+The folder loads with sae_lens.SAE.load_from_disk: the input scale is folded into the weights. With --pipeline its
+metadata also name the model, the corpus and the context length.")]
+pub(crate) struct ExportArgs {
+    /// A trainer's folder (its newest checkpoint is taken) or one checkpoint in it
+    checkpoint: String,
+    /// Where to write: a folder or URL without a coder
+    dir: String,
+    /// The format
+    #[arg(long, value_enum, default_value_t = Format::Saelens)]
+    format: Format,
+    /// The pipeline that trained it
+    #[arg(long, value_name = "PIPELINE")]
+    pipeline: Option<PathBuf>,
+}
+
+/// A format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// SAELens 6: cfg.json and sae_weights.safetensors
+    Saelens,
+}
+
+pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
+    let about = match &args.pipeline {
+        Some(file) => about(&config::load(file, &globals.sets)?.pipeline),
+        None => ExportMetadata::default(),
+    };
+    let (from, to) = (Location::open(&args.checkpoint)?, Location::open(&args.dir)?);
+    let runtime = async_runtime()?;
+    let checkpoint = runtime
+        .block_on(checkpoints::at(&from))?
+        .ok_or_else(|| Error::data(format!("`{}` holds no complete checkpoint", from.shown)))?;
+    let files: Vec<(String, Vec<u8>)> = checkpoint.files.into_iter().map(|(n, b)| (n, b.into())).collect();
+    let settings = TrainerSettings::of_checkpoint(&files)?;
+    let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;
+    let exported = match args.format {
+        Format::Saelens => trainer.export(about)?,
+    };
+    runtime.block_on(write(&to, exported))?;
+    let rows = trainer.report().rows;
+    if globals.json {
+        output::print_json(&json!({"checkpoint": checkpoint.folder, "exported": to.shown, "rows": rows}));
+    } else {
+        output::print(&format!("{} ({rows} rows) -> {}", checkpoint.folder, to.shown));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a pipeline says about its coders.
+fn about(pipeline: &Pipeline) -> ExportMetadata {
+    ExportMetadata {
+        model_name: pipeline.model.source.clone(),
+        dataset_path: pipeline.corpus.paths().join(","),
+        context_size: pipeline.tokens.context_length,
+        prepend_bos: pipeline.tokens.prepend_bos,
+        separator: match pipeline.tokens.separator {
+            Separator::Eos => Some("eos".to_owned()),
+            Separator::Bos => Some("bos".to_owned()),
+            Separator::None => None,
+        },
+        exclude_special_tokens: pipeline.tokens.exclude.special,
+        extra: serde_json::Map::new(),
+    }
+}
+
+/// Write the files, the configuration last: a folder that has one is whole. Another coder that is there stays.
+async fn write(folder: &Location, files: Vec<(String, Vec<u8>)>) -> Result<()> {
+    let (last, first): (Vec<_>, Vec<_>) = files.into_iter().partition(|(name, _)| name == CONFIG_FILE);
+    for (name, bytes) in first.into_iter().chain(last) {
+        if objects::create(&folder.child(&name), bytes.into()).await? != Created::Yes {
+            return Err(Error::config(format!("`{}` holds another coder already: give another folder", folder.shown)));
+        }
+    }
+    Ok(())
+}
