@@ -7,6 +7,7 @@
 //! Remote stores' clients try failed requests again by themselves (back-off with jitter, up to three minutes). [`objects`]
 //! resolves what a lost answer leaves open; [`upload`] sends objects while they are being made.
 
+mod counted;
 pub mod objects;
 pub mod upload;
 

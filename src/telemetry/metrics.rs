@@ -36,10 +36,9 @@ families! {
     QUEUE_SEND_BLOCKED = "harvestd_queue_send_blocked_seconds_total" ["queue"] "Time that senders waited for room in a queue";
     QUEUE_RECEIVE_BLOCKED = "harvestd_queue_receive_blocked_seconds_total" ["queue"] "Time that receivers waited for items in a queue";
 
-    STORE_REQUESTS = "harvestd_store_requests_total" ["store", "operation"] "Requests to an object store, each attempt counted";
+    STORE_REQUESTS = "harvestd_store_requests_total" ["store", "operation"] "Requests to an object store";
     STORE_LATENCY = "harvestd_store_request_seconds" ["store", "operation"] "Time that requests to an object store took";
     STORE_ERRORS = "harvestd_store_errors_total" ["store", "kind"] "Requests to an object store that failed, by kind of error";
-    STORE_RETRIES = "harvestd_store_retries_total" ["store"] "Requests to an object store that were tried again";
     STORE_SENT = "harvestd_store_sent_bytes_total" ["store"] "Bytes written to an object store";
     STORE_RECEIVED = "harvestd_store_received_bytes_total" ["store"] "Bytes read from an object store";
 
@@ -166,8 +165,6 @@ pub struct StoreStats {
     requests: [Counter; StoreOperation::ALL.len()],
     latency: [Histogram; StoreOperation::ALL.len()],
     errors: [Counter; ErrorKind::ALL.len()],
-    /// Requests that were tried again.
-    pub retries: Counter,
     /// Bytes written.
     pub sent_bytes: Counter,
     /// Bytes read.
@@ -324,7 +321,6 @@ impl Group for StoreStats {
         for kind in ErrorKind::ALL {
             registry.add(&STORE_ERRORS, &[name, kind.as_str()], &self.errors[kind as usize]);
         }
-        registry.add(&STORE_RETRIES, &[name], &self.retries);
         registry.add(&STORE_SENT, &[name], &self.sent_bytes);
         registry.add(&STORE_RECEIVED, &[name], &self.received_bytes);
     }
