@@ -148,3 +148,6 @@ pub trait ModelOps: Backend {
     /// `x[i] += y[i]` for the first `len` values.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor, len: usize);
 }
+
+#[cfg(test)]
+mod tests;

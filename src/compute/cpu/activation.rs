@@ -24,12 +24,15 @@ pub(super) fn gelu_tanh(cpu: &Cpu, x: &mut [f32]) {
     const MINUS_TWICE_ROOT: f32 = -std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2; // -2 sqrt(2 / pi)
     cpu.run(|| {
         x.par_chunks_mut(BLOCK).for_each(|x| {
-            vectorized(|| {
-                for x in x {
-                    let cubed = (*x * *x).mul_add(0.044_715 * *x, *x);
-                    *x /= 1.0 + exp(MINUS_TWICE_ROOT * cubed);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for x in x {
+                        let cubed = (*x * *x).mul_add(0.044_715 * *x, *x);
+                        *x /= 1.0 + exp(MINUS_TWICE_ROOT * cubed);
+                    }
+                },
+            );
         });
     });
 }
@@ -39,11 +42,14 @@ fn in_blocks(cpu: &Cpu, x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + 
     assert_eq!(x.len(), y.len());
     cpu.run(|| {
         x.par_chunks_mut(BLOCK).zip(y.par_chunks(BLOCK)).for_each(|(x, y)| {
-            vectorized(|| {
-                for (x, &y) in x.iter_mut().zip(y) {
-                    *x = f(*x, y);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (x, &y) in x.iter_mut().zip(y) {
+                        *x = f(*x, y);
+                    }
+                },
+            );
         });
     });
 }

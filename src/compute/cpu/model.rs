@@ -7,8 +7,8 @@ use crate::compute::model_ops::{AttentionDims, BatchRows, BatchShape, ModelOps, 
 impl ModelOps for Cpu {
     type BatchIndex = BatchIndex;
 
-    fn batch_index(&self, shape: BatchShape, _: AttentionDims) -> BatchIndex {
-        BatchIndex::new(self, shape)
+    fn batch_index(&self, shape: BatchShape, attention: AttentionDims) -> BatchIndex {
+        BatchIndex::new(self, shape, attention)
     }
 
     fn load_batch(&self, index: &mut BatchIndex, rows: BatchRows<'_>) {

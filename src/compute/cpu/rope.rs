@@ -18,15 +18,18 @@ pub(super) fn rope(cpu: &Cpu, positions: &[u32], x: &mut [f32], cos: &[f32], sin
     }
     cpu.run(|| {
         x.par_chunks_mut(ROWS * width).zip(positions.par_chunks(ROWS)).for_each(|(x, positions)| {
-            vectorized(|| {
-                for (row, &position) in x.chunks_exact_mut(width).zip(positions) {
-                    let angle = position as usize * half;
-                    let (cos, sin) = (&cos[angle..][..half], &sin[angle..][..half]);
-                    for head in row.chunks_exact_mut(e) {
-                        rotate(head, cos, sin);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (row, &position) in x.chunks_exact_mut(width).zip(positions) {
+                        let angle = position as usize * half;
+                        let (cos, sin) = (&cos[angle..][..half], &sin[angle..][..half]);
+                        for head in row.chunks_exact_mut(e) {
+                            rotate(head, cos, sin);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     });
 }

@@ -8,32 +8,56 @@
 /// Partial sums of a reduction: two AVX-512 registers, four AVX2 registers.
 const LANES: usize = 32;
 
-/// Run `work`, compiled for AVX-512 or AVX2 with FMA where the machine has them. What `work` calls must be inlined into
-/// it (`#[inline(always)]`) to be compiled so.
+/// The widest vectors that this machine computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// 512 bits: `avx512f,avx512vl,avx512bw,avx512dq,avx2,fma`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// 256 bits: `avx2,fma`.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// What the build targets.
+    Baseline,
+}
+
+impl Vectors {
+    /// Those of this machine (the standard library remembers them: a few loads).
+    #[inline(always)]
+    pub(crate) fn here() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            let whole = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
+            let small = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq");
+            return if whole && small { Self::Avx512 } else { Self::Avx2 };
+        }
+        Self::Baseline
+    }
+}
+
+/// Run `work`, compiled for AVX-512 or AVX2 with FMA where the machine has them. Only what is inlined is compiled so:
+/// write `#[inline(always)]` on the closure itself and on everything that it calls.
 #[inline(always)]
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-        fn avx512<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        let fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
-        if fma && wide && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq") {
-            // SAFETY: the machine has every feature that `avx512` enables.
-            return unsafe { avx512(work) };
-        }
-        if fma {
-            // SAFETY: the machine has every feature that `avx2` enables.
-            return unsafe { avx2(work) };
-        }
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    fn avx512<R>(work: impl FnOnce() -> R) -> R {
+        work()
     }
-    work()
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    match Vectors::here() {
+        // SAFETY: the machine has every feature that `avx512` enables.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 => unsafe { avx512(work) },
+        // SAFETY: the machine has every feature that `avx2` enables.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx2 => unsafe { avx2(work) },
+        Vectors::Baseline => work(),
+    }
 }
 
 /// The sum of `f(x)`.

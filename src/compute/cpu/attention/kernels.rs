@@ -1,0 +1,179 @@
+//! The inner loops of attention.
+
+use crate::compute::cpu::simd::{Vectors, exp, max, sum};
+
+/// Queries whose sums are kept in registers together.
+pub(super) const ROWS: usize = 4;
+
+/// Keys in a panel.
+pub(super) const KEYS: usize = 32;
+
+/// Probabilities added up before they are added to `z`: keeps rounding errors of long sums small.
+const CHAIN: usize = 256;
+
+/// `panel[c, l] = rows[l, c]` for `rows` of `width`; lanes without a row become zero.
+#[inline(always)]
+pub(super) fn transpose(rows: &[f32], panel: &mut [f32], width: usize) {
+    for (c, lanes) in panel.as_chunks_mut::<KEYS>().0.iter_mut().enumerate() {
+        *lanes = [0.0; KEYS];
+        for (lane, row) in lanes.iter_mut().zip(rows.chunks_exact(width)) {
+            *lane = row[c];
+        }
+    }
+}
+
+/// `packed[c, r] = scale * q[r, column + c]` for [`ROWS`] rows of `width`; rows beyond the end of `q` become zero.
+pub(super) fn pack_queries(q: &[f32], width: usize, column: usize, scale: f32, packed: &mut [f32]) {
+    for (c, rows) in packed.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+        for (r, to) in rows.iter_mut().enumerate() {
+            *to = q.get(r * width + column + c).map_or(0.0, |q| scale * q);
+        }
+    }
+}
+
+/// `out[r, l] = sum_c queries[c, r] keys[c, l]` for [`ROWS`] rows and [`KEYS`] keys; rows of `out` are `width` apart.
+pub(super) fn scores(queries: &[f32], keys: &[f32], out: &mut [f32], width: usize) {
+    let a = Strided { values: queries, row: 1, step: ROWS };
+    let sums: [[f32; KEYS]; ROWS] = product(a, keys, KEYS, queries.len() / ROWS);
+    for (r, sums) in sums.iter().enumerate() {
+        out[r * width..][..KEYS].copy_from_slice(sums);
+    }
+}
+
+/// `scores[j] = exp(scores[j]) / sum_j exp(scores[j])`.
+#[inline(always)]
+pub(super) fn softmax(scores: &mut [f32]) {
+    let top = max(scores);
+    for s in scores.iter_mut() {
+        *s = exp(*s - top);
+    }
+    let factor = 1.0 / sum(scores, |s| s);
+    for s in scores {
+        *s *= factor;
+    }
+}
+
+/// [`ROWS`] rows, `width` apart, of probabilities that start at `offset`. Row `r` sees `keys + r` keys.
+#[derive(Clone, Copy)]
+pub(super) struct Probabilities<'a> {
+    pub(super) rows: &'a [f32],
+    pub(super) width: usize,
+    pub(super) offset: usize,
+    pub(super) keys: usize,
+}
+
+/// Columns from `column` on, of rows of `width`.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) width: usize,
+    pub(super) column: usize,
+}
+
+/// As [`Columns`], to write.
+pub(super) struct ColumnsMut<'a> {
+    pub(super) values: &'a mut [f32],
+    pub(super) width: usize,
+    pub(super) column: usize,
+}
+
+/// `z[r, c] = sum_j p[r, j] v[j, c]` for at most [`ROWS`] rows, as many as `z` has, and `e` channels.
+///
+/// A row never touches the values of keys that it does not see: they may not be numbers.
+pub(super) fn mix(p: Probabilities<'_>, v: Columns<'_>, mut z: ColumnsMut<'_>, e: usize) {
+    for row in z.values.chunks_exact_mut(z.width) {
+        row[z.column..][..e].fill(0.0);
+    }
+    for first in (0..p.keys).step_by(CHAIN) {
+        let mut c = 0;
+        while c + 32 <= e {
+            mix_channels::<32>(p, v, &mut z, first, c);
+            c += 32;
+        }
+        while c + 8 <= e {
+            mix_channels::<8>(p, v, &mut z, first, c);
+            c += 8;
+        }
+        while c < e {
+            mix_channels::<1>(p, v, &mut z, first, c);
+            c += 1;
+        }
+    }
+    for (r, row) in z.values.chunks_exact_mut(z.width).enumerate() {
+        for j in p.keys..p.keys + r {
+            let p = p.rows[r * p.width + p.offset + j];
+            for (z, v) in row[z.column..][..e].iter_mut().zip(&v.values[j * v.width + v.column..]) {
+                *z += p * v;
+            }
+        }
+    }
+}
+
+/// Adds to `z` what [`CHAIN`] keys from `first` on, those that all rows see, contribute to `W` channels from `c` on.
+fn mix_channels<const W: usize>(p: Probabilities<'_>, v: Columns<'_>, z: &mut ColumnsMut<'_>, first: usize, c: usize) {
+    let a = Strided { values: &p.rows[p.offset + first..], row: p.width, step: 1 };
+    let b = &v.values[first * v.width + v.column + c..];
+    let sums: [[f32; W]; ROWS] = product(a, b, v.width, CHAIN.min(p.keys - first));
+    for (row, sums) in z.values.chunks_exact_mut(z.width).zip(&sums) {
+        for (z, sum) in row[z.column + c..][..W].iter_mut().zip(sums) {
+            *z += sum;
+        }
+    }
+}
+
+/// [`ROWS`] rows of factors: that of row `r` in step `s` is `values[r * row + s * step]`.
+#[derive(Clone, Copy)]
+struct Strided<'a> {
+    values: &'a [f32],
+    row: usize,
+    step: usize,
+}
+
+/// `sums[r, l] = sum_s a[r, s] b[s * width + l]` over `steps`, in registers, one fused multiply-add after the other.
+#[inline]
+fn product<const W: usize>(a: Strided<'_>, b: &[f32], width: usize, steps: usize) -> [[f32; W]; ROWS] {
+    match Vectors::here() {
+        // SAFETY: the machine has every feature that `avx512` enables.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 => unsafe { avx512(a, b, width, steps) },
+        // SAFETY: the machine has every feature that `avx2` enables.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx2 => unsafe { avx2(a, b, width, steps) },
+        Vectors::Baseline => baseline(a, b, width, steps),
+    }
+}
+
+/// A version of [`product`]. The body must stand in the function that has the features: the compiler unrolls loops of
+/// constant length before it inlines, and without FMA it unrolls these into single numbers.
+macro_rules! product_version {
+    ($(#[$features:meta])* fn $name:ident) => {
+        $(#[$features])*
+        fn $name<const W: usize>(a: Strided<'_>, b: &[f32], width: usize, steps: usize) -> [[f32; W]; ROWS] {
+            let mut sums = [[0.0f32; W]; ROWS];
+            for s in 0..steps {
+                let b: [f32; W] = *b[s * width..].first_chunk().expect("b has a row for each step");
+                for r in 0..ROWS {
+                    let a = a.values[r * a.row + s * a.step];
+                    for l in 0..W {
+                        sums[r][l] = a.mul_add(b[l], sums[r][l]);
+                    }
+                }
+            }
+            sums
+        }
+    };
+}
+
+product_version! {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    fn avx512
+}
+product_version! {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2
+}
+product_version! {
+    fn baseline
+}
