@@ -199,3 +199,96 @@ async fn remove(place: &Location) -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::testing::{Fails, FaultyStore};
+
+    fn files(step: u64) -> Vec<(String, Bytes)> {
+        vec![
+            ("cursor.json".into(), format!("{{\"step\": {step}}}").into()),
+            ("state.safetensors".into(), vec![step as u8; 100].into()),
+        ]
+    }
+
+    fn memory(name: &str) -> Location {
+        Location::open(&format!("memory://checkpoints-{name}/coder")).unwrap()
+    }
+
+    async fn names(location: &Location) -> Vec<String> {
+        folders(location).await.unwrap().into_iter().map(Folder::name).collect()
+    }
+
+    #[tokio::test]
+    async fn the_newest_is_found_and_old_ones_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Location::open(folder.path().join("coder").to_str().unwrap()).unwrap();
+        for location in [memory("newest"), local] {
+            assert_eq!(latest(&location).await.unwrap(), None);
+            for step in [5, 10, 200, 3000] {
+                let shown = save(&location, step, files(step), 2).await.unwrap();
+                assert!(shown.ends_with(&format!("step-{step:09}-000")), "{shown}");
+            }
+            assert_eq!(names(&location).await, ["step-000000200-000", "step-000003000-000"]);
+            let found = latest(&location).await.unwrap().unwrap();
+            assert_eq!((found.step, found.files), (3000, files(3000)));
+        }
+        assert_eq!(std::fs::read_dir(folder.path().join("coder")).unwrap().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_incomplete_checkpoint_is_passed_over_never_written_to_and_cleaned_up() {
+        let location = memory("incomplete");
+        save(&location, 1, files(1), 3).await.unwrap();
+        // killed before the marker: two files are there
+        let killed = FaultyStore::wrap(&location, Fails::Before, 2, 1);
+        assert_eq!(save(&killed, 2, files(2), 3).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(latest(&location).await.unwrap().unwrap().step, 1);
+        assert!(save(&location, 2, files(2), 3).await.unwrap().ends_with("step-000000002-001"));
+        assert_eq!(names(&location).await, ["step-000000001-000", "step-000000002-001"]);
+        assert_eq!(latest(&location).await.unwrap().unwrap().step, 2);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_checkpoint_gives_way_to_the_one_before() {
+        for damage in 0..3 {
+            let location = memory(&format!("damaged-{damage}"));
+            for step in [1, 2] {
+                save(&location, step, files(step), 3).await.unwrap();
+            }
+            let newest = location.child("step-000000002-000");
+            let (state, marker) = (newest.child("state.safetensors"), newest.child(MARKER));
+            match damage {
+                0 => drop(state.store.put(&state.path, vec![9u8; 100].into()).await.unwrap()),
+                1 => objects::delete(&state).await.unwrap(),
+                _ => drop(marker.store.put(&marker.path, "{".into()).await.unwrap()),
+            }
+            let found = latest(&location).await.unwrap().unwrap();
+            assert_eq!((found.step, found.files), (1, files(1)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trainer_that_went_back_is_the_newest_again() {
+        let location = memory("back");
+        for step in [1, 2, 3] {
+            save(&location, step, files(step), 3).await.unwrap();
+        }
+        // it restored step 1, say, and saves step 2 again: what was ahead is of another history
+        save(&location, 2, files(7), 3).await.unwrap();
+        assert_eq!(names(&location).await, ["step-000000001-000", "step-000000002-000", "step-000000002-001"]);
+        assert_eq!(latest(&location).await.unwrap().unwrap().files, files(7));
+    }
+
+    #[tokio::test]
+    async fn file_names_must_be_plain() {
+        for name in ["", "a/b", MARKER] {
+            let files = vec![(name.to_owned(), Bytes::new())];
+            assert_eq!(save(&memory("names"), 1, files, 1).await.unwrap_err().kind(), ErrorKind::Internal);
+        }
+    }
+}

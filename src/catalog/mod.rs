@@ -177,3 +177,6 @@ impl Catalog {
         Ok(Committed::Theirs(Box::new(stored)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,3 +7,6 @@ mod open_part;
 mod parquet;
 
 pub use parquet::{CommittedShard, ParquetSink, SinkOptions};
+
+#[cfg(test)]
+mod tests;
