@@ -4,9 +4,9 @@
 //! knows nothing of models or queues. Whatever was not committed when it ends is computed again by the next run.
 
 mod open_part;
-mod parquet;
+mod writer;
 
-pub use parquet::{CommittedShard, ParquetSink, SinkOptions};
+pub use writer::{CommittedShard, ParquetSink, SinkOptions};
 
 #[cfg(test)]
 mod tests;
