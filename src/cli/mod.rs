@@ -10,11 +10,14 @@ mod inspect;
 mod model_folder;
 mod output;
 mod plan;
+mod progress;
+mod run;
 mod schema;
 mod selftest;
 mod validate;
 mod verify;
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -80,6 +83,8 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a pipeline to its end, with progress; continue where a former run stopped
+    Run(run::RunArgs),
     /// Check pipelines: all problems at once, with line, key, rule and what was probably meant
     Validate(validate::ValidateArgs),
     /// Say what a run would read, compute, keep and write, before anything runs
@@ -107,21 +112,25 @@ pub fn main() -> ExitCode {
         }
     };
     let json = cli.globals.json;
-    if let Err(e) = start_log(&cli.globals) {
-        output::complain(&e.to_string());
-        return ExitCode::from(EXIT_USAGE);
-    }
+    let bars = match start_log(&cli.globals) {
+        Ok(bars) => bars,
+        Err(e) => {
+            output::complain(&e.to_string());
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     // the panic hook has printed the message; what is left to say is whose fault it was
-    let outcome = std::panic::catch_unwind(|| dispatch(cli)).unwrap_or_else(|_| {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &bars))).unwrap_or_else(|_| {
         output::complain("this is a bug in harvestd: please report it with the message above");
         Ok(ExitCode::from(EXIT_BUG))
     });
     outcome.unwrap_or_else(|failure| failure.report(json))
 }
 
-fn dispatch(cli: Cli) -> Outcome {
+fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
     let globals = &cli.globals;
     match cli.command {
+        Command::Run(args) => run::execute(&args, globals, bars),
         Command::Validate(args) => validate::execute(&args, globals),
         Command::Plan(args) => plan::execute(&args, globals),
         Command::Inspect(args) => inspect::execute(&args, globals),

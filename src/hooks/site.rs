@@ -111,6 +111,35 @@ impl Site {
         }
     }
 
+    /// What exactly the values are, in one line.
+    pub fn definition(self) -> &'static str {
+        match self {
+            Self::Embed => "the token embedding, before positions are added",
+            Self::PosEmbed => "the learned position embedding (gpt2)",
+            Self::ResidPre => "the residual stream that enters the block",
+            Self::Ln1Normalized => "the first norm's output before its weight and bias",
+            Self::Ln1Out => "the first norm's output with weight and bias: what q, k and v read",
+            Self::Q => "queries with bias, before rotary embedding",
+            Self::K => "keys with bias, before rotary embedding; key/value heads not repeated",
+            Self::V => "values with bias; key/value heads not repeated",
+            Self::RotQ => "queries after rotary embedding, not yet scaled",
+            Self::RotK => "keys after rotary embedding",
+            Self::Pattern => "attention probabilities of each head over positions of the sequence",
+            Self::Z => "heads' outputs, concatenated: what the output projection reads",
+            Self::AttnOut => "what attention adds to the residual stream, bias included",
+            Self::ResidMid => "the residual stream between attention and MLP",
+            Self::Ln2Normalized => "the second norm's output before its weight and bias",
+            Self::Ln2Out => "the second norm's output with weight and bias: what the MLP reads",
+            Self::MlpPre => "before the activation function (the gate's output in a gated MLP)",
+            Self::MlpPreLinear => "a gated MLP's linear branch (up projection)",
+            Self::MlpPost => "neurons: what the MLP's last matrix reads",
+            Self::MlpOut => "what the MLP adds to the residual stream, bias included",
+            Self::ResidPost => "the residual stream that leaves the block",
+            Self::LnFinalNormalized => "the final norm's output before its weight and bias",
+            Self::LnFinalOut => "the final norm's output with weight and bias: what the head reads",
+        }
+    }
+
     /// Whether the site exists once a block.
     pub fn in_block(self) -> bool {
         !matches!(self, Self::Embed | Self::PosEmbed | Self::LnFinalNormalized | Self::LnFinalOut)

@@ -1,1 +1,70 @@
-//! (to be written)
+//! A run, from a resolved pipeline to its summary.
+//!
+//! ```text
+//! prepare  model, tokenizer, corpus, norm limits, dataset, trainers: opened, checked, restored
+//! stages   tokenize -> forward -> fan_out -+-> deliver        (one thread each; queues bounded by tokens or bytes)
+//!                                          +-> train 1..n
+//! finish   held-out evaluation, export, summary
+//! ```
+//!
+//! Order of durability: shard, commit, and the cursor is part of the commit; a trainer's cursor is part of its
+//! checkpoint. On restart the stream begins where the first of them needs it, and a batch that nobody needs is not
+//! computed ([`wanted`]). Compute runs on plain threads, uploads on tokio.
+
+pub mod build;
+pub mod calibrate;
+pub mod evaluate;
+pub mod finish;
+pub mod header;
+pub mod prepare;
+pub mod stages;
+pub mod status;
+pub mod summary;
+pub mod wanted;
+
+use std::sync::Arc;
+
+use crate::config::Loaded;
+use crate::error::Result;
+use crate::pipeline::build::Shared;
+use crate::pipeline::status::{RunState, RunStatus};
+use crate::pipeline::summary::RunSummary;
+use crate::runtime::clock::{Clock, Stopwatch};
+use crate::runtime::shutdown::Shutdown;
+
+/// Run a pipeline to its end, or until it is told to stop.
+pub fn run(
+    loaded: &Loaded,
+    status: &Arc<RunStatus>,
+    shutdown: &Shutdown,
+    io: &tokio::runtime::Handle,
+    clock: &Clock,
+) -> Result<RunSummary> {
+    let shared = Shared { status, shutdown, io, clock };
+    let result = run_to_the_end(loaded, &shared);
+    status.enter(if result.is_ok() { RunState::Done } else { RunState::Failed });
+    if let Err(error) = &result {
+        status.metrics.run.fault(error.kind());
+    }
+    result
+}
+
+fn run_to_the_end(loaded: &Loaded, shared: &Shared<'_>) -> Result<RunSummary> {
+    let prepared = prepare::prepare(loaded, shared)?;
+    shared.status.enter(RunState::Running);
+    let watch = Stopwatch::start();
+    let (parts, rest) = prepared.split(loaded, shared)?;
+    let watch_draining = show_draining(shared);
+    let ended = build::run_stages(parts, shared);
+    watch_draining.abort();
+    finish::finish(loaded, shared, ended?, rest, watch.elapsed())
+}
+
+/// Shows that the run drains, once it does.
+fn show_draining(shared: &Shared<'_>) -> tokio::task::JoinHandle<()> {
+    let (shutdown, status) = (shared.shutdown.clone(), Arc::clone(shared.status));
+    shared.io.spawn(async move {
+        shutdown.draining().await;
+        status.enter(RunState::Draining);
+    })
+}

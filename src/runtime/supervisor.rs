@@ -100,6 +100,12 @@ impl Supervisor {
         }
     }
 
+    /// Report to `health`, which somebody already watches.
+    pub fn reporting_to(mut self, health: Health) -> Self {
+        self.health = health;
+        self
+    }
+
     /// Run `work` on a thread called `name`. Start stages from the last to the first, so that each finds its queue served.
     pub fn spawn(
         &mut self,

@@ -1,0 +1,215 @@
+//! `harvestd run`: one pipeline, in the foreground, to its end.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::MultiProgress;
+
+use super::progress::Progress;
+use super::{Globals, Outcome, output};
+use crate::admin::{AdminServer, Board, Watched};
+use crate::config;
+use crate::error::{ErrorKind, ResultExt};
+use crate::pipeline::evaluate::Evaluation;
+use crate::pipeline::summary::{RunSummary, TrainerSummary};
+use crate::pipeline::{self, status::RunStatus};
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::Shutdown;
+use crate::telemetry::logging::ProgressGuard;
+use crate::units::{ByteSize, Count};
+
+/// Exit code of a run that a second signal (or the end of the grace period) stopped: 128 + SIGINT, as shells expect.
+const EXIT_ABORTED: i32 = 130;
+/// Time between the decision to abort and the end of the process: enough for the log, too little for work.
+const ABORT_AFTER: Duration = Duration::from_millis(200);
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  harvestd run pipelines/quickstart.yaml
+  harvestd run p.yaml --set trainers=[] --set dataset.url=s3://bucket/acts
+  harvestd run p.yaml --json | jq .trainers
+
+SIGTERM or SIGINT drains: what is in flight is finished in order, whole shards are committed, trainers write a
+checkpoint, exit code 0. A second signal stops at once. Running the same command again continues.")]
+pub(crate) struct RunArgs {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE")]
+    pipeline: PathBuf,
+}
+
+pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) -> Outcome {
+    let loaded = config::load(&args.pipeline, &globals.sets)?;
+    for note in &loaded.notes {
+        tracing::warn!("{}", note.line(&loaded.source.display().to_string()));
+    }
+    let runtime = super::async_runtime()?;
+    let status = Arc::new(RunStatus::new(&loaded.pipeline.name));
+    let shutdown = Shutdown::new(loaded.pipeline.grace);
+    // within the runtime: readers of the corpus start their transfers from wherever they are opened
+    let _entered = runtime.enter();
+    shutdown.listen_for_signals()?;
+    exit_when_aborted(&runtime, &shutdown);
+    let admin = match loaded.pipeline.admin_listen {
+        Some(address) => {
+            let board = Arc::new(Board::new(Clock::system()));
+            board.put(&loaded.pipeline.name, watched(&status, &shutdown));
+            Some(runtime.block_on(AdminServer::start(&address.to_string(), board))?)
+        }
+        None => None,
+    };
+    let bars = MultiProgress::new();
+    let suspend = bars.clone();
+    guard.set(Some(Arc::new(move |act: &mut dyn FnMut()| suspend.suspend(act))));
+    let progress = Progress::start(Arc::clone(&status), bars);
+    let result = pipeline::run(&loaded, &status, &shutdown, runtime.handle(), &Clock::system());
+    drop(progress);
+    guard.set(None);
+    if let Some(admin) = admin {
+        runtime.block_on(admin.stop());
+    }
+    let summary = result?;
+    if globals.json {
+        output::print_json(
+            &serde_json::to_value(&summary).or_kind(ErrorKind::Internal, || "write the summary".into())?,
+        );
+    } else {
+        output::print(&table(&summary));
+    }
+    Ok(verdict(&summary))
+}
+
+/// What the HTTP endpoint shows of a run.
+fn watched(status: &Arc<RunStatus>, shutdown: &Shutdown) -> Watched {
+    let shown = Arc::clone(status);
+    Watched {
+        metrics: Arc::clone(&status.metrics),
+        health: status.health.clone(),
+        readiness: status.readiness.clone(),
+        shutdown: shutdown.clone(),
+        memory: None,
+        status: Arc::new(move || serde_json::to_value(shown.snapshot()).unwrap_or_default()),
+    }
+}
+
+/// The process ends soon after a second signal, whatever its threads are doing.
+#[allow(clippy::disallowed_methods, reason = "stopping at once is what was asked for; nothing is left half written")]
+fn exit_when_aborted(runtime: &tokio::runtime::Runtime, shutdown: &Shutdown) {
+    let shutdown = shutdown.clone();
+    runtime.spawn(async move {
+        shutdown.aborting().await;
+        tokio::time::sleep(ABORT_AFTER).await;
+        std::process::exit(EXIT_ABORTED);
+    });
+}
+
+/// A failed trainer does not stop the others, but the run did not do all it was asked to.
+fn verdict(summary: &RunSummary) -> ExitCode {
+    let failed: Vec<&TrainerSummary> = summary.trainers.iter().filter(|t| t.error.is_some()).collect();
+    for trainer in &failed {
+        output::complain(&format!(
+            "trainer `{}` failed: {}",
+            trainer.name,
+            trainer.error.as_deref().unwrap_or_default()
+        ));
+    }
+    match failed.first() {
+        Some(first) => ExitCode::from(first.error_kind.unwrap_or(ErrorKind::Internal).exit_code()),
+        None => ExitCode::SUCCESS,
+    }
+}
+
+/// The summary for people.
+fn table(s: &RunSummary) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    let state = if s.interrupted { "interrupted: run it again to continue" } else { "complete" };
+    row("pipeline", format!("{} ({state})", s.pipeline));
+    row(
+        "computed",
+        format!(
+            "{} documents, {} tokens in {:.1} s: {:.0} tokens/s",
+            s.documents,
+            Count(s.tokens),
+            s.seconds,
+            s.tokens_per_second
+        ),
+    );
+    row("kept", format!("{} rows", Count(s.rows)));
+    let dropped: Vec<String> = s.dropped.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    row("not kept", if dropped.is_empty() { "nothing".to_owned() } else { dropped.join(", ") });
+    if let Some(d) = &s.dataset {
+        let whole = if d.complete { "" } else { " (not complete)" };
+        let size = format!("{} rows, {} shards, {}{whole}", Count(d.rows), d.shards, ByteSize(d.bytes));
+        row("dataset", format!("{size}\n{}", d.url));
+    }
+    for stage in &s.stages {
+        row(
+            &format!("stage {}", stage.stage),
+            format!(
+                "{} in, {} out, {}, busy {:.1} s, blocked {:.1} s",
+                stage.items_in,
+                stage.items_out,
+                ByteSize(stage.bytes),
+                stage.busy_seconds,
+                stage.blocked_seconds
+            ),
+        );
+    }
+    for t in &s.trainers {
+        row(&format!("trainer {}", t.name), trainer_cell(t));
+    }
+    if let Some(column) = table.column_mut(0) {
+        column.set_cell_alignment(CellAlignment::Left);
+    }
+    table.to_string()
+}
+
+fn trainer_cell(t: &TrainerSummary) -> String {
+    let mut lines = vec![format!(
+        "{}: {} rows, loss {:.3}, FVU {:.4}, L0 {:.1}, dead {:.1}%",
+        t.site,
+        Count(t.rows),
+        t.loss,
+        t.fvu,
+        t.l0,
+        100.0 * t.dead_fraction
+    )];
+    if let Some(Evaluation { reconstruction: e, language_model }) = &t.evaluation {
+        lines.push(format!(
+            "held out: {} rows, FVU {:.4}, explained variance {:.4}, cosine {:.4}, MSE {:.3}, L0 {:.1}, never active {:.1}%",
+            e.rows,
+            e.fvu,
+            e.explained_variance,
+            e.cosine,
+            e.mse,
+            e.l0,
+            100.0 * e.dead_fraction
+        ));
+        if let Some(m) = language_model {
+            lines.push(format!(
+                "cross-entropy: clean {:.4}, reconstructed {:.4}, zero-ablated {:.4}; recovered {:.2}%, KL {:.4}",
+                m.ce_clean,
+                m.ce_spliced,
+                m.ce_zero_ablated,
+                100.0 * m.ce_recovered,
+                m.kl
+            ));
+        }
+    }
+    lines.push(format!("checkpoint: {}", t.checkpoint));
+    if let Some(exported) = &t.exported {
+        lines.push(format!("SAELens folder: {exported}"));
+    }
+    if let Some(error) = &t.error {
+        lines.push(format!("FAILED: {error}"));
+    }
+    lines.join("\n")
+}

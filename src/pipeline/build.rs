@@ -1,0 +1,216 @@
+//! The wiring: queues and stages, last stage first. The only place that makes queues.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::activation::{ActivationBatch, KeepRule};
+use crate::compute::coder_ops::CoderOps;
+use crate::error::{Error, Result};
+use crate::hooks::HookPoint;
+use crate::model::Model;
+use crate::pipeline::stages::Completion;
+use crate::pipeline::stages::deliver::Deliver;
+use crate::pipeline::stages::fan_out::{FanOut, SharedBatch, TrainerOutput};
+use crate::pipeline::stages::forward::Forward;
+use crate::pipeline::stages::tokenize::Tokenize;
+use crate::pipeline::stages::train::{CheckpointPolicy, Train, Trained};
+use crate::pipeline::status::RunStatus;
+use crate::pipeline::wanted::Wanted;
+use crate::runtime::channel::{Receiver, Sender, channel};
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::supervisor::{OnFault, Supervisor};
+use crate::sink::ParquetSink;
+use crate::tokens::TokenBatch;
+use crate::tokens::stream::TokenStream;
+use crate::trainer::Trainer;
+use crate::trainer::config::WhenSlow;
+
+/// Token batches that wait for the forward pass: enough that tokenising the next one is never waited for, few enough that
+/// stopping is quick.
+const TOKEN_QUEUE_BATCHES: u64 = 4;
+
+/// What the stages work on.
+pub struct Parts<B: CoderOps> {
+    /// The corpus, tokenised.
+    pub stream: TokenStream,
+    /// The model.
+    pub model: Box<dyn Model<B>>,
+    /// What is captured.
+    pub points: Vec<HookPoint>,
+    /// Which rows are kept.
+    pub keep: KeepRule,
+    /// Who needs what.
+    pub wanted: Arc<Wanted>,
+    /// Where rows are stored.
+    pub sink: Option<ParquetSink>,
+    /// Who trains, in the order of the pipeline. Those that are done already are `None`.
+    pub trainers: Vec<Option<TrainerParts<B>>>,
+    /// Tokens in a full batch.
+    pub batch_tokens: u64,
+    /// Bytes that the queues behind the forward pass may hold in all.
+    pub queue_bytes: u64,
+}
+
+/// One trainer's part.
+pub struct TrainerParts<B: CoderOps> {
+    /// The trainer.
+    pub trainer: Trainer<B>,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointPolicy,
+    /// What happens when it is slow.
+    pub when_slow: WhenSlow,
+}
+
+/// Everything that stages share.
+pub struct Shared<'a> {
+    /// State and numbers.
+    pub status: &'a Arc<RunStatus>,
+    /// How the run ends early.
+    pub shutdown: &'a Shutdown,
+    /// Where uploads run.
+    pub io: &'a tokio::runtime::Handle,
+    /// The time.
+    pub clock: &'a Clock,
+}
+
+/// How the stages ended.
+pub struct Ended<B: CoderOps> {
+    /// The model, for evaluation.
+    pub model: Box<dyn Model<B>>,
+    /// Each trainer, or why it failed; `None` where there was nothing to do.
+    pub trainers: Vec<Option<Result<Trained<B>>>>,
+    /// Whether the whole corpus went through, or everybody had enough.
+    pub complete: bool,
+}
+
+/// What a stage leaves behind.
+type Slot<T> = Arc<Mutex<Option<T>>>;
+
+/// Run all stages to their end. The fault of a stage that everything depends on is returned; a trainer's is its own.
+pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<Ended<B>> {
+    let metrics = &shared.status.metrics;
+    let mut stages = Supervisor::new(shared.shutdown.clone()).reporting_to(shared.status.health.clone());
+    let consumers = parts.trainers.iter().flatten().count() as u64 + u64::from(parts.sink.is_some()) + 1;
+    let queue_bytes = parts.queue_bytes / consumers;
+    let (tokenized, computed, distributed) = (Completion::default(), Completion::default(), Completion::default());
+
+    let mut trainer_outputs = Vec::new();
+    let mut trained: Vec<Option<Slot<Result<Trained<B>>>>> = Vec::new();
+    for (index, part) in parts.trainers.into_iter().enumerate() {
+        let Some(part) = part else {
+            trainer_outputs.push(TrainerOutput { sender: None, when_slow: WhenSlow::Block });
+            trained.push(None);
+            continue;
+        };
+        let (sender, input) = batch_queue("train", queue_bytes);
+        let name = format!("train {}", part.trainer.settings().config.name);
+        metrics.queue(&name, input.stats());
+        trainer_outputs.push(TrainerOutput { sender: Some(sender), when_slow: part.when_slow });
+        let stage = Train {
+            index,
+            stats: metrics.stage(&name),
+            numbers: metrics.trainer(&part.trainer.settings().config.name),
+            trainer: part.trainer,
+            checkpoints: part.checkpoints,
+            input,
+            input_complete: distributed.clone(),
+            finished: Arc::clone(&parts.wanted.trainers[index].finished),
+            io: shared.io.clone(),
+            status: Arc::clone(shared.status),
+            shutdown: shared.shutdown.clone(),
+            clock: shared.clock.clone(),
+        };
+        let slot = Slot::default();
+        trained.push(Some(Arc::clone(&slot)));
+        stages.spawn(&name, OnFault::StopAlone, move |heartbeat| {
+            let result = stage.run(heartbeat);
+            let copy = result.as_ref().err().map(|e| Error::new(e.kind(), e.to_string()));
+            put(&slot, result);
+            copy.map_or(Ok(()), Err)
+        })?;
+    }
+
+    let mut deliver_output = None;
+    if let Some(sink) = parts.sink {
+        let (sender, input) = batch_queue("deliver", queue_bytes);
+        metrics.queue("deliver", input.stats());
+        deliver_output = Some(sender);
+        let stage = Deliver {
+            sink,
+            input,
+            input_complete: distributed.clone(),
+            io: shared.io.clone(),
+            stats: metrics.stage("deliver"),
+            run: metrics.run.clone(),
+            shutdown: shared.shutdown.clone(),
+        };
+        stages.spawn("deliver", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))?;
+    }
+
+    let (to_fan_out, input) = channel("fan_out", queue_bytes, |batch: &ActivationBatch| batch.bytes() as u64);
+    metrics.queue("fan_out", input.stats());
+    let stage = FanOut {
+        input,
+        input_complete: computed.clone(),
+        wanted: Arc::clone(&parts.wanted),
+        deliver: deliver_output,
+        trainers: trainer_outputs,
+        complete: distributed.clone(),
+        stats: metrics.stage("fan_out"),
+        run: metrics.run.clone(),
+    };
+    stages.spawn("fan_out", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))?;
+
+    let token_budget = parts.batch_tokens * TOKEN_QUEUE_BATCHES;
+    let (to_forward, input) = channel("forward", token_budget, |batch: &TokenBatch| batch.n_tokens() as u64);
+    metrics.queue("forward", input.stats());
+    let stage = Forward {
+        model: parts.model,
+        points: parts.points,
+        keep: parts.keep,
+        input,
+        input_complete: tokenized.clone(),
+        output: to_fan_out,
+        complete: computed,
+        stats: metrics.stage("forward"),
+        run: metrics.run.clone(),
+        shutdown: shared.shutdown.clone(),
+    };
+    let model = Slot::default();
+    let model_slot = Arc::clone(&model);
+    stages.spawn("forward", OnFault::StopRun, move |heartbeat| {
+        put(&model_slot, stage.run(heartbeat)?);
+        Ok(())
+    })?;
+
+    let stage = Tokenize {
+        stream: parts.stream,
+        wanted: parts.wanted,
+        output: to_forward,
+        complete: tokenized,
+        stats: metrics.stage("tokenize"),
+        shutdown: shared.shutdown.clone(),
+    };
+    stages.spawn("tokenize", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))?;
+
+    stages.join().result()?;
+    let died = || Error::internal("the stage panicked; the log has its message");
+    let trainers = trained.into_iter().map(|slot| slot.map(|slot| take(&slot).unwrap_or_else(|| Err(died()))));
+    Ok(Ended {
+        trainers: trainers.collect(),
+        model: take(&model).ok_or_else(|| Error::internal("the forward stage left no model behind"))?,
+        complete: distributed.is_set(),
+    })
+}
+
+fn batch_queue(name: &'static str, bytes: u64) -> (Sender<SharedBatch>, Receiver<SharedBatch>) {
+    channel(name, bytes, |batch: &SharedBatch| batch.bytes() as u64)
+}
+
+fn put<T>(slot: &Slot<T>, value: T) {
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+}
+
+fn take<T>(slot: &Slot<T>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}

@@ -1,0 +1,229 @@
+//! After the stages: judge the trained coders on held-out text, export them, and sum up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStoreExt;
+
+use crate::activation::KeepRule;
+use crate::catalog::Catalog;
+use crate::compute::cpu::Cpu;
+use crate::config::Loaded;
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::hooks::HookPoint;
+use crate::pipeline::build::{Ended, Shared};
+use crate::pipeline::evaluate::{Evaluation, Reconstruct, evaluate};
+use crate::pipeline::stages::train::Trained;
+use crate::pipeline::status::RunState;
+use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, TrainerSummary};
+use crate::sae::export::ExportMetadata;
+use crate::store::{self, Location};
+use crate::tokens::config::Separator;
+use crate::tokens::stream::HoldoutStream;
+use crate::tokens::tokenizer::Tokenizer;
+use crate::trainer::Trainer;
+
+/// Folder, below a trainer's checkpoints, with the exported coder.
+const EXPORT_FOLDER: &str = "saelens";
+/// File, in that folder, with the metrics on held-out text.
+const EVALUATION_FILE: &str = "evaluation.json";
+
+/// What the stages do not need and the end does.
+pub struct Rest {
+    /// The corpus.
+    pub corpus: Arc<Corpus>,
+    /// The tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Which rows are kept.
+    pub keep: KeepRule,
+    /// The dataset, if one is stored.
+    pub catalog: Option<Catalog>,
+    /// Trainers that had all their rows before this run began, with their checkpoints.
+    pub finished: Vec<Option<(Trainer<Cpu>, String)>>,
+}
+
+/// One trainer at the end of the run.
+struct Outcome {
+    trainer: Option<Trainer<Cpu>>,
+    checkpoint: String,
+    error: Option<Error>,
+    evaluation: Option<Evaluation>,
+    exported: Option<String>,
+}
+
+impl Reconstruct for Trainer<Cpu> {
+    fn point(&self) -> HookPoint {
+        self.settings().point
+    }
+
+    fn width(&self) -> usize {
+        self.settings().width
+    }
+
+    fn n_latents(&self) -> usize {
+        Trainer::n_latents(self)
+    }
+
+    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
+        Trainer::reconstruct(self, rows, out, l0, fired)
+    }
+}
+
+/// Finish a run whose stages took `took`.
+pub fn finish(
+    loaded: &Loaded,
+    shared: &Shared<'_>,
+    ended: Ended<Cpu>,
+    rest: Rest,
+    took: Duration,
+) -> Result<RunSummary> {
+    let Ended { mut model, trainers, complete } = ended;
+    let pairs = trainers.into_iter().zip(rest.finished);
+    let mut outcomes: Vec<Outcome> = pairs.map(|(ended, finished)| outcome(ended, finished)).collect();
+    if complete {
+        for (outcome, config) in outcomes.iter_mut().zip(&loaded.pipeline.trainers) {
+            let place = Location::open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
+            outcome.evaluation = read_evaluation(&place, outcome, shared);
+        }
+        if loaded.pipeline.evaluate_tokens > 0 {
+            shared.status.enter(RunState::Evaluating);
+            let mut held_out = HoldoutStream::new(rest.corpus, rest.tokenizer, &loaded.pipeline.tokens)?;
+            let todo: Vec<usize> = (0..outcomes.len())
+                .filter(|&i| outcomes[i].trainer.is_some() && outcomes[i].evaluation.is_none())
+                .collect();
+            let coders: Vec<&dyn Reconstruct> =
+                todo.iter().filter_map(|&i| outcomes[i].trainer.as_ref().map(|t| t as &dyn Reconstruct)).collect();
+            if !coders.is_empty() {
+                let tokens = loaded.pipeline.evaluate_tokens;
+                let results = evaluate(model.as_mut(), &coders, &rest.keep, tokens, || held_out.next_batch())?;
+                if results.iter().all(Option::is_none) {
+                    tracing::warn!("no held-out text: raise corpus.holdout to have coders evaluated");
+                }
+                for (i, evaluation) in todo.into_iter().zip(results) {
+                    outcomes[i].evaluation = evaluation;
+                }
+            }
+        }
+        for (i, outcome) in outcomes.iter_mut().enumerate() {
+            outcome.exported = export(loaded, shared, i, outcome)?;
+        }
+    }
+    summarise(loaded, shared, outcomes, rest.catalog.as_ref(), complete, took)
+}
+
+fn outcome(ended: Option<Result<Trained<Cpu>>>, finished: Option<(Trainer<Cpu>, String)>) -> Outcome {
+    let empty = Outcome { trainer: None, checkpoint: String::new(), error: None, evaluation: None, exported: None };
+    match (ended, finished) {
+        (Some(Ok(trained)), _) => Outcome { trainer: Some(trained.trainer), checkpoint: trained.checkpoint, ..empty },
+        (Some(Err(error)), _) => Outcome { error: Some(error), ..empty },
+        (None, Some((trainer, checkpoint))) => Outcome { trainer: Some(trainer), checkpoint, ..empty },
+        (None, None) => empty,
+    }
+}
+
+/// The metrics that a former run wrote for exactly this state of the trainer.
+fn read_evaluation(place: &Location, outcome: &Outcome, shared: &Shared<'_>) -> Option<Evaluation> {
+    let file = place.child(EVALUATION_FILE);
+    let bytes = shared.io.block_on(async { file.store.get(&file.path).await.ok()?.bytes().await.ok() })?;
+    let stored: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    let rows = outcome.trainer.as_ref()?.report().rows;
+    (stored["trained_rows"].as_u64() == Some(rows)).then(|| serde_json::from_value(stored["metrics"].clone()).ok())?
+}
+
+/// Write the coder in SAELens' format with its metrics; `cfg.json` goes last, so that a folder that has one is whole.
+fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome) -> Result<Option<String>> {
+    let Some(trainer) = &outcome.trainer else { return Ok(None) };
+    let pipeline = &loaded.pipeline;
+    let place = Location::open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
+    let metadata = ExportMetadata {
+        model_name: pipeline.model.source.clone(),
+        dataset_path: pipeline.corpus.paths().join(","),
+        context_size: pipeline.tokens.context_length,
+        prepend_bos: pipeline.tokens.prepend_bos,
+        separator: match pipeline.tokens.separator {
+            Separator::Eos => Some("eos".to_owned()),
+            Separator::Bos => Some("bos".to_owned()),
+            Separator::None => None,
+        },
+        exclude_special_tokens: pipeline.tokens.exclude.special,
+        extra: serde_json::Map::new(),
+    };
+    let mut files = trainer.export(metadata)?;
+    if let Some(evaluation) = &outcome.evaluation {
+        let stored = serde_json::json!({ "trained_rows": trainer.report().rows, "metrics": evaluation });
+        let text = serde_json::to_vec_pretty(&stored).unwrap_or_default();
+        files.push((EVALUATION_FILE.to_owned(), text));
+    }
+    files.sort_by_key(|(name, _)| name == "cfg.json");
+    for (name, bytes) in files {
+        let file = place.child(&name);
+        let put = shared.io.block_on(file.store.put(&file.path, bytes.into()));
+        put.map_err(|e| store::error("write", &file.shown, e))?;
+    }
+    Ok(Some(place.shown))
+}
+
+fn summarise(
+    loaded: &Loaded,
+    shared: &Shared<'_>,
+    outcomes: Vec<Outcome>,
+    catalog: Option<&Catalog>,
+    complete: bool,
+    took: Duration,
+) -> Result<RunSummary> {
+    let run = &shared.status.metrics.run;
+    let seconds = took.as_secs_f64();
+    let trainers = outcomes.into_iter().zip(&loaded.pipeline.trainers).map(|(outcome, config)| {
+        let report = outcome.trainer.as_ref().map(Trainer::report).unwrap_or_default();
+        let evaluation = outcome.evaluation;
+        TrainerSummary {
+            name: config.name.clone(),
+            site: outcome.trainer.as_ref().map_or_else(|| config.input.clone(), |t| t.settings().point.to_string()),
+            rows: report.rows,
+            loss: report.loss,
+            fvu: evaluation.as_ref().map_or(report.fvu, |e| e.reconstruction.fvu),
+            l0: evaluation.as_ref().map_or(report.l0, |e| e.reconstruction.l0),
+            dead_fraction: report.dead_fraction,
+            checkpoint: outcome.checkpoint,
+            exported: outcome.exported,
+            evaluation,
+            error_kind: outcome.error.as_ref().map(Error::kind),
+            error: outcome.error.map(|e| e.to_string()),
+        }
+    });
+    let stages = shared.status.metrics.stages().into_iter().map(|(stage, s)| StageSummary {
+        stage,
+        items_in: s.items_in,
+        items_out: s.items_out,
+        bytes: s.bytes,
+        busy_seconds: s.busy_seconds,
+        blocked_seconds: s.blocked_seconds,
+    });
+    Ok(RunSummary {
+        pipeline: loaded.pipeline.name.clone(),
+        interrupted: shared.shutdown.is_draining() && !complete,
+        documents: run.documents.get(),
+        tokens: run.tokens.get(),
+        rows: run.rows.get(),
+        shards: run.shards.get(),
+        bytes: run.shard_bytes.get(),
+        seconds,
+        tokens_per_second: run.tokens.get() as f64 / seconds.max(1e-9),
+        dropped: run.dropped().iter().map(|(reason, n)| (reason.as_str().to_owned(), n)).collect(),
+        dataset: catalog.map(|c| dataset_summary(c, shared)).transpose()?,
+        trainers: trainers.collect(),
+        stages: stages.collect(),
+    })
+}
+
+fn dataset_summary(catalog: &Catalog, shared: &Shared<'_>) -> Result<DatasetSummary> {
+    let totals = shared.io.block_on(catalog.totals())?;
+    Ok(DatasetSummary {
+        url: catalog.location().shown.clone(),
+        rows: totals.rows,
+        shards: totals.shards,
+        bytes: totals.bytes,
+        complete: totals.complete,
+    })
+}

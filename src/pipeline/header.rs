@@ -1,0 +1,75 @@
+//! A pipeline as a dataset's header: what its rows are, and what must not change while it grows.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::activation::KeepRule;
+use crate::config::{Loaded, Sites};
+use crate::corpus::Corpus;
+use crate::dataset::config::DatasetConfig;
+use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints};
+use crate::dataset::schema::ShardSpec;
+use crate::error::Result;
+use crate::hooks::HookPoint;
+use crate::model::ModelSource;
+use crate::tokens::tokenizer::Tokenizer;
+
+/// The header of the dataset that a pipeline writes.
+pub fn describe(
+    loaded: &Loaded,
+    config: &DatasetConfig,
+    source: &ModelSource,
+    sites: &Sites,
+    tokenizer: &Tokenizer,
+    corpus: &Corpus,
+    keep: &KeepRule,
+) -> Result<DatasetHeader> {
+    let pipeline = &loaded.pipeline;
+    let spec = ShardSpec::new(config, &sites.stored);
+    let model = source.fingerprint()?;
+    let fingerprints = Fingerprints {
+        model: digest(&[&model.config, &model.weights, &format!("{:?}", pipeline.model.dtype)]),
+        tokenizer: tokenizer.fingerprint().to_owned(),
+        corpus: corpus.fingerprint().to_owned(),
+    };
+    let tokens = json!({
+        "seed": pipeline.seed,
+        "holdout": pipeline.corpus.holdout(),
+        "unit_bytes": pipeline.corpus.unit_bytes(),
+        "policy": pipeline.tokens,
+        // a row is dropped when any captured site rejects it, so the rows depend on what is captured besides
+        "judged_sites": sites.captured.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>(),
+    });
+    let limits = sites.captured.iter().filter_map(|&(point, _)| Some((point.to_string(), keep.norm_limit(point)?)));
+    Ok(DatasetHeader {
+        format: FORMAT,
+        run_id: digest(&[&pipeline.name, &fingerprints.model, &fingerprints.corpus, &tokens.to_string()])[..16]
+            .to_owned(),
+        pipeline: loaded.published.clone(),
+        fingerprints,
+        sites: spec.site_headers(|point| point.site.definition().to_owned()),
+        tokens,
+        units: corpus.n_units(),
+        norm_limits: limits.collect::<BTreeMap<String, f32>>(),
+        sample: config.sample,
+        shards: spec.rule(),
+    })
+}
+
+/// The norm limits that a dataset's header stores, if it has one for each of `points` that it should.
+pub fn stored_limits(header: &DatasetHeader, points: &[HookPoint]) -> Option<Vec<(HookPoint, f32)>> {
+    let limit = |&point: &HookPoint| Some((point, *header.norm_limits.get(&point.to_string())?));
+    points.iter().filter(|&&point| crate::activation::keep::has_norm_limit(point)).map(limit).collect()
+}
+
+/// SHA-256 of the parts, each with its length.
+fn digest(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

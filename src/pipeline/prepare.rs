@@ -1,0 +1,279 @@
+//! Everything a run needs, opened, checked and restored before the first batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::activation::KeepRule;
+use crate::catalog::{Catalog, checkpoints};
+use crate::compute::cpu::Cpu;
+use crate::config::{Loaded, Pipeline, Problems, Sites};
+use crate::corpus::Corpus;
+use crate::corpus::cursor::SourceCursor;
+use crate::dataset::commit::UnitProgress;
+use crate::dataset::config::DatasetConfig;
+use crate::dataset::header::DatasetHeader;
+use crate::dataset::schema::ShardSpec;
+use crate::error::{Error, Result};
+use crate::hooks::HookPoint;
+use crate::model::{self, BatchShape, Model, ModelSource};
+use crate::pipeline::build::{Parts, Shared, TrainerParts};
+use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
+use crate::pipeline::finish::Rest;
+use crate::pipeline::header;
+use crate::pipeline::stages::train::CheckpointPolicy;
+use crate::pipeline::status::TrainerStatus;
+use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
+use crate::runtime::readiness::Latch;
+use crate::sink::ParquetSink;
+use crate::store::Location;
+use crate::tokens::stream::TokenStream;
+use crate::tokens::tokenizer::{SpecialIds, Tokenizer};
+use crate::trainer::{Trainer, TrainerSettings};
+
+/// The share of `limits.memory` that queues may hold.
+const QUEUE_SHARE: u64 = 8;
+
+/// What a run works with.
+pub struct Prepared {
+    model: Box<dyn Model<Cpu>>,
+    sites: Sites,
+    corpus: Arc<Corpus>,
+    tokenizer: Arc<Tokenizer>,
+    keep: KeepRule,
+    dataset: Option<Dataset>,
+    trainers: Vec<Restored>,
+}
+
+struct Dataset {
+    config: DatasetConfig,
+    catalog: Catalog,
+    progress: HashMap<u32, UnitProgress>,
+}
+
+struct Restored {
+    trainer: Trainer<Cpu>,
+    location: Location,
+    /// Where its state was found, if it was.
+    checkpoint: Option<String>,
+}
+
+/// The model's source, opened.
+pub fn open_model(pipeline: &Pipeline) -> Result<ModelSource> {
+    ModelSource::open(&pipeline.model.source)
+}
+
+/// The batches that a pipeline's forward pass is planned for.
+pub fn batch_shape(pipeline: &Pipeline) -> BatchShape {
+    let context_length = pipeline.tokens.context_length as usize;
+    BatchShape { max_tokens: pipeline.tokens.batch_sequences() * context_length, context_length }
+}
+
+/// The tokenizer of a model's folder; none is needed where the corpus is token ids.
+pub fn open_tokenizer(pipeline: &Pipeline, source: &ModelSource) -> Result<Tokenizer> {
+    let spec = source.spec();
+    let ids = SpecialIds { bos: spec.bos, eos: spec.eos.first().copied(), pad: spec.pad };
+    let vocab = spec.vocab_size as u32;
+    match source.tokenizer_file() {
+        Some(file) => Tokenizer::load(&file, ids, vocab),
+        None if pipeline.corpus.pre_tokenised() => Tokenizer::none(ids, vocab),
+        None => Err(Error::config(format!(
+            "`{}` has no tokenizer.json: add it, or give a pre-tokenised corpus (tokens_field)",
+            source.folder().display()
+        ))),
+    }
+}
+
+/// Open, check and restore everything.
+pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
+    let pipeline = &loaded.pipeline;
+    let source = open_model(pipeline)?;
+    let declared = source.spec().points(pipeline.tokens.context_length as usize);
+    let sites = loaded.sites(&declared).map_err(site_error)?;
+    let tokenizer = Arc::new(open_tokenizer(pipeline, &source)?);
+    let corpus = Arc::new(shared.io.block_on(Corpus::open(&pipeline.corpus))?);
+    shared.status.metrics.run.units_total.set(f64::from(corpus.n_units()));
+    let backend = Arc::new(Cpu::new(pipeline.model.threads as usize)?);
+    tracing::info!(
+        model = %source.folder().display(), threads = backend.threads(), units = corpus.n_units(),
+        corpus_bytes = corpus.bytes(), "loading"
+    );
+    let mut model = model::load(Arc::clone(&backend), &source, batch_shape(pipeline))?;
+    shared.status.readiness.release(Latch::ModelLoaded);
+    let special: Vec<u32> = tokenizer.special_ids().collect();
+    let mut keep = KeepRule::new(&pipeline.tokens.exclude, &special);
+    let stored = pipeline.dataset.as_ref().map(|d| Location::open(&d.url)).transpose()?;
+    let header = match &stored {
+        Some(location) => shared.io.block_on(Catalog::read_header(location))?,
+        None => None,
+    };
+    let points: Vec<HookPoint> = sites.captured.iter().map(|(point, _)| *point).collect();
+    if let Some(factor) = pipeline.tokens.exclude.norm_above_median {
+        let limits = match header.as_ref().and_then(|h| header::stored_limits(h, &points)) {
+            Some(limits) => limits,
+            None => {
+                let batches = first_batches(pipeline, &corpus, &tokenizer)?;
+                norm_limits(model.as_mut(), &points, &keep, factor, batches)?
+            }
+        };
+        keep = keep.with_norm_limits(limits);
+    }
+    let dataset = match (stored, &pipeline.dataset) {
+        (Some(location), Some(config)) => {
+            let header = header::describe(loaded, config, &source, &sites, &tokenizer, &corpus, &keep)?;
+            Some(open_dataset(config.clone(), location, header, shared)?)
+        }
+        _ => None,
+    };
+    shared.status.readiness.release(Latch::DatasetOpen);
+    let trainers = restore_trainers(pipeline, &sites, &backend, shared)?;
+    shared.status.readiness.release(Latch::StoreReachable);
+    Ok(Prepared { model, sites, corpus, tokenizer, keep, dataset, trainers })
+}
+
+/// All problems with sites, as one configuration error.
+fn site_error(problems: Problems) -> Error {
+    Error::config(problems.to_string())
+}
+
+/// The first batches of the stream that hold tokens: what norm limits are measured on.
+fn first_batches(
+    pipeline: &Pipeline,
+    corpus: &Arc<Corpus>,
+    tokenizer: &Arc<Tokenizer>,
+) -> Result<Vec<crate::tokens::TokenBatch>> {
+    let (corpus, tokenizer) = (Arc::clone(corpus), Arc::clone(tokenizer));
+    let start = SourceCursor::default();
+    let mut stream = TokenStream::new(corpus, tokenizer, &pipeline.tokens, pipeline.seed, start, HashMap::new())?;
+    let mut batches = Vec::new();
+    while batches.len() < CALIBRATION_BATCHES {
+        let Some(batch) = stream.next(&mut |_, _, _| true)? else { break };
+        if batch.n_tokens() > 0 {
+            batches.push(batch);
+        }
+    }
+    Ok(batches)
+}
+
+fn open_dataset(
+    config: DatasetConfig,
+    location: Location,
+    header: DatasetHeader,
+    shared: &Shared<'_>,
+) -> Result<Dataset> {
+    let catalog = shared.io.block_on(Catalog::create_or_open(location, header))?;
+    let progress = shared.io.block_on(catalog.progress())?;
+    let done = progress.values().filter(|unit| unit.done).count();
+    if !progress.is_empty() {
+        tracing::info!(dataset = %catalog.location().shown, units_done = done, "continuing a stored dataset");
+    }
+    shared.status.metrics.run.units_done.set(done as f64);
+    Ok(Dataset { config, catalog, progress })
+}
+
+/// Every trainer, from its newest checkpoint if it has one.
+fn restore_trainers(
+    pipeline: &Pipeline,
+    sites: &Sites,
+    backend: &Arc<Cpu>,
+    shared: &Shared<'_>,
+) -> Result<Vec<Restored>> {
+    let mut restored = Vec::new();
+    for (config, &(point, width)) in pipeline.trainers.iter().zip(&sites.inputs) {
+        let settings = TrainerSettings { config: config.clone(), point, width, seed: pipeline.seed };
+        let location = Location::open(&config.checkpoint.url)?;
+        // a place that cannot even be read is this trainer's own failure, found again when it saves
+        let found = shared.io.block_on(checkpoints::latest(&location)).unwrap_or_else(|error| {
+            tracing::error!(trainer = config.name, %error, "cannot look for checkpoints");
+            None
+        });
+        let backend = Arc::clone(backend);
+        let (trainer, checkpoint) = match found {
+            Some(found) => {
+                let files: Vec<(String, Vec<u8>)> =
+                    found.files.into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect();
+                let trainer = Trainer::restore(backend, settings, &files)
+                    .map_err(|e| e.context(format!("restore trainer `{}` from `{}`", config.name, found.folder)))?;
+                tracing::info!(trainer = config.name, checkpoint = found.folder, "restored");
+                (trainer, Some(found.folder))
+            }
+            None => (Trainer::new(backend, settings)?, None),
+        };
+        restored.push(Restored { trainer, location, checkpoint });
+    }
+    let lines = restored.iter().map(|r| {
+        let report = r.trainer.report();
+        TrainerStatus {
+            name: r.trainer.settings().config.name.clone(),
+            rows: report.rows,
+            rows_total: r.trainer.settings().config.rows.0,
+            ..TrainerStatus::default()
+        }
+    });
+    shared.status.set_trainers(lines.collect());
+    Ok(restored)
+}
+
+impl Prepared {
+    /// The stages' parts, and what is left for the end.
+    pub fn split(self, loaded: &Loaded, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest)> {
+        let pipeline = &loaded.pipeline;
+        let needs = self.trainers.iter().map(|restored| TrainerNeed {
+            next_batch: restored.trainer.next_batch_index(),
+            finished: Arc::new(AtomicBool::new(restored.trainer.done())),
+        });
+        let needs: Vec<TrainerNeed> = needs.collect();
+        let start = self.start();
+        let (mut lengths, mut need, mut sink, mut catalog) = (HashMap::new(), None, None, None);
+        if let Some(dataset) = self.dataset {
+            lengths = dataset.progress.iter().filter_map(|(&unit, p)| Some((unit, p.batches?))).collect();
+            need = Some(DatasetNeed { progress: dataset.progress.clone(), n_units: self.corpus.n_units() });
+            catalog = Some(dataset.catalog.clone());
+            let spec = ShardSpec::new(&dataset.config, &self.sites.stored);
+            sink = Some(shared.io.block_on(ParquetSink::new(dataset.catalog, spec, dataset.progress))?);
+        }
+        let wanted = Arc::new(Wanted {
+            dataset: need,
+            trainers: needs,
+            batch_sequences: pipeline.tokens.batch_sequences() as u32,
+        });
+        let (corpus, tokenizer) = (Arc::clone(&self.corpus), Arc::clone(&self.tokenizer));
+        let stream = TokenStream::new(corpus, tokenizer, &pipeline.tokens, pipeline.seed, start, lengths)?;
+        let mut finished = Vec::new();
+        let trainers = self.trainers.into_iter().zip(&pipeline.trainers).map(|(restored, config)| {
+            if restored.trainer.done() {
+                finished.push(Some((restored.trainer, restored.checkpoint.unwrap_or_default())));
+                return None;
+            }
+            finished.push(None);
+            let every = config.checkpoint.every.0;
+            let checkpoints = CheckpointPolicy { location: restored.location, every, keep: config.checkpoint.keep };
+            Some(TrainerParts { trainer: restored.trainer, checkpoints, when_slow: config.when_slow })
+        });
+        let trainers = trainers.collect();
+        let shape = batch_shape(pipeline);
+        let parts = Parts {
+            stream,
+            model: self.model,
+            points: self.sites.captured.iter().map(|(point, _)| *point).collect(),
+            keep: self.keep.clone(),
+            wanted,
+            sink,
+            trainers,
+            batch_tokens: shape.max_tokens as u64,
+            queue_bytes: pipeline.memory_limit.0 / QUEUE_SHARE,
+        };
+        let rest = Rest { corpus: self.corpus, tokenizer: self.tokenizer, keep: self.keep, catalog, finished };
+        Ok((parts, rest))
+    }
+
+    /// Where the stream begins. A dataset may miss rows anywhere, so with one the order is followed from its start
+    /// (passing what is committed without reading it); trainers alone go on from the earliest of their positions.
+    fn start(&self) -> SourceCursor {
+        if self.dataset.is_some() {
+            return SourceCursor::default();
+        }
+        let unfinished = self.trainers.iter().filter(|r| !r.trainer.done());
+        unfinished.map(|r| r.trainer.cursor()).min_by_key(|c| c.next_batch).cloned().unwrap_or_default()
+    }
+}

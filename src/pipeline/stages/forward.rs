@@ -1,0 +1,77 @@
+//! Token batches to activation batches: owns the model and its device.
+
+use crate::activation::{ActivationBatch, KeepRule, capture};
+use crate::compute::Backend;
+use crate::error::Result;
+use crate::hooks::HookPoint;
+use crate::model::Model;
+use crate::pipeline::stages::Completion;
+use crate::runtime::channel::{Receiver, Sender};
+use crate::runtime::clock::Stopwatch;
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::supervisor::Heartbeat;
+use crate::telemetry::metrics::{RunStats, StageStats};
+use crate::tokens::TokenBatch;
+
+/// The stage that runs the model.
+pub struct Forward<B: Backend> {
+    /// The model.
+    pub model: Box<dyn Model<B>>,
+    /// What is captured.
+    pub points: Vec<HookPoint>,
+    /// Which rows are kept.
+    pub keep: KeepRule,
+    /// From the tokenize stage.
+    pub input: Receiver<TokenBatch>,
+    /// Whether the input was complete.
+    pub input_complete: Completion,
+    /// To the fan-out stage.
+    pub output: Sender<ActivationBatch>,
+    /// Set when the whole input was computed.
+    pub complete: Completion,
+    /// Five numbers.
+    pub stats: StageStats,
+    /// The run's numbers.
+    pub run: RunStats,
+    /// Ends the stage early.
+    pub shutdown: Shutdown,
+}
+
+impl<B: Backend> Forward<B> {
+    /// Work until the input ends; gives the model back for evaluation.
+    pub fn run(mut self, heartbeat: &Heartbeat) -> Result<Box<dyn Model<B>>> {
+        loop {
+            let watch = Stopwatch::start();
+            let Some(batch) = heartbeat.while_waiting(|| self.input.recv()) else { break };
+            self.stats.blocked.add(watch.elapsed());
+            if self.shutdown.is_aborting() {
+                return Ok(self.model);
+            }
+            self.stats.items_in.inc();
+            let watch = Stopwatch::start();
+            let batch = capture::<B>(batch, &self.points, &self.keep, |batch, tap| self.model.forward(batch, tap))?;
+            self.stats.busy.add(watch.elapsed());
+            self.count(&batch);
+            let watch = Stopwatch::start();
+            if heartbeat.while_waiting(|| self.output.send(batch)).is_err() {
+                // the next stage ended; it reports why
+                return Ok(self.model);
+            }
+            self.stats.blocked.add(watch.elapsed());
+            self.stats.items_out.inc();
+        }
+        if self.input_complete.is_set() {
+            self.complete.set();
+        }
+        Ok(self.model)
+    }
+
+    fn count(&self, batch: &ActivationBatch) {
+        self.run.documents.add(u64::from(batch.documents));
+        self.run.tokens.add(u64::from(batch.n_tokens));
+        self.run.rows.add(batch.n_rows() as u64);
+        batch.dropped.iter().for_each(|dropped| self.run.drop_all(dropped));
+        self.run.drop_all(&batch.dropped_at_end);
+        self.stats.bytes.add(batch.bytes() as u64);
+    }
+}

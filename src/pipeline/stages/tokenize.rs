@@ -1,0 +1,68 @@
+//! Corpus to token batches: reads the units in order, tokenises, packs, and sends what somebody wants.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::pipeline::stages::Completion;
+use crate::pipeline::wanted::Wanted;
+use crate::runtime::channel::Sender;
+use crate::runtime::clock::Stopwatch;
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::supervisor::Heartbeat;
+use crate::telemetry::metrics::StageStats;
+use crate::tokens::TokenBatch;
+use crate::tokens::stream::TokenStream;
+
+/// The stage that turns text into token batches.
+pub struct Tokenize {
+    /// The corpus, tokenised, in the run's order.
+    pub stream: TokenStream,
+    /// Who needs what.
+    pub wanted: Arc<Wanted>,
+    /// To the forward stage.
+    pub output: Sender<TokenBatch>,
+    /// Set at the end of the corpus.
+    pub complete: Completion,
+    /// Five numbers.
+    pub stats: StageStats,
+    /// Ends the stage early.
+    pub shutdown: Shutdown,
+}
+
+impl Tokenize {
+    /// Work until the corpus ends, nobody wants more, or the run is told to stop.
+    pub fn run(mut self, heartbeat: &Heartbeat) -> Result<()> {
+        let stop = {
+            let (wanted, shutdown) = (Arc::clone(&self.wanted), self.shutdown.clone());
+            move || shutdown.is_draining() || wanted.nothing_left()
+        };
+        loop {
+            if stop() {
+                if !self.shutdown.is_draining() {
+                    self.complete.set();
+                }
+                return Ok(());
+            }
+            let watch = Stopwatch::start();
+            // a batch that nobody wants any more also ends the search, so that stopping is noticed between batches
+            let mut wanted = |index, unit, batch_in_unit| self.wanted.by_anyone(index, unit, batch_in_unit) || stop();
+            let Some(batch) = self.stream.next(&mut wanted)? else {
+                self.complete.set();
+                return Ok(());
+            };
+            self.stats.busy.add(watch.elapsed());
+            if stop() {
+                continue;
+            }
+            self.stats.items_in.add(u64::from(batch.documents));
+            self.stats.bytes.add(batch.n_tokens() as u64 * 4);
+            let watch = Stopwatch::start();
+            if heartbeat.while_waiting(|| self.output.send(batch)).is_err() {
+                // the next stage ended; it reports why
+                return Ok(());
+            }
+            self.stats.items_out.inc();
+            self.stats.blocked.add(watch.elapsed());
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Who still needs which batch: the one place that decides what is computed after a restart, and when a run is over.
+//!
+//! A batch is wanted by the dataset if some of its sequences have no committed row yet, and by a trainer if it lies at or
+//! after the trainer's position in the stream. A batch that nobody wants is neither tokenised nor computed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::dataset::commit::UnitProgress;
+
+/// What one trainer still needs.
+#[derive(Clone, Debug)]
+pub struct TrainerNeed {
+    /// Index, in the stream, of the first batch that it has not seen.
+    pub next_batch: u64,
+    /// Set when it has trained on all its rows, or failed.
+    pub finished: Arc<AtomicBool>,
+}
+
+/// What the dataset still needs.
+#[derive(Clone, Debug)]
+pub struct DatasetNeed {
+    /// What is committed, by unit.
+    pub progress: HashMap<u32, UnitProgress>,
+    /// Units of the corpus.
+    pub n_units: u32,
+}
+
+/// The needs of everybody downstream.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The dataset's needs, if one is stored.
+    pub dataset: Option<DatasetNeed>,
+    /// Each trainer's needs, in the order of the pipeline.
+    pub trainers: Vec<TrainerNeed>,
+    /// Sequences in a full batch.
+    pub batch_sequences: u32,
+}
+
+impl DatasetNeed {
+    fn wants(&self, unit: u32, batch_in_unit: u32, batch_sequences: u32) -> bool {
+        match self.progress.get(&unit) {
+            None => true,
+            Some(unit) if unit.done => false,
+            Some(unit) => (u64::from(batch_in_unit) + 1) * u64::from(batch_sequences) > u64::from(unit.next_seq),
+        }
+    }
+
+    fn complete(&self) -> bool {
+        (0..self.n_units).all(|unit| self.progress.get(&unit).is_some_and(|p| p.done))
+    }
+}
+
+impl TrainerNeed {
+    fn wants(&self, index: u64) -> bool {
+        index >= self.next_batch && !self.finished.load(Ordering::Relaxed)
+    }
+}
+
+impl Wanted {
+    /// Whether the dataset needs a batch.
+    pub fn by_dataset(&self, unit: u32, batch_in_unit: u32) -> bool {
+        self.dataset.as_ref().is_some_and(|d| d.wants(unit, batch_in_unit, self.batch_sequences))
+    }
+
+    /// Whether trainer `i` needs a batch.
+    pub fn by_trainer(&self, i: usize, index: u64) -> bool {
+        self.trainers[i].wants(index)
+    }
+
+    /// Whether anybody needs a batch.
+    pub fn by_anyone(&self, index: u64, unit: u32, batch_in_unit: u32) -> bool {
+        self.by_dataset(unit, batch_in_unit) || self.trainers.iter().any(|t| t.wants(index))
+    }
+
+    /// Whether nobody will need anything any more. (The dataset's part is judged by what was committed at the start:
+    /// what this run commits ends with the stream itself.)
+    pub fn nothing_left(&self) -> bool {
+        self.trainers.iter().all(|t| t.finished.load(Ordering::Relaxed))
+            && self.dataset.as_ref().is_none_or(DatasetNeed::complete)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(next_seq: u32, done: bool) -> UnitProgress {
+        UnitProgress { next_seq, done, ..UnitProgress::default() }
+    }
+
+    fn wanted() -> Wanted {
+        Wanted {
+            dataset: Some(DatasetNeed {
+                progress: HashMap::from([(0, unit(7, false)), (1, unit(20, true))]),
+                n_units: 3,
+            }),
+            trainers: vec![TrainerNeed { next_batch: 5, finished: Arc::default() }],
+            batch_sequences: 4,
+        }
+    }
+
+    #[test]
+    fn the_dataset_wants_what_is_not_committed() {
+        let w = wanted();
+        // sequences 0-3 are committed, 4-7 only up to 6
+        assert!(!w.by_dataset(0, 0));
+        assert!(w.by_dataset(0, 1));
+        assert!(!w.by_dataset(1, 9));
+        assert!(w.by_dataset(2, 0));
+    }
+
+    #[test]
+    fn a_run_is_over_when_everybody_has_everything() {
+        let mut w = wanted();
+        assert!(w.by_anyone(5, 1, 0) && !w.by_anyone(4, 1, 0));
+        w.trainers[0].finished.store(true, Ordering::Relaxed);
+        assert!(!w.by_anyone(5, 1, 0) && !w.nothing_left());
+        w.dataset.as_mut().unwrap().progress = (0..3).map(|u| (u, unit(1, true))).collect();
+        assert!(w.nothing_left());
+    }
+}

@@ -1,0 +1,153 @@
+//! `harvestd run` from outside: the summary, resume, signals, the HTTP endpoint, isolation of trainers.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::*;
+
+#[test]
+fn a_run_ends_with_a_summary_and_running_it_again_does_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 24, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    let first = harvestd(&["run", pipeline.to_str().unwrap(), "--json"]);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let s = summary(&first);
+    for key in ["documents", "tokens", "rows", "shards", "bytes", "seconds", "tokens_per_second", "dropped"] {
+        assert!(!s[key].is_null(), "{key} is missing: {s}");
+    }
+    let trainer = &s["trainers"][0];
+    assert_eq!(trainer["name"], "one");
+    // rows are counted in whole steps: 59 steps of 1,024
+    assert_eq!(trainer["rows"], 60_416);
+    assert!(trainer["fvu"].as_f64().unwrap() < 0.5, "{trainer}");
+    assert!(trainer["l0"].as_f64().unwrap() <= 8.0);
+    let evaluation = &trainer["evaluation"];
+    let (clean, spliced, zero) = (
+        evaluation["language_model"]["ce_clean"].as_f64().unwrap(),
+        evaluation["language_model"]["ce_spliced"].as_f64().unwrap(),
+        evaluation["language_model"]["ce_zero_ablated"].as_f64().unwrap(),
+    );
+    assert!(clean < spliced && spliced < zero, "{evaluation}");
+    assert!(s["dropped"]["special_token"].as_u64().unwrap() > 0);
+    assert!(s["dropped"]["holdout"].as_u64().unwrap() > 0);
+    // what went through equals what is stored and what was dropped
+    let rows = s["rows"].as_u64().unwrap();
+    assert_eq!(rows, s["dataset"]["rows"].as_u64().unwrap());
+    let lost: u64 = ["special_token", "excluded_position", "outlier_norm", "non_finite"]
+        .iter()
+        .map(|reason| s["dropped"][reason].as_u64().unwrap_or(0))
+        .sum();
+    assert_eq!(rows + lost, s["tokens"].as_u64().unwrap());
+
+    let before = (dataset_bytes(&out), coder_bytes(&out));
+    let again = harvestd(&["run", pipeline.to_str().unwrap(), "--json"]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    let s = summary(&again);
+    assert_eq!(s["tokens"], 0, "a finished run has nothing left to compute: {s}");
+    assert!(before == (dataset_bytes(&out), coder_bytes(&out)), "a finished run was changed");
+}
+
+#[test]
+fn a_dataset_of_another_pipeline_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 4, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    let args = ["run", pipeline.to_str().unwrap(), "--set", "trainers=[]"];
+    assert!(harvestd(&args).status.success());
+    let other = harvestd(&[&args[..], &["--set", "tokens.context_length=64"]].concat());
+    assert_eq!(other.status.code(), Some(78), "{}", String::from_utf8_lossy(&other.stderr));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("context_length"));
+}
+
+#[test]
+fn a_trainer_that_cannot_be_saved_fails_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 24, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    // the checkpoint folder is a file, so saving fails; the dataset is complete all the same
+    std::fs::write(out.join("blocked"), "not a folder").unwrap();
+    let place = format!("trainers.0.checkpoint.url={}", out.join("blocked").display());
+    let output = harvestd(&["run", pipeline.to_str().unwrap(), "--json", "--set", &place]);
+    assert!(!output.status.success());
+    let s = summary(&output);
+    assert!(s["trainers"][0]["error"].as_str().unwrap().contains("blocked"), "{s}");
+    assert_eq!(s["dataset"]["complete"], true, "{s}");
+}
+
+/// Wait until `check` holds.
+fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !check() {
+        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn it_answers_over_http_while_it_runs_and_drains_on_sigterm() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 400, 8);
+    let pipeline = write_pipeline(&corpus, &out);
+    let address = format!("127.0.0.1:{}", free_port());
+    let listen = format!("admin.listen={address}");
+    let log = out.join("log");
+    let child = start(&pipeline, &log, &["--json", "--set", &listen, "--set", "trainers.0.rows=100M"]);
+    let tokens = || {
+        let (_, body) = get(&address, "/metrics").ok()?;
+        let line = body.lines().find(|l| l.starts_with("harvestd_forward_tokens_total"))?;
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    };
+    eventually("tokens are counted", || tokens().is_some_and(|n| n > 20_000.0));
+    assert_eq!(get(&address, "/livez").unwrap().0, 200);
+    let (code, ready) = get(&address, "/readyz").unwrap();
+    assert_eq!(code, 200, "{ready}");
+    serde_json::from_str::<serde_json::Value>(&ready).unwrap();
+    let (code, status) = get(&address, "/v1/status").unwrap();
+    assert_eq!(code, 200);
+    assert!(status.contains("\"one\""), "{status}");
+    let (_, metrics) = get(&address, "/metrics").unwrap();
+    for name in ["harvestd_stage_busy_seconds_total", "harvestd_trainer_loss", "harvestd_run_dropped_items_total"] {
+        assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
+    }
+    assert_eq!(get(&address, "/nothing").unwrap().0, 404);
+
+    signal(&child, libc::SIGTERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
+    let s = summary(&output);
+    assert_eq!(s["interrupted"], true);
+    let rows = s["trainers"][0]["rows"].as_u64().unwrap();
+    assert!(rows > 0 && s["trainers"][0]["checkpoint"].as_str().unwrap().contains("step-"), "{s}");
+    // and continues where it stopped
+    let child = start(&pipeline, &log, &["--json", "--set", "trainers.0.rows=100M", "--set", "evaluate.tokens=0"]);
+    let s = summary(&child.wait_with_output().unwrap());
+    assert!(s["trainers"][0]["rows"].as_u64().unwrap() > rows, "{s}");
+    assert_eq!(s["dataset"]["complete"], true);
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 400, 8);
+    let pipeline = write_pipeline(&corpus, &out);
+    let log = out.join("log");
+    let child = start(&pipeline, &log, &["--log-level", "info"]);
+    eventually("shards are committed", || {
+        std::fs::read_dir(out.join("acts/commits")).is_ok_and(|commits| commits.count() > 2)
+    });
+    signal(&child, libc::SIGINT);
+    signal(&child, libc::SIGTERM);
+    let since = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(10));
+    assert!(output.status.code() == Some(130) || output.status.code() == Some(0), "{}", output.status);
+    let verify = harvestd(&["verify", out.join("acts").to_str().unwrap()]);
+    assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
+}

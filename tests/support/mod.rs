@@ -1,0 +1,125 @@
+//! What tests that start the real binary share: a small corpus cut from the shipped one, pipelines, processes.
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_harvestd");
+
+/// `n_documents` chapters of the shipped text as jsonl files of `per_file` documents.
+pub fn write_corpus(folder: &Path, n_documents: usize, per_file: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    let file = std::fs::File::open("pipelines/quickstart/corpus/moby-dick.jsonl.gz").unwrap();
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
+    let lines: Vec<&str> = text.lines().cycle().take(n_documents).collect();
+    for (i, lines) in lines.chunks(per_file).enumerate() {
+        std::fs::write(folder.join(format!("part-{i:03}.jsonl")), lines.join("\n")).unwrap();
+    }
+}
+
+/// A pipeline that stores two sites and trains one coder, all below `out`.
+pub fn write_pipeline(corpus: &Path, out: &Path) -> PathBuf {
+    let text = format!(
+        r#"version: 1
+name: small
+seed: 3
+model: {{source: pipelines/quickstart/model}}
+corpus: {{type: jsonl, paths: ["{corpus}/*.jsonl"], unit_bytes: 40KiB, holdout: 5%}}
+tokens: {{context_length: 128, batch_tokens: 1024, interleave: 3, exclude: {{positions: [0], norm_above_median: 10}}}}
+capture: ["blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"]
+dataset: {{url: "{out}/acts", rows_per_shard: 3000, rows_per_group: 1000}}
+trainers:
+  - name: one
+    input: blocks.1.hook_resid_post
+    buffer: {{rows: 8192, reuse: 2}}
+    coder: {{type: topk, width: 384, k: 8, dead_after_tokens: 20k}}
+    optimizer: {{type: adam, learning_rate: 1.0e-3, warmup_steps: 5}}
+    batch_rows: 1024
+    rows: 60k
+    checkpoint: {{url: "{out}/coder", every: 400ms, keep: 2}}
+evaluate: {{tokens: 1024}}
+"#,
+        corpus = corpus.display(),
+        out = out.display()
+    );
+    let path = out.join("pipeline.yaml");
+    std::fs::create_dir_all(out).unwrap();
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Start `harvestd run`; what it logs is appended to `log`.
+pub fn start(pipeline: &Path, log: &Path, more: &[&str]) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+    Command::new(BINARY).arg("run").arg(pipeline).args(more).stdout(Stdio::piped()).stderr(log).spawn().unwrap()
+}
+
+/// Run the binary to its end.
+pub fn harvestd(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).output().unwrap()
+}
+
+/// The JSON object on standard output.
+pub fn summary(output: &Output) -> serde_json::Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&text)
+        .unwrap_or_else(|e| panic!("{e}: stdout `{text}`, stderr `{}`", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Path below `folder` -> bytes, for every file.
+pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(root: &Path, folder: &Path, out: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(root, &path, out);
+            } else {
+                out.insert(path.strip_prefix(root).unwrap().display().to_string(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(folder, folder, &mut out);
+    out
+}
+
+/// The dataset without its header, whose recorded pipeline names its own folder.
+pub fn dataset_bytes(out: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = files(&out.join("acts"));
+    found.remove("dataset.json").expect("a dataset has a header");
+    found
+}
+
+/// The exported weights.
+pub fn coder_bytes(out: &Path) -> Vec<u8> {
+    std::fs::read(out.join("coder/saelens/sae_weights.safetensors")).unwrap()
+}
+
+/// Send a signal to a child.
+pub fn signal(child: &Child, signal: i32) {
+    // SAFETY: kill(2) has no memory preconditions; the pid is our own child, not yet waited for.
+    let rc = unsafe { libc::kill(child.id() as i32, signal) };
+    assert_eq!(rc, 0, "kill failed");
+}
+
+/// Body and status of an HTTP GET.
+pub fn get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
