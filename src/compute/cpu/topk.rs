@@ -1,11 +1,13 @@
 //! The encoder and its selection in one pass: tiles of pre-activations that stay in cache, and per row a short list of
 //! the best so far, cut to the k-th largest whenever it is full.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
 use crate::compute::coder_ops::{CoderDims, NO_LATENT};
 use crate::compute::cpu::Cpu;
-use crate::compute::cpu::simd::vectorized;
+use crate::compute::cpu::simd::{max, vectorized};
 
 /// Rows of a tile: many, because a tile's weights are packed once for all of them.
 const TILE_ROWS: usize = 256;
@@ -53,31 +55,49 @@ pub(super) fn encode_topk(
     });
 }
 
+/// What a thread needs for one tile; kept from step to step.
+#[derive(Default)]
+struct Scratch {
+    tile: Vec<f32>,
+    best: Vec<Best>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
 fn encode(c: &[f32], w: &[f32], b: &[f32], d: usize, latents: &mut [u32], values: &mut [f32], k: usize) {
-    let new_scratch = || (vec![0f32; TILE_ROWS * TILE_LATENTS], vec![Best::new(k); TILE_ROWS]);
-    latents.par_chunks_mut(TILE_ROWS * k).zip(values.par_chunks_mut(TILE_ROWS * k)).enumerate().for_each_init(
-        new_scratch,
-        |(tile, best), (block, (latents, values))| {
-            let rows = latents.len() / k;
-            let c = &c[block * TILE_ROWS * d..][..rows * d];
-            for best in &mut best[..rows] {
-                best.clear();
-            }
-            for first in (0..b.len()).step_by(TILE_LATENTS) {
-                let n = TILE_LATENTS.min(b.len() - first);
-                let tile = &mut tile[..rows * n];
-                products(c, &w[first * d..][..n * d], tile, rows, n, d);
-                for (best, row) in best.iter_mut().zip(tile.chunks_exact(n)) {
-                    best.scan(row, &b[first..][..n], first as u32);
-                }
-            }
-            for ((best, latents), values) in
-                best.iter_mut().zip(latents.chunks_exact_mut(k)).zip(values.chunks_exact_mut(k))
-            {
-                best.write(latents, values);
-            }
-        },
-    );
+    let blocks = latents.par_chunks_mut(TILE_ROWS * k).zip(values.par_chunks_mut(TILE_ROWS * k)).enumerate();
+    blocks.for_each(|(block, (latents, values))| {
+        let c = &c[block * TILE_ROWS * d..][..latents.len() / k * d];
+        SCRATCH.with_borrow_mut(|scratch| encode_block(scratch, c, (w, b), d, (latents, values), k));
+    });
+}
+
+fn encode_block(
+    Scratch { tile, best }: &mut Scratch,
+    c: &[f32],
+    (w, b): (&[f32], &[f32]),
+    d: usize,
+    (latents, values): (&mut [u32], &mut [f32]),
+    k: usize,
+) {
+    let rows = latents.len() / k;
+    tile.resize(TILE_ROWS * TILE_LATENTS, 0.0);
+    best.resize_with(TILE_ROWS, Best::default);
+    let best = &mut best[..rows];
+    best.iter_mut().for_each(|best| best.reset(k));
+    for first in (0..b.len()).step_by(TILE_LATENTS) {
+        let n = TILE_LATENTS.min(b.len() - first);
+        let tile = &mut tile[..rows * n];
+        products(c, &w[first * d..][..n * d], tile, rows, n, d);
+        for (best, row) in best.iter_mut().zip(tile.chunks_exact(n)) {
+            best.scan(row, &b[first..][..n], first as u32);
+        }
+    }
+    for ((best, latents), values) in best.iter_mut().zip(latents.chunks_exact_mut(k)).zip(values.chunks_exact_mut(k)) {
+        best.write(latents, values);
+    }
 }
 
 /// `tile[b, i] = sum_p c[b, p] * w[i, p]`, on this thread: the result does not depend on how many there are.
@@ -113,7 +133,7 @@ fn products(c: &[f32], w: &[f32], tile: &mut [f32], rows: usize, n: usize, d: us
 ///
 /// An entry is one integer, the value's bits above the inverted latent: greater is better, and of equal values the lower
 /// latent is.
-#[derive(Clone)]
+#[derive(Default)]
 struct Best {
     k: usize,
     /// Only values above this can be among the k largest.
@@ -123,13 +143,11 @@ struct Best {
 }
 
 impl Best {
-    fn new(k: usize) -> Self {
-        Self { k, threshold: 0.0, entries: vec![0; k + k.max(96) + GROUP], len: 0 }
-    }
-
-    fn clear(&mut self) {
+    fn reset(&mut self, k: usize) {
+        self.k = k;
         self.threshold = 0.0;
         self.len = 0;
+        self.entries.resize(k + k.max(96) + GROUP + 1, 0);
     }
 
     /// Take in `row + bias`, the values of latents from `first` on.
@@ -137,37 +155,39 @@ impl Best {
         vectorized(
             #[inline(always)]
             || {
-                let mut sums = [0f32; GROUP];
+                let ((rows, row_tail), (biases, bias_tail)) = (row.as_chunks::<GROUP>(), bias.as_chunks::<GROUP>());
                 let mut latent = first;
-                let (mut rows, mut biases) = (row.chunks_exact(GROUP), bias.chunks_exact(GROUP));
-                for (u, b) in (&mut rows).zip(&mut biases) {
-                    let mut above = 0;
-                    for i in 0..GROUP {
-                        sums[i] = u[i] + b[i];
-                        above |= u32::from(sums[i] > self.threshold);
+                for (u, b) in rows.iter().zip(biases) {
+                    let mut sums = [0f32; GROUP];
+                    for ((sum, &u), &b) in sums.iter_mut().zip(u).zip(b) {
+                        *sum = u + b;
                     }
-                    if above != 0 {
+                    if max(&sums) > self.threshold {
                         self.take(&sums, latent);
                     }
                     latent += GROUP as u32;
                 }
-                let rest = rows.remainder();
-                for (sum, (u, b)) in sums.iter_mut().zip(rest.iter().zip(biases.remainder())) {
+                let mut sums = [0f32; GROUP];
+                for ((sum, &u), &b) in sums.iter_mut().zip(row_tail).zip(bias_tail) {
                     *sum = u + b;
                 }
-                self.take(&sums[..rest.len()], latent);
+                self.take(&sums[..row_tail.len()], latent);
             },
         );
     }
 
     #[inline(always)]
     fn take(&mut self, sums: &[f32], first: u32) {
+        let (threshold, mut len) = (self.threshold, self.len);
+        let entries = &mut self.entries[len..][..sums.len() + 1];
+        let start = len;
         for (i, &sum) in sums.iter().enumerate() {
             // written always, counted only when above: no branch to mispredict
-            self.entries[self.len] = u64::from(sum.to_bits()) << 32 | u64::from(!(first + i as u32));
-            self.len += usize::from(sum > self.threshold);
+            entries[len - start] = u64::from(sum.to_bits()) << 32 | u64::from(!(first + i as u32));
+            len += usize::from(sum > threshold);
         }
-        if self.len + GROUP > self.entries.len() {
+        self.len = len;
+        if self.len + GROUP >= self.entries.len() {
             self.cut();
         }
     }
@@ -213,7 +233,8 @@ mod tests {
             expected.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             expected.truncate(k);
             expected.sort_by_key(|e| e.1);
-            let mut best = Best::new(k);
+            let mut best = Best::default();
+            best.reset(k);
             let half = row.len() / 2;
             best.scan(&row[..half], &bias[..half], 0);
             best.scan(&row[half..], &bias[half..], half as u32);
