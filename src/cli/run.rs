@@ -23,7 +23,7 @@ use crate::telemetry::logging::ProgressGuard;
 use crate::units::{ByteSize, Count};
 
 /// Exit code of a run that a second signal (or the end of the grace period) stopped: 128 + SIGINT, as shells expect.
-const EXIT_ABORTED: i32 = 130;
+const EXIT_ABORTED: u8 = 130;
 /// Time between the decision to abort and the end of the process: enough for the log, too little for work.
 const ABORT_AFTER: Duration = Duration::from_millis(200);
 
@@ -72,6 +72,10 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) 
     if let Some(admin) = admin {
         runtime.block_on(admin.stop());
     }
+    if shutdown.is_aborting() {
+        output::complain("stopped at once; run it again to continue");
+        return Ok(ExitCode::from(EXIT_ABORTED));
+    }
     let summary = result?;
     if globals.json {
         output::print_json(
@@ -103,7 +107,7 @@ fn exit_when_aborted(runtime: &tokio::runtime::Runtime, shutdown: &Shutdown) {
     runtime.spawn(async move {
         shutdown.aborting().await;
         tokio::time::sleep(ABORT_AFTER).await;
-        std::process::exit(EXIT_ABORTED);
+        std::process::exit(i32::from(EXIT_ABORTED));
     });
 }
 
