@@ -13,6 +13,7 @@ use crate::model::ModelSpec;
 use crate::sae::config::CoderConfig;
 use crate::tokens::config::{Packing, Separator, TokensConfig};
 use crate::tokens::estimate::Estimate;
+use crate::trainer::config::TrainerConfig;
 
 /// Bytes of a row's own columns: document, unit, sequence, position, token.
 const ROW_LABEL_BYTES: f64 = 24.0;
@@ -153,7 +154,8 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
     let dataset = dataset(facts, stream.rows);
     let time = TimePlan {
         rates: facts.rates,
-        forward_seconds: forward.flops_per_token * forward.tokens / facts.rates.flops_per_second,
+        forward_seconds: forward.flops_per_token * forward.tokens
+            / work::usable(facts.rates.flops_per_second, facts.spec.d_model as f64),
         trainer_seconds: trainers.iter().map(|t| t.seconds).sum(),
     };
     Ok(Plan {
@@ -276,18 +278,22 @@ fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {
             buffer_bytes: memory.buffer.0,
             coder_bytes: memory.coder.0,
             checkpoint_bytes: (parameters * 12.0 + buffer) * f64::from(config.checkpoint.keep),
-            seconds: trainer_seconds(parameters, config.rows.0 as f64, steps as f64, facts.rates),
+            seconds: trainer_seconds(config, *d as f64, steps as f64, facts.rates),
         }
     });
     Ok(plans.collect())
 }
 
-/// The encoder's product is dense: one operation pair for each of its parameters (half of all) and row. Decoding and
-/// gradients touch k latents of each row only, which is little. Adam goes through parameters, gradients and two moments
+/// The encoder's product is dense: an operation pair for each of its parameters (half of all) and row. Reconstruction and
+/// gradients go over the rows of k latents, some six times in all. Adam goes over parameters, gradients and two moments
 /// once a step, and writes three of them.
-fn trainer_seconds(parameters: f64, rows: f64, steps: f64, rates: Rates) -> f64 {
-    const ADAM_BYTES: f64 = 7.0 * 4.0;
-    parameters * rows / rates.flops_per_second + parameters * ADAM_BYTES * steps / rates.bytes_per_second
+fn trainer_seconds(config: &TrainerConfig, width: f64, steps: f64, rates: Rates) -> f64 {
+    const SPARSE_PASSES: f64 = 6.0;
+    const ADAM_PASSES: f64 = 7.0;
+    let CoderConfig::Topk { width: latents, k, .. } = &config.coder;
+    let (parameters, rows) = (2.0 * width * f64::from(*latents), config.rows.0 as f64);
+    let values = rows * f64::from(*k) * width * SPARSE_PASSES + parameters * ADAM_PASSES * steps;
+    parameters * rows / work::usable(rates.flops_per_second, width) + values * 4.0 / rates.bytes_per_second
 }
 
 fn memory(facts: &Facts<'_>, points: &[HookPoint], trainers: &[TrainerPlan]) -> MemoryPlan {

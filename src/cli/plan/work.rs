@@ -28,6 +28,13 @@ pub(super) fn flops_per_token(spec: &ModelSpec, points: &[HookPoint], context_le
     }
 }
 
+/// The speed that a whole pass reaches where its large products alone reach `flops_per_second`: between them are small
+/// products (attention), exponentials and passes over memory, which weigh the more the narrower the model is. The curve
+/// goes through two measurements on a CPU: a third at width 192, a half at width 576.
+pub(super) fn usable(flops_per_second: f64, width: f64) -> f64 {
+    flops_per_second * 0.75 * width / (width + 256.0)
+}
+
 /// Parameters, embeddings included.
 pub(super) fn parameters(spec: &ModelSpec) -> f64 {
     let (d, m) = (spec.d_model as f64, spec.d_mlp as f64);
