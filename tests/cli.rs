@@ -202,3 +202,82 @@ fn a_wrong_log_level_exits_64() {
     assert_eq!(code(&harvestd(&["--log-level", "harvestd=loud", "schema"])), 64);
     assert_eq!(code(&harvestd(&["--log-format", "xml", "schema"])), 64);
 }
+
+#[test]
+fn what_a_run_leaves_can_be_inspected_verified_and_exported() {
+    let (folder, file) = tiny("blocks.0.hook_resid_post");
+    let output = harvestd(&["run", &file, "--json", "--set", "corpus.holdout=10%"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let rows = json(&output)["dataset"]["rows"].as_u64().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+
+    let dataset = json(&harvestd(&["inspect", &at("acts"), "--json"]));
+    assert_eq!((dataset["rows"].as_u64(), dataset["units_done"].as_u64()), (Some(rows), Some(1)));
+    assert_eq!(dataset["sites"][0]["name"], "blocks.1.hook_mlp_out", "the trainer's input is not stored");
+    assert_eq!(dataset["sites"].as_array().unwrap().len(), 1);
+    assert!(stdout(&harvestd(&["inspect", &at("acts")])).contains("blocks.1.hook_mlp_out"));
+
+    let checkpoint = json(&harvestd(&["inspect", &at("coder"), "--json"]));
+    assert_eq!(
+        (&checkpoint["point"], &checkpoint["report"]["rows"]),
+        (&"blocks.0.hook_resid_post".into(), &1024.into())
+    );
+    let step = checkpoint["folder"].as_str().unwrap();
+    assert!(stdout(&harvestd(&["inspect", step])).contains("1024 of 1024"), "one checkpoint's own folder");
+
+    let exported = at("exported");
+    let output = harvestd(&["export", &at("coder"), &exported, "--format", "saelens", "--pipeline", &file]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let coder = json(&harvestd(&["inspect", &exported, "--json"]));
+    assert_eq!((&coder["d_in"], &coder["d_sae"], &coder["k"]), (&32.into(), &64.into(), &4.into()));
+    assert_eq!(coder["metadata"]["hook_name"], "blocks.0.hook_resid_post");
+    assert_eq!(coder["metadata"]["context_size"], 32);
+    let bytes = |place: &str| std::fs::read(Path::new(place).join("sae_weights.safetensors")).unwrap();
+    assert!(bytes(&exported) == bytes(&at("coder/saelens")), "the run's own export is the same");
+    // the same again is fine, another coder is not overwritten
+    assert_eq!(code(&harvestd(&["export", step, &exported, "--pipeline", &file])), 0);
+    assert_eq!(code(&harvestd(&["export", step, &exported])), 78, "its metadata differ");
+}
+
+#[test]
+fn verify_finds_damage_and_removes_garbage() {
+    let (folder, file) = tiny("blocks.0.hook_resid_post");
+    let output = harvestd(&["run", &file, "--set", "trainers=[]"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let acts = folder.path().join("acts");
+    let url = acts.display().to_string();
+    let report = json(&harvestd(&["verify", &url, "--json"]));
+    assert_eq!((&report["ok"], &report["complete"]), (&true.into(), &true.into()));
+
+    let garbage = acts.join("shards/00000000-00009-dead.parquet");
+    std::fs::write(&garbage, "left behind").unwrap();
+    assert!(stdout(&harvestd(&["verify", &url])).contains("no commit names"));
+    assert_eq!(code(&harvestd(&["verify", &url, "--gc"])), 0);
+    assert!(garbage.exists(), "younger than a day");
+    assert_eq!(code(&harvestd(&["verify", &url, "--gc", "--older-than", "0s"])), 0);
+    assert!(!garbage.exists());
+
+    let mut shards: Vec<_> = std::fs::read_dir(acts.join("shards")).unwrap().map(|e| e.unwrap().path()).collect();
+    let shard = shards.pop().unwrap();
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    let output = harvestd(&["verify", &url]);
+    assert_eq!(code(&output), 65, "{}", stdout(&output));
+    assert!(stdout(&output).contains("checksum"), "{}", stdout(&output));
+}
+
+#[test]
+fn nothing_to_inspect_exits_65() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = folder.path().display().to_string();
+    for verb in ["inspect", "verify"] {
+        let output = harvestd(&[verb, &url]);
+        assert_eq!(code(&output), 65, "{verb}: {}", stderr(&output));
+        assert!(stderr(&output).contains(&url), "{verb}: {}", stderr(&output));
+    }
+    assert_eq!(code(&harvestd(&["export", &url, &format!("{url}/out")])), 65);
+    assert_eq!(code(&harvestd(&["verify", &url, "--older-than", "1d"])), 64, "without --gc it means nothing");
+    assert_eq!(code(&harvestd(&["verify", &url, "--gc", "--older-than", "1 fortnight"])), 64);
+}
