@@ -184,6 +184,16 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_selects_something_or_is_a_problem(text in "[a-z_.*?{}\\[\\]0-9,!-]{0,40}|blocks\\.[*0-9]{1,3}\\.[a-z_.*]{1,20}") {
+            match resolve(&[text.as_str()], &declared()) {
+                Ok(points) => assert!(!points.is_empty() && points.is_sorted_by_key(|point| point.forward_order())),
+                Err(problems) => assert_eq!(problems.len(), 1),
+            }
+        }
+    }
+
     #[test]
     fn one_bad_pattern_spoils_the_selection() {
         assert!(resolve(&["hook_embed", "nope"], &declared()).is_err());

@@ -1,6 +1,7 @@
 //! `config.json` to [`ModelSpec`]: what a model computes, checked.
 //!
-//! An option that changes what the model computes is either understood or refused by name; none is ignored.
+//! An option that is known to change what a model of the family computes is either understood or refused by name, never
+//! ignored. Options of training (dropout, initialisation) and of numerics alone (upcasting, tensor parallelism) are not read.
 
 use serde_json::{Map, Value};
 

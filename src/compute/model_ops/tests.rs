@@ -1,6 +1,7 @@
 //! One body per op: the CPU against the f64 reference, at sizes of one, odd sizes and sizes with tails.
 
 use super::*;
+use crate::compute::backend::LinearDims;
 use crate::compute::cpu::Cpu;
 use crate::compute::reference::Reference;
 use crate::runtime::rng::{Rng, Seed};
@@ -194,6 +195,35 @@ fn attention() {
         p.backend.attention(&mut fast, fast_qkv(), &mut z.fast, None, dims);
         assert!(z.fast == with_pattern[..n * heads * e], "the pattern does not change z");
     }
+}
+
+#[test]
+fn linear() {
+    let mut p = cpu();
+    for (n, n_in, n_out) in [(1, 1, 1), (3, 5, 7), (33, 64, 31), (100, 576, 192)] {
+        let dims = LinearDims { n, n_in, n_out };
+        let (x, w, bias) = (p.random(n * n_in + 1), p.random(n_out * n_in), p.random(n_out));
+        let mut y = p.random(n * n_out + 1);
+        for bias in [None, Some(&bias)] {
+            Reference.linear(&x.exact, &w.exact, bias.map(|b| &b.exact), &mut y.exact, dims);
+            p.backend.linear(&x.fast, &w.fast, bias.map(|b| &b.fast), &mut y.fast, dims);
+            p.check(&format!("linear {dims:?}"), &y, n * n_out);
+        }
+    }
+}
+
+#[test]
+fn large_products_do_not_depend_on_the_number_of_threads() {
+    let mut p = cpu();
+    let dims = LinearDims { n: 300, n_in: 700, n_out: 900 };
+    let (x, w) = (p.random(dims.n * dims.n_in).fast, p.random(dims.n_in * dims.n_out).fast);
+    let run = |threads| {
+        let mut y = vec![0.0; dims.n * dims.n_out];
+        Cpu::new(threads).unwrap().linear(&x, &w, None, &mut y, dims);
+        y
+    };
+    let one = run(1);
+    assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one));
 }
 
 #[test]
