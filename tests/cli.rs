@@ -206,7 +206,8 @@ fn a_wrong_log_level_exits_64() {
 #[test]
 fn what_a_run_leaves_can_be_inspected_verified_and_exported() {
     let (folder, file) = tiny("blocks.0.hook_resid_post");
-    let output = harvestd(&["run", &file, "--json", "--set", "corpus.holdout=10%"]);
+    // nothing is held out, so nobody is judged
+    let output = harvestd(&["run", &file, "--json", "--set", "corpus.holdout=0%"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let rows = json(&output)["dataset"]["rows"].as_u64().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
@@ -242,7 +243,7 @@ fn what_a_run_leaves_can_be_inspected_verified_and_exported() {
 #[test]
 fn verify_finds_damage_and_removes_garbage() {
     let (folder, file) = tiny("blocks.0.hook_resid_post");
-    let output = harvestd(&["run", &file, "--set", "trainers=[]"]);
+    let output = harvestd(&["run", &file, "--set", "trainers=[]", "--set", "corpus.holdout=0%"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let acts = folder.path().join("acts");
     let url = acts.display().to_string();

@@ -66,7 +66,7 @@ fn killed_runs_end_with_the_bytes_of_an_undisturbed_one() {
                 assert!(status.success(), "round {round}: {}", text());
                 break;
             }
-            if random(&mut seed) % 5 == 0 {
+            if random(&mut seed).is_multiple_of(5) {
                 terminations += 1;
                 signal(&child, libc::SIGTERM);
                 let status = child.wait().unwrap();

@@ -86,7 +86,7 @@ pub fn finish(
             let place = Location::open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
             outcome.evaluation = read_evaluation(&place, outcome, shared);
         }
-        if loaded.pipeline.evaluate_tokens > 0 {
+        if loaded.pipeline.evaluate_tokens > 0 && loaded.pipeline.corpus.holdout().share() > 0.0 {
             shared.status.enter(RunState::Evaluating);
             let mut held_out = HoldoutStream::new(rest.corpus, rest.tokenizer, &loaded.pipeline.tokens)?;
             let todo: Vec<usize> = (0..outcomes.len())
