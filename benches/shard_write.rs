@@ -41,9 +41,10 @@ fn shard_write(c: &mut Criterion) {
                 let mut bytes = 0;
                 for batch in &batches {
                     encoder.push(batch, 0..batch.n_rows()).expect("the batch has the site");
-                    bytes += encoder.take_ready().len();
+                    bytes += encoder.take_ready().iter().map(bytes::Bytes::len).sum::<usize>();
                 }
-                bytes + encoder.finish().expect("the rows can be encoded").0.len()
+                bytes
+                    + encoder.finish().expect("the rows can be encoded").0.iter().map(bytes::Bytes::len).sum::<usize>()
             });
         });
     }

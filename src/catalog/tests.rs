@@ -133,10 +133,10 @@ async fn shards_of_another_schema_or_with_a_row_twice_are_found() {
         let mut encoder = ShardEncoder::new(&spec, 1, 0).unwrap();
         encoder.push(batch, 0..if twice { 39 } else { 40 }).unwrap();
         encoder.push(batch, if twice { 38..39 } else { 40..40 }).unwrap();
-        let mut bytes = encoder.take_ready().to_vec();
+        let mut bytes = encoder.take_ready();
         let (last, summary) = encoder.finish().unwrap();
-        bytes.extend_from_slice(&last);
-        overwrite(&catalog, &paths::shard(1, 0, None), bytes.into()).await;
+        bytes.extend(last);
+        overwrite(&catalog, &paths::shard(1, 0, None), bytes.concat().into()).await;
         change_commit(&catalog, |commit| {
             commit.bytes = summary.bytes;
             commit.checksum.value = summary.sha256;

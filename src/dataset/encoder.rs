@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::activation::ActivationBatch;
 use crate::dataset::config::CompressionConfig;
+use crate::dataset::page_buffers::{PageBuffers, PageSink};
 use crate::dataset::schema::{ID_COLUMNS, ShardSpec, SiteColumn, parquet_schema};
 use crate::dataset::site_pages::SitePages;
 use crate::dataset::stats::SiteStatistics;
@@ -59,7 +60,7 @@ pub struct ShardEncoder {
     schema: SchemaDescPtr,
     metadata: Vec<KeyValue>,
     id_properties: WriterPropertiesPtr,
-    sink: TrackedWrite<Vec<u8>>,
+    sink: TrackedWrite<PageSink>,
     digest: Sha256,
     ids: IdColumns,
     sites: Vec<SitePages>,
@@ -85,14 +86,16 @@ impl ShardEncoder {
         let (schema, mut metadata) = parquet_schema(&headers)?;
         metadata.push(KeyValue::new("harvestd.unit".to_owned(), unit.to_string()));
         metadata.push(KeyValue::new("harvestd.part".to_owned(), part.to_string()));
+        let buffers = PageBuffers::default();
         let sites = spec.sites.iter().map(|site| {
             if site.width == 0 {
                 return Err(Error::internal(format!("site `{}` has no values", site.point)));
             }
-            SitePages::new(site.width, spec.dtype, spec.layout, spec.compression).map_err(compression_error)
+            SitePages::new(site.width, spec.dtype, spec.layout, spec.compression, buffers.clone())
+                .map_err(compression_error)
         });
         let sites = sites.collect::<Result<Vec<_>>>()?;
-        let mut sink = TrackedWrite::new(Vec::new());
+        let mut sink = TrackedWrite::new(PageSink::default());
         sink.write_all(MAGIC).expect("writing to memory does not fail");
         Ok(Self {
             columns: spec.sites.clone(),
@@ -137,16 +140,16 @@ impl ShardEncoder {
         Ok(())
     }
 
-    /// The bytes that are final and were not taken yet.
-    pub fn take_ready(&mut self) -> Bytes {
+    /// The bytes that are final and were not taken yet, in order.
+    pub fn take_ready(&mut self) -> Vec<Bytes> {
         self.sink.flush().expect("writing to memory does not fail");
-        let ready = std::mem::take(self.sink.inner_mut());
-        self.digest.update(&ready);
-        ready.into()
+        let ready = self.sink.inner_mut().take();
+        ready.iter().for_each(|bytes| self.digest.update(bytes));
+        ready
     }
 
     /// Finish the file: its last bytes, and what it is.
-    pub fn finish(mut self) -> Result<(Bytes, ShardSummary)> {
+    pub fn finish(mut self) -> Result<(Vec<Bytes>, ShardSummary)> {
         self.close_group().map_err(encode_error)?;
         let file = FileMetaData::new(
             PARQUET_VERSION,
@@ -215,7 +218,7 @@ impl IdColumns {
         &mut self,
         schema: &SchemaDescPtr,
         properties: &WriterPropertiesPtr,
-        sink: &mut TrackedWrite<Vec<u8>>,
+        sink: &mut TrackedWrite<PageSink>,
     ) -> Result<Vec<ColumnChunkMetaData>, ParquetError> {
         let taken = std::mem::take(self);
         let mut chunks = Vec::new();

@@ -16,10 +16,11 @@ pub mod config;
 pub mod decoder;
 pub mod encoder;
 pub mod header;
+mod page_buffers;
 pub mod paths;
 pub mod sample;
 pub mod schema;
-pub mod site_pages;
+mod site_pages;
 pub mod stats;
 
 #[cfg(test)]

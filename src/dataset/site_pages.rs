@@ -16,6 +16,7 @@ use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
 use crate::dataset::config::{CompressionConfig, Layout, StoredDtype};
+use crate::dataset::page_buffers::{PageBuffers, PageSink};
 use crate::dataset::schema::{effective_layout, value_bytes};
 use crate::dataset::stats::{RowSums, SiteStatistics};
 
@@ -38,6 +39,7 @@ pub(super) struct SitePages {
     open: Vec<u8>,
     open_rows: usize,
     closed: Vec<SitePage>,
+    buffers: PageBuffers,
     rounded: RoundedRow,
     sums: RowSums,
 }
@@ -59,6 +61,7 @@ impl SitePages {
         dtype: StoredDtype,
         layout: Layout,
         compression: CompressionConfig,
+        buffers: PageBuffers,
     ) -> std::io::Result<Self> {
         let levels = effective_layout(dtype, layout) == Layout::Typed;
         let rows_per_page = (PAGE_BYTES / (width * value_bytes(dtype)).max(1)).max(1);
@@ -80,6 +83,7 @@ impl SitePages {
             open: Vec::new(),
             open_rows: 0,
             closed: Vec::new(),
+            buffers,
             rounded: RoundedRow::new(width),
             sums: RowSums::new(width),
         })
@@ -89,7 +93,8 @@ impl SitePages {
     pub(super) fn push(&mut self, rows: &[f32]) -> std::io::Result<()> {
         for row in rows.chunks_exact(self.width) {
             if self.open_rows == 0 {
-                self.open.reserve(self.full_levels.len() + self.rows_per_page * self.width * value_bytes(self.dtype));
+                let row_bytes = self.width * value_bytes(self.dtype);
+                self.open = self.buffers.take(self.full_levels.len() + self.rows_per_page * row_bytes);
                 self.open.extend_from_slice(&self.full_levels);
             }
             self.sums.add(self.rounded.store(row, self.dtype, &mut self.open));
@@ -114,10 +119,13 @@ impl SitePages {
         }
         let full_bytes = bytes.len();
         if let Some(zstd) = &mut self.zstd {
-            let values = bytes.split_off(rep_bytes + def_bytes);
-            bytes.extend_from_slice(&zstd.compress(&values)?);
+            let (levels, values) = bytes.split_at(rep_bytes + def_bytes);
+            let mut smaller = self.buffers.take(full_bytes);
+            smaller.extend_from_slice(levels);
+            smaller.extend_from_slice(&zstd.compress(values)?);
+            self.buffers.put(std::mem::replace(&mut bytes, smaller));
         }
-        self.closed.push(SitePage { bytes: bytes.into(), rows, rep_bytes, def_bytes, full_bytes });
+        self.closed.push(SitePage { bytes: self.buffers.freeze(bytes), rows, rep_bytes, def_bytes, full_bytes });
         Ok(())
     }
 
@@ -125,7 +133,7 @@ impl SitePages {
     pub(super) fn write(
         &mut self,
         column: ColumnDescPtr,
-        sink: &mut TrackedWrite<Vec<u8>>,
+        sink: &mut TrackedWrite<PageSink>,
     ) -> Result<(ColumnChunkMetaData, SiteStatistics), ParquetError> {
         if self.open_rows > 0 {
             self.close_page()?;
@@ -137,9 +145,9 @@ impl SitePages {
         let start = sink.bytes_written() as i64;
         let values_per_row = if self.levels { self.width } else { 1 };
         let (mut n_values, mut full_bytes, mut stored_bytes) = (0, 0, 0);
-        let mut writer = SerializedPageWriter::new(sink);
         for page in self.closed.drain(..) {
-            let spec = writer.write_page(CompressedPage::new(
+            sink.inner_mut().announce(page.bytes.clone());
+            let spec = SerializedPageWriter::new(sink).write_page(CompressedPage::new(
                 Page::DataPageV2 {
                     num_values: (page.rows * values_per_row) as u32,
                     encoding: Encoding::PLAIN,

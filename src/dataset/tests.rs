@@ -33,16 +33,16 @@ fn unit(spec: &ShardSpec, lengths: &[u32]) -> SyntheticUnit {
 
 fn encode(spec: &ShardSpec, batches: &[ActivationBatch]) -> (Bytes, ShardSummary) {
     let mut encoder = ShardEncoder::new(spec, 7, 2).unwrap();
-    let mut bytes = Vec::new();
+    let mut bytes: Vec<Bytes> = Vec::new();
     for batch in batches {
         for i in 0..batch.n_sequences() {
             encoder.push(batch, batch.sequence_rows(i)).unwrap();
-            bytes.extend_from_slice(&encoder.take_ready());
+            bytes.extend(encoder.take_ready());
         }
     }
     let (last, summary) = encoder.finish().unwrap();
-    bytes.extend_from_slice(&last);
-    (bytes.into(), summary)
+    bytes.extend(last);
+    (bytes.concat().into(), summary)
 }
 
 fn all_specs(widths: &[usize]) -> Vec<ShardSpec> {

@@ -74,7 +74,10 @@ impl OpenPart {
         self.next_seq += 1;
         self.dropped.merge(dropped);
         self.dropped.add(DropReason::Sampled, sampled_out);
-        self.upload.write(self.encoder.take_ready()).await
+        for bytes in self.encoder.take_ready() {
+            self.upload.write(bytes).await?;
+        }
+        Ok(())
     }
 
     /// Count what a whole batch adds; called once a batch, for the part that holds its last sequence.
@@ -103,9 +106,11 @@ impl OpenPart {
             }
         };
         failpoint("shard_before_upload_end");
-        if let Err(error) = upload.write(last).await {
-            upload.abort().await;
-            return Err(error);
+        for bytes in last {
+            if let Err(error) = upload.write(bytes).await {
+                upload.abort().await;
+                return Err(error);
+            }
         }
         upload.finish().await?;
         failpoint("shard_uploaded");

@@ -115,30 +115,22 @@ def with_datasets(files, sites):
     return ids, values
 
 
-class Activations(torch.utils.data.IterableDataset):
-    """The rows of one site, shard after shard, as tensors."""
-
-    def __init__(self, folder, site):
-        header = json.loads(Path(folder, "dataset.json").read_text())
-        self.files = shards(folder)
-        self.site = next(s for s in header["sites"] if s["name"] == site)
-
-    def __iter__(self):
-        dtype = getattr(torch, self.site["dtype"])
-        for file in self.files:
-            for batch in pq.ParquetFile(file).iter_batches(columns=[self.site["name"]]):
-                column = batch.column(0)
-                values = column if self.site["layout"] == "raw" else column.flatten()
-                data = values.buffers()[1][values.offset * values.type.byte_width :]
-                data = torch.frombuffer(bytearray(data), dtype=dtype)[: len(column) * self.site["width"]]
-                yield data.view(-1, self.site["width"])
+def documented_example():
+    """The function `activations` of the format's document: what people copy must work."""
+    text = Path(__file__).parents[2].joinpath("docs/dataset-format.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(compile(code, "dataset-format.md", "exec"), names)
+    return names["activations"]
 
 
 def with_torch(folder, sites):
+    activations = documented_example()
     values = {}
     for site in sites:
-        batches = [batch.float() for batch in Activations(folder, site["name"])]
-        values[site["name"]] = torch.cat(batches).numpy()
+        batches = list(activations(Path(folder), site["name"]))
+        assert all(str(b.dtype) == f"torch.{site['dtype']}" for b in batches)
+        values[site["name"]] = torch.cat(batches).float().numpy()
     return {}, values
 
 
