@@ -140,7 +140,8 @@ const LONG_FILES: &[(&str, &str)] =
     &[("config/document.rs", "one YAML reader with positions"), ("telemetry/metrics.rs", "every metric in one file")];
 
 /// Functions over [`LONG_FUNCTION`] lines, and why they are not split.
-const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[];
+const LONG_FUNCTIONS: &[(&str, &str, &str)] =
+    &[("pipeline/build.rs", "run_stages", "the wiring, stage after stage: read top to bottom it is the topology")];
 
 const LONG_FILE: usize = 400;
 const FILE_LIMIT: usize = 600;

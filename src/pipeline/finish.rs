@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::ObjectStoreExt;
-
 use crate::activation::KeepRule;
 use crate::catalog::Catalog;
 use crate::compute::cpu::Cpu;
@@ -18,7 +16,7 @@ use crate::pipeline::stages::train::Trained;
 use crate::pipeline::status::RunState;
 use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, TrainerSummary};
 use crate::sae::export::ExportMetadata;
-use crate::store::{self, Location};
+use crate::store::{Location, objects};
 use crate::tokens::config::Separator;
 use crate::tokens::stream::HoldoutStream;
 use crate::tokens::tokenizer::Tokenizer;
@@ -125,7 +123,8 @@ fn outcome(ended: Option<Result<Trained<Cpu>>>, finished: Option<(Trainer<Cpu>, 
 /// The metrics that a former run wrote for exactly this state of the trainer.
 fn read_evaluation(place: &Location, outcome: &Outcome, shared: &Shared<'_>) -> Option<Evaluation> {
     let file = place.child(EVALUATION_FILE);
-    let bytes = shared.io.block_on(async { file.store.get(&file.path).await.ok()?.bytes().await.ok() })?;
+    // metrics that cannot be read are computed again
+    let bytes = shared.io.block_on(objects::read(&file)).ok()??;
     let stored: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     let rows = outcome.trainer.as_ref()?.report().rows;
     (stored["trained_rows"].as_u64() == Some(rows)).then(|| serde_json::from_value(stored["metrics"].clone()).ok())?
@@ -158,8 +157,7 @@ fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome)
     files.sort_by_key(|(name, _)| name == "cfg.json");
     for (name, bytes) in files {
         let file = place.child(&name);
-        let put = shared.io.block_on(file.store.put(&file.path, bytes.into()));
-        put.map_err(|e| store::error("write", &file.shown, e))?;
+        shared.io.block_on(objects::replace(&file, bytes.into()))?;
     }
     Ok(Some(place.shown))
 }

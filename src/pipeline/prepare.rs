@@ -102,7 +102,9 @@ pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
     shared.status.readiness.release(Latch::ModelLoaded);
     let special: Vec<u32> = tokenizer.special_ids().collect();
     let mut keep = KeepRule::new(&pipeline.tokens.exclude, &special);
+    let metrics = &shared.status.metrics;
     let stored = pipeline.dataset.as_ref().map(|d| Location::open(&d.url)).transpose()?;
+    let stored = stored.map(|location| location.counted(metrics.store("dataset")));
     let header = match &stored {
         Some(location) => shared.io.block_on(Catalog::read_header(location))?,
         None => None,
@@ -181,7 +183,7 @@ fn restore_trainers(
     let mut restored = Vec::new();
     for (config, &(point, width)) in pipeline.trainers.iter().zip(&sites.inputs) {
         let settings = TrainerSettings { config: config.clone(), point, width, seed: pipeline.seed };
-        let location = Location::open(&config.checkpoint.url)?;
+        let location = Location::open(&config.checkpoint.url)?.counted(shared.status.metrics.store("checkpoints"));
         // a place that cannot even be read is this trainer's own failure, found again when it saves
         let found = shared.io.block_on(checkpoints::latest(&location)).unwrap_or_else(|error| {
             tracing::error!(trainer = config.name, %error, "cannot look for checkpoints");

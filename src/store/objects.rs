@@ -54,6 +54,12 @@ pub async fn create(location: &Location, bytes: Bytes) -> Result<Created> {
     }
 }
 
+/// Write an object, whether it exists or not; readers see the old one or the new one, never a part.
+pub async fn replace(location: &Location, bytes: Bytes) -> Result<()> {
+    let put = location.store.put(&location.path, bytes.into()).await;
+    put.map(drop).map_err(|e| store::error("write", &location.shown, e))
+}
+
 /// All objects below `location`, sorted by name.
 pub async fn list(location: &Location) -> Result<Vec<ObjectMeta>> {
     let listed = location.store.list(Some(&location.path)).try_collect::<Vec<_>>().await;
