@@ -1,6 +1,6 @@
 //! The wiring: queues and stages, last stage first. The only place that makes queues.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::activation::{ActivationBatch, KeepRule};
 use crate::compute::coder_ops::CoderOps;
@@ -83,9 +83,6 @@ pub struct Ended<B: CoderOps> {
     pub complete: bool,
 }
 
-/// What a stage leaves behind.
-type Slot<T> = Arc<Mutex<Option<T>>>;
-
 /// Run all stages to their end. The fault of a stage that everything depends on is returned; a trainer's is its own.
 pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<Ended<B>> {
     let metrics = &shared.status.metrics;
@@ -95,7 +92,8 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     let (tokenized, computed, distributed) = (Completion::default(), Completion::default(), Completion::default());
 
     let mut trainer_outputs = Vec::new();
-    let mut trained: Vec<Option<Slot<Result<Trained<B>>>>> = Vec::new();
+    // what a stage leaves behind comes through a queue of one: empty if the stage panicked
+    let mut trained = Vec::new();
     for (index, part) in parts.trainers.into_iter().enumerate() {
         let Some(part) = part else {
             trainer_outputs.push(TrainerOutput { sender: None, when_slow: WhenSlow::Block });
@@ -120,12 +118,12 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
             shutdown: shared.shutdown.clone(),
             clock: shared.clock.clone(),
         };
-        let slot = Slot::default();
-        trained.push(Some(Arc::clone(&slot)));
+        let (leave, left) = crossbeam_channel::bounded(1);
+        trained.push(Some(left));
         stages.spawn(&name, OnFault::StopAlone, move |heartbeat| {
             let result = stage.run(heartbeat);
             let copy = result.as_ref().err().map(|e| Error::new(e.kind(), e.to_string()));
-            put(&slot, result);
+            leave_behind(&leave, result);
             copy.map_or(Ok(()), Err)
         })?;
     }
@@ -176,10 +174,9 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
         run: metrics.run.clone(),
         shutdown: shared.shutdown.clone(),
     };
-    let model = Slot::default();
-    let model_slot = Arc::clone(&model);
+    let (leave, model) = crossbeam_channel::bounded(1);
     stages.spawn("forward", OnFault::StopRun, move |heartbeat| {
-        put(&model_slot, stage.run(heartbeat)?);
+        leave_behind(&leave, stage.run(heartbeat)?);
         Ok(())
     })?;
 
@@ -195,10 +192,10 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
 
     stages.join().result()?;
     let died = || Error::internal("the stage panicked; the log has its message");
-    let trainers = trained.into_iter().map(|slot| slot.map(|slot| take(&slot).unwrap_or_else(|| Err(died()))));
+    let trainers = trained.into_iter().map(|left| left.map(|left| left.try_recv().unwrap_or_else(|_| Err(died()))));
     Ok(Ended {
         trainers: trainers.collect(),
-        model: take(&model).ok_or_else(|| Error::internal("the forward stage left no model behind"))?,
+        model: model.try_recv().map_err(|_| Error::internal("the forward stage left no model behind"))?,
         complete: distributed.is_set(),
     })
 }
@@ -207,10 +204,8 @@ fn batch_queue(name: &'static str, bytes: u64) -> (Sender<SharedBatch>, Receiver
     channel(name, bytes, |batch: &SharedBatch| batch.bytes() as u64)
 }
 
-fn put<T>(slot: &Slot<T>, value: T) {
-    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-}
-
-fn take<T>(slot: &Slot<T>) -> Option<T> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+/// The receiver lives until all stages are joined, and each stage leaves one thing.
+fn leave_behind<T>(queue: &crossbeam_channel::Sender<T>, value: T) {
+    // nobody is left to take it only if the run already failed
+    drop(queue.try_send(value));
 }
