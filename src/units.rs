@@ -56,6 +56,10 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let rule = || format!("`{text}` is not a size: write bytes with a unit, such as 512KiB, 64MiB, 8GiB, 10MB");
+        if let Ok(number) = text.trim().parse() {
+            // plain numbers are exact, beyond what f64 holds too
+            return Ok(Self(number));
+        }
         let (number, suffix) = number_and_suffix(text).ok_or_else(rule)?;
         let factor = match suffix {
             "" | "B" => 1.0,
@@ -94,6 +98,10 @@ impl FromStr for Count {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let rule = || format!("`{text}` is not a count: write a whole number, such as 4096, 10k, 10M, 1.5B");
+        if let Ok(number) = text.trim().parse() {
+            // plain numbers are exact, beyond what f64 holds too
+            return Ok(Self(number));
+        }
         let (number, suffix) = number_and_suffix(text).ok_or_else(rule)?;
         let factor = match suffix {
             "" => 1.0,
@@ -273,6 +281,7 @@ mod tests {
         assert_eq!("1.5GB".parse(), Ok(ByteSize(1_500_000_000)));
         assert_eq!("10M".parse(), Ok(Count(10_000_000)));
         assert_eq!("1_000".parse(), Ok(Count(1000)));
+        assert_eq!("9223372036854775296".parse(), Ok(ByteSize(9_223_372_036_854_775_296)));
         assert_eq!("10min".parse(), Ok(HumanDuration(Duration::from_secs(600))));
         assert_eq!("1%".parse::<Percent>().map(Percent::share), Ok(0.01));
     }
