@@ -38,6 +38,7 @@ fn trained() -> Trainer<Cpu> {
         point: HookPoint::block(3, Site::ResidPost),
         width: WIDTH,
         seed: Seed(4),
+        stream: serde_json::Value::Null,
     };
     let mut trainer = Trainer::new(Arc::new(Cpu::new(2).unwrap()), settings).unwrap();
     trainer.offer(&rows(10_000, "train"), &vec![0; 10_000], &SourceCursor::default()).unwrap();

@@ -79,6 +79,33 @@ fn a_trainer_that_cannot_be_saved_fails_alone() {
     assert_eq!(s["dataset"]["complete"], true, "{s}");
 }
 
+#[test]
+fn a_trainer_that_never_gets_enough_rows_does_not_spoil_the_rest() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 8, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    let sets = ["--set", "trainers.0.buffer.rows=1M", "--set", "trainers.0.batch_rows=100000"];
+    let output = harvestd(&[&["run", pipeline.to_str().unwrap(), "--json"], &sets[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let s = summary(&output);
+    assert_eq!((s["trainers"][0]["rows"].as_u64(), s["dataset"]["complete"].as_bool()), (Some(0), Some(true)), "{s}");
+    assert!(s["trainers"][0]["exported"].is_null(), "{s}");
+}
+
+#[test]
+fn a_checkpoint_continues_only_on_the_stream_that_it_was_made_on() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 12, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    let args = ["run", pipeline.to_str().unwrap(), "--set", "dataset=null", "--set", "evaluate.tokens=0"];
+    assert!(harvestd(&[&args[..], &["--set", "trainers.0.rows=10k"]].concat()).status.success());
+    let other = harvestd(&[&args[..], &["--set", "tokens.context_length=64"]].concat());
+    assert_eq!(other.status.code(), Some(78), "{}", String::from_utf8_lossy(&other.stderr));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("context_length"));
+}
+
 /// Wait until `check` holds.
 fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let start = Instant::now();

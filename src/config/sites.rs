@@ -137,9 +137,11 @@ impl Loaded {
 /// Memory of each trainer, given its input's width.
 pub fn trainer_memory(pipeline: &Pipeline, inputs: &[SiteWidth]) -> Result<Vec<TrainerMemory>> {
     let one = |(config, (point, width)): (&TrainerConfig, &SiteWidth)| {
-        let settings = TrainerSettings { config: config.clone(), point: *point, width: *width, seed: pipeline.seed };
+        let (config, point, width, seed) = (config.clone(), *point, *width, pipeline.seed);
+        let settings = TrainerSettings { config, point, width, seed, stream: serde_json::Value::Null };
         let all = settings.memory_bytes()?;
-        let buffer = all.min(config.buffer.rows.0.saturating_mul(4 * *width as u64));
+        let config = &settings.config;
+        let buffer = all.min(config.buffer.rows.0.saturating_mul(4 * width as u64));
         Ok(TrainerMemory { name: config.name.clone(), buffer: ByteSize(buffer), coder: ByteSize(all - buffer) })
     };
     pipeline.trainers.iter().zip(inputs).map(one).collect()

@@ -57,6 +57,8 @@ pub struct TrainerParts<B: CoderOps> {
     pub trainer: Trainer<B>,
     /// Its checkpoints.
     pub checkpoints: CheckpointPolicy,
+    /// The checkpoint that its state is from, if it is from one.
+    pub restored_from: Option<String>,
     /// What happens when it is slow.
     pub when_slow: WhenSlow,
 }
@@ -104,12 +106,15 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
         let name = format!("train {}", part.trainer.settings().config.name);
         metrics.queue(&name, input.stats());
         trainer_outputs.push(TrainerOutput { sender: Some(sender), when_slow: part.when_slow });
+        let cursor = part.trainer.cursor().clone();
         let stage = Train {
             index,
             stats: metrics.stage(&name),
             numbers: metrics.trainer(&part.trainer.settings().config.name),
             trainer: part.trainer,
             checkpoints: part.checkpoints,
+            changed_by_finish: false,
+            saved: part.restored_from.map(|folder| (cursor, folder)),
             input,
             input_complete: distributed.clone(),
             finished: Arc::clone(&parts.wanted.trainers[index].finished),

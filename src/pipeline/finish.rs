@@ -50,6 +50,13 @@ struct Outcome {
     exported: Option<String>,
 }
 
+impl Outcome {
+    /// Whether there is a coder: the corpus may have ended before the buffer was full even once.
+    fn is_trained(&self) -> bool {
+        self.trainer.as_ref().is_some_and(|trainer| trainer.report().step > 0)
+    }
+}
+
 impl Reconstruct for Trainer<Cpu> {
     fn point(&self) -> HookPoint {
         self.settings().point
@@ -82,14 +89,13 @@ pub fn finish(
     if complete {
         for (outcome, config) in outcomes.iter_mut().zip(&loaded.pipeline.trainers) {
             let place = Location::open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
-            outcome.evaluation = read_evaluation(&place, outcome, shared);
+            outcome.evaluation = read_evaluation(loaded, &place, outcome, shared);
         }
         if loaded.pipeline.evaluate_tokens > 0 && loaded.pipeline.corpus.holdout().share() > 0.0 {
             shared.status.enter(RunState::Evaluating);
             let mut held_out = HoldoutStream::new(rest.corpus, rest.tokenizer, &loaded.pipeline.tokens)?;
-            let todo: Vec<usize> = (0..outcomes.len())
-                .filter(|&i| outcomes[i].trainer.is_some() && outcomes[i].evaluation.is_none())
-                .collect();
+            let todo: Vec<usize> =
+                (0..outcomes.len()).filter(|&i| outcomes[i].is_trained() && outcomes[i].evaluation.is_none()).collect();
             let coders: Vec<&dyn Reconstruct> =
                 todo.iter().filter_map(|&i| outcomes[i].trainer.as_ref().map(|t| t as &dyn Reconstruct)).collect();
             if !coders.is_empty() {
@@ -104,7 +110,11 @@ pub fn finish(
             }
         }
         for (i, outcome) in outcomes.iter_mut().enumerate() {
-            outcome.exported = export(loaded, shared, i, outcome)?;
+            match export(loaded, shared, i, outcome) {
+                Ok(place) => outcome.exported = place,
+                // one trainer's trouble is not the others'
+                Err(error) => outcome.error = Some(error),
+            }
         }
     }
     summarise(loaded, shared, outcomes, rest.catalog.as_ref(), complete, took)
@@ -121,18 +131,28 @@ fn outcome(ended: Option<Result<Trained<Cpu>>>, finished: Option<(Trainer<Cpu>, 
 }
 
 /// The metrics that a former run wrote for exactly this state of the trainer.
-fn read_evaluation(place: &Location, outcome: &Outcome, shared: &Shared<'_>) -> Option<Evaluation> {
+fn read_evaluation(loaded: &Loaded, place: &Location, outcome: &Outcome, shared: &Shared<'_>) -> Option<Evaluation> {
     let file = place.child(EVALUATION_FILE);
     // metrics that cannot be read are computed again
     let bytes = shared.io.block_on(objects::read(&file)).ok()??;
     let stored: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-    let rows = outcome.trainer.as_ref()?.report().rows;
-    (stored["trained_rows"].as_u64() == Some(rows)).then(|| serde_json::from_value(stored["metrics"].clone()).ok())?
+    let trainer = outcome.trainer.as_ref()?;
+    let wanted = evaluation_key(loaded, trainer);
+    (stored["of"] == wanted).then(|| serde_json::from_value(stored["metrics"].clone()).ok())?
+}
+
+/// What an evaluation is of: the trainer's state and the text it was judged on.
+fn evaluation_key(loaded: &Loaded, trainer: &Trainer<Cpu>) -> serde_json::Value {
+    serde_json::json!({
+        "trained_rows": trainer.report().rows,
+        "evaluated_tokens": loaded.pipeline.evaluate_tokens,
+        "stream": trainer.settings().stream,
+    })
 }
 
 /// Write the coder in SAELens' format with its metrics; `cfg.json` goes last, so that a folder that has one is whole.
 fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome) -> Result<Option<String>> {
-    let Some(trainer) = &outcome.trainer else { return Ok(None) };
+    let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
     let pipeline = &loaded.pipeline;
     let place = Location::open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
     let metadata = ExportMetadata {
@@ -150,7 +170,7 @@ fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome)
     };
     let mut files = trainer.export(metadata)?;
     if let Some(evaluation) = &outcome.evaluation {
-        let stored = serde_json::json!({ "trained_rows": trainer.report().rows, "metrics": evaluation });
+        let stored = serde_json::json!({ "of": evaluation_key(loaded, trainer), "metrics": evaluation });
         let text = serde_json::to_vec_pretty(&stored).unwrap_or_default();
         files.push((EVALUATION_FILE.to_owned(), text));
     }

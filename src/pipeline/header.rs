@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::activation::KeepRule;
@@ -16,37 +16,64 @@ use crate::hooks::HookPoint;
 use crate::model::ModelSource;
 use crate::tokens::tokenizer::Tokenizer;
 
+/// What the rows of a run are: whatever changes it makes another stream.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// What the rows are computed from.
+    pub fingerprints: Fingerprints,
+    /// How documents become sequences and which rows are kept.
+    pub tokens: Value,
+}
+
+impl Stream {
+    /// The stream of a pipeline.
+    pub fn of(
+        loaded: &Loaded,
+        source: &ModelSource,
+        sites: &Sites,
+        tokenizer: &Tokenizer,
+        corpus: &Corpus,
+    ) -> Result<Self> {
+        let pipeline = &loaded.pipeline;
+        let model = source.fingerprint()?;
+        let fingerprints = Fingerprints {
+            model: digest(&[&model.config, &model.weights, &format!("{:?}", pipeline.model.dtype)]),
+            tokenizer: tokenizer.fingerprint().to_owned(),
+            corpus: corpus.fingerprint().to_owned(),
+        };
+        let tokens = json!({
+            "seed": pipeline.seed,
+            "holdout": pipeline.corpus.holdout(),
+            "unit_bytes": pipeline.corpus.unit_bytes(),
+            "policy": pipeline.tokens,
+            // a row is dropped when any captured site rejects it, so the rows depend on what is captured besides
+            "judged_sites": sites.captured.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>(),
+        });
+        Ok(Self { fingerprints, tokens })
+    }
+
+    /// As stored with checkpoints and evaluations.
+    pub fn to_json(&self) -> Value {
+        json!({ "fingerprints": self.fingerprints, "tokens": self.tokens })
+    }
+}
+
 /// The header of the dataset that a pipeline writes.
 pub fn describe(
     loaded: &Loaded,
     config: &DatasetConfig,
-    source: &ModelSource,
+    stream: &Stream,
     sites: &Sites,
-    tokenizer: &Tokenizer,
     corpus: &Corpus,
     keep: &KeepRule,
-) -> Result<DatasetHeader> {
-    let pipeline = &loaded.pipeline;
+) -> DatasetHeader {
     let spec = ShardSpec::new(config, &sites.stored);
-    let model = source.fingerprint()?;
-    let fingerprints = Fingerprints {
-        model: digest(&[&model.config, &model.weights, &format!("{:?}", pipeline.model.dtype)]),
-        tokenizer: tokenizer.fingerprint().to_owned(),
-        corpus: corpus.fingerprint().to_owned(),
-    };
-    let tokens = json!({
-        "seed": pipeline.seed,
-        "holdout": pipeline.corpus.holdout(),
-        "unit_bytes": pipeline.corpus.unit_bytes(),
-        "policy": pipeline.tokens,
-        // a row is dropped when any captured site rejects it, so the rows depend on what is captured besides
-        "judged_sites": sites.captured.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>(),
-    });
+    let Stream { fingerprints, tokens } = stream.clone();
+    let name = &loaded.pipeline.name;
     let limits = sites.captured.iter().filter_map(|&(point, _)| Some((point.to_string(), keep.norm_limit(point)?)));
-    Ok(DatasetHeader {
+    DatasetHeader {
         format: FORMAT,
-        run_id: digest(&[&pipeline.name, &fingerprints.model, &fingerprints.corpus, &tokens.to_string()])[..16]
-            .to_owned(),
+        run_id: digest(&[name, &fingerprints.model, &fingerprints.corpus, &tokens.to_string()])[..16].to_owned(),
         pipeline: loaded.published.clone(),
         fingerprints,
         sites: spec.site_headers(|point| point.site.definition().to_owned()),
@@ -55,7 +82,7 @@ pub fn describe(
         norm_limits: limits.collect::<BTreeMap<String, f32>>(),
         sample: config.sample,
         shards: spec.rule(),
-    })
+    }
 }
 
 /// The norm limits that a dataset's header stores, if it has one for each of `points` that it should.

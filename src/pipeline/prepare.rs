@@ -20,7 +20,7 @@ use crate::model::{self, BatchShape, Model, ModelSource};
 use crate::pipeline::build::{Parts, Shared, TrainerParts};
 use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
 use crate::pipeline::finish::Rest;
-use crate::pipeline::header;
+use crate::pipeline::header::{self, Stream};
 use crate::pipeline::stages::train::CheckpointPolicy;
 use crate::pipeline::status::TrainerStatus;
 use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
@@ -31,8 +31,8 @@ use crate::tokens::stream::TokenStream;
 use crate::tokens::tokenizer::{SpecialIds, Tokenizer};
 use crate::trainer::{Trainer, TrainerSettings};
 
-/// The share of `limits.memory` that queues may hold.
-const QUEUE_SHARE: u64 = 8;
+/// Queues may hold this fraction (one in so many) of `limits.memory`.
+pub const QUEUE_SHARE: u64 = 8;
 
 /// What a run works with.
 pub struct Prepared {
@@ -120,15 +120,16 @@ pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
         };
         keep = keep.with_norm_limits(limits);
     }
+    let identity = Stream::of(loaded, &source, &sites, &tokenizer, &corpus)?;
     let dataset = match (stored, &pipeline.dataset) {
         (Some(location), Some(config)) => {
-            let header = header::describe(loaded, config, &source, &sites, &tokenizer, &corpus, &keep)?;
+            let header = header::describe(loaded, config, &identity, &sites, &corpus, &keep);
             Some(open_dataset(config.clone(), location, header, shared)?)
         }
         _ => None,
     };
     shared.status.readiness.release(Latch::DatasetOpen);
-    let trainers = restore_trainers(pipeline, &sites, &backend, shared)?;
+    let trainers = restore_trainers(pipeline, &sites, &identity, &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
     Ok(Prepared { model, sites, corpus, tokenizer, keep, dataset, trainers })
 }
@@ -177,12 +178,14 @@ fn open_dataset(
 fn restore_trainers(
     pipeline: &Pipeline,
     sites: &Sites,
+    identity: &Stream,
     backend: &Arc<Cpu>,
     shared: &Shared<'_>,
 ) -> Result<Vec<Restored>> {
     let mut restored = Vec::new();
     for (config, &(point, width)) in pipeline.trainers.iter().zip(&sites.inputs) {
-        let settings = TrainerSettings { config: config.clone(), point, width, seed: pipeline.seed };
+        let (seed, stream) = (pipeline.seed, identity.to_json());
+        let settings = TrainerSettings { config: config.clone(), point, width, seed, stream };
         let location = Location::open(&config.checkpoint.url)?.counted(shared.status.metrics.store("checkpoints"));
         // a place that cannot even be read is this trainer's own failure, found again when it saves
         let found = shared.io.block_on(checkpoints::latest(&location)).unwrap_or_else(|error| {
@@ -250,7 +253,8 @@ impl Prepared {
             finished.push(None);
             let every = config.checkpoint.every.0;
             let checkpoints = CheckpointPolicy { location: restored.location, every, keep: config.checkpoint.keep };
-            Some(TrainerParts { trainer: restored.trainer, checkpoints, when_slow: config.when_slow })
+            let (trainer, restored_from, when_slow) = (restored.trainer, restored.checkpoint, config.when_slow);
+            Some(TrainerParts { trainer, checkpoints, restored_from, when_slow })
         });
         let trainers = trainers.collect();
         let shape = batch_shape(pipeline);

@@ -73,6 +73,7 @@ pub(super) fn settings_value(settings: &TrainerSettings) -> Result<Value> {
         "width": settings.width,
         "seed": settings.seed.0,
         "trainer": config,
+        "stream": settings.stream,
     }))
 }
 
@@ -91,13 +92,15 @@ pub(super) fn saved_settings(files: &[(String, Vec<u8>)]) -> Result<TrainerSetti
         width: usize,
         seed: u64,
         trainer: TrainerConfig,
+        stream: Value,
     }
     let state: State =
         serde_json::from_slice(find(files, STATE)?).or_kind(ErrorKind::Data, || format!("read {STATE}"))?;
     let saved: Saved =
         serde_json::from_value(state.settings).or_kind(ErrorKind::Data, || format!("read the settings of {STATE}"))?;
     let point = saved.point.parse().or_kind(ErrorKind::Data, || format!("{STATE}: `{}` is not a site", saved.point))?;
-    Ok(TrainerSettings { config: saved.trainer, point, width: saved.width, seed: Seed(saved.seed) })
+    let (config, stream) = (saved.trainer, saved.stream);
+    Ok(TrainerSettings { config, point, width: saved.width, seed: Seed(saved.seed), stream })
 }
 
 /// The files of a checkpoint.

@@ -45,6 +45,9 @@ pub struct TrainerSettings {
     pub width: usize,
     /// The pipeline's seed; streams are named for the trainer.
     pub seed: Seed,
+    /// What the rows are (model, corpus, token policy): a checkpoint continues only on the stream that it was made on,
+    /// because its cursor counts that stream's batches.
+    pub stream: serde_json::Value,
 }
 
 /// The last step, for metrics and status.

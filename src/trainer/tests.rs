@@ -25,6 +25,7 @@ fn settings(rows: u64, reuse: u32) -> TrainerSettings {
         point: HookPoint::block(1, Site::ResidPost),
         width: WIDTH,
         seed: Seed(7),
+        stream: serde_json::Value::Null,
     }
 }
 

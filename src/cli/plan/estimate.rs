@@ -305,6 +305,6 @@ fn memory(facts: &Facts<'_>, points: &[HookPoint], trainers: &[TrainerPlan]) -> 
         model: work::weight_bytes(facts.spec),
         workspace: work::workspace_bytes(facts.spec, points, batch_tokens, context),
         trainers: held,
-        queues_at_most: (facts.pipeline.memory_limit.0 as f64 - held).max(0.0),
+        queues_at_most: (facts.pipeline.memory_limit.0 / crate::pipeline::prepare::QUEUE_SHARE) as f64,
     }
 }

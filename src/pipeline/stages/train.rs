@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::accounting::DropCounts;
 use crate::catalog::checkpoints;
 use crate::compute::coder_ops::CoderOps;
+use crate::corpus::cursor::SourceCursor;
 use crate::error::Result;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::fan_out::SharedBatch;
@@ -29,6 +30,10 @@ pub struct Train<B: CoderOps> {
     pub trainer: Trainer<B>,
     /// Where its checkpoints go.
     pub checkpoints: CheckpointPolicy,
+    /// Whether the end of the corpus brought more steps since the newest checkpoint.
+    pub changed_by_finish: bool,
+    /// The newest checkpoint, and the cursor that it holds.
+    pub saved: Option<(SourceCursor, String)>,
     /// From the fan-out stage.
     pub input: Receiver<SharedBatch>,
     /// Whether the input was complete.
@@ -85,7 +90,7 @@ impl<B: CoderOps> Train<B> {
 
     fn work(&mut self, heartbeat: &Heartbeat) -> Result<String> {
         let mut saved_at = self.clock.now();
-        let mut reported = DropCounts::new();
+        let mut reported = self.trainer.dropped().clone();
         self.publish(&mut reported);
         while !self.trainer.done() {
             let watch = Stopwatch::start();
@@ -112,22 +117,32 @@ impl<B: CoderOps> Train<B> {
             self.finished.store(true, Ordering::Relaxed);
         } else if self.input_complete.is_set() {
             let watch = Stopwatch::start();
+            let before = self.trainer.report().step;
             self.trainer.finish()?;
+            self.changed_by_finish = self.trainer.report().step != before;
             self.stats.busy.add(watch.elapsed());
             self.publish(&mut reported);
-            let report = self.trainer.report();
-            tracing::warn!(
-                trainer = self.trainer.settings().config.name,
-                rows = report.rows,
-                wanted = self.trainer.settings().config.rows.0,
-                "the corpus ended before the trainer had its rows; its learning rate did not reach the end of its schedule"
-            );
+            if !self.trainer.done() {
+                tracing::warn!(
+                    trainer = self.trainer.settings().config.name,
+                    rows = self.trainer.report().rows,
+                    wanted = self.trainer.settings().config.rows.0,
+                    "the corpus ended before the trainer had its rows; \
+                     its learning rate did not reach the end of its schedule"
+                );
+            }
         }
         self.save()
     }
 
-    /// Save the whole state; nothing is overwritten in place.
+    /// Save the whole state; nothing is overwritten in place. A state that is saved already is not saved again.
     fn save(&mut self) -> Result<String> {
+        if let Some((cursor, folder)) = &self.saved
+            && cursor == self.trainer.cursor()
+            && !self.changed_by_finish
+        {
+            return Ok(folder.clone());
+        }
         let watch = Stopwatch::start();
         let files = self.trainer.save()?.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect();
         let CheckpointPolicy { location, keep, .. } = &self.checkpoints;
@@ -137,6 +152,7 @@ impl<B: CoderOps> Train<B> {
         self.stats.items_out.inc();
         self.stats.blocked.add(watch.elapsed());
         tracing::info!(trainer = self.trainer.settings().config.name, step, %folder, "checkpoint written");
+        self.saved = Some((self.trainer.cursor().clone(), folder.clone()));
         Ok(folder)
     }
 
