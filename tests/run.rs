@@ -85,7 +85,7 @@ fn a_trainer_that_never_gets_enough_rows_does_not_spoil_the_rest() {
     let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
     write_corpus(&corpus, 8, 4);
     let pipeline = write_pipeline(&corpus, &out);
-    let sets = ["--set", "trainers.0.buffer.rows=1M", "--set", "trainers.0.batch_rows=100000"];
+    let sets = ["trainers.0.buffer.rows=100k", "trainers.0.batch_rows=50000"].map(|set| ["--set", set]).concat();
     let output = harvestd(&[&["run", pipeline.to_str().unwrap(), "--json"], &sets[..]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let s = summary(&output);
