@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::accounting::{DropCounts, DropReason};
-use crate::hooks::{HookPoint, Site};
+use crate::hooks::HookPoint;
 use crate::tokens::TokenBatch;
 use crate::tokens::config::ExcludeConfig;
 
@@ -64,7 +64,7 @@ impl KeepRule {
 
 /// Whether the norm rule applies to a site: everywhere but at attention patterns, whose rows are probabilities.
 pub fn has_norm_limit(point: HookPoint) -> bool {
-    point.site != Site::Pattern
+    point.site.has_norm()
 }
 
 /// Squared Euclidean norm in f64.
@@ -93,6 +93,7 @@ pub fn median(values: &mut [f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hooks::Site;
     use crate::tokens::Segment;
 
     fn batch() -> TokenBatch {

@@ -9,5 +9,5 @@ pub mod site;
 pub mod tap;
 
 pub use selection::{SelectionProblem, resolve};
-pub use site::{HookPoint, Site};
+pub use site::{HookPoint, PointShape, Site};
 pub use tap::{Taps, Want};

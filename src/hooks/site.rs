@@ -3,200 +3,348 @@
 use std::fmt;
 
 /// A kind of place in a transformer. Letters in shapes: `n` rows (tokens), `d` residual width, `h` heads, `k` key/value
-/// heads, `e` head width, `m` MLP width, `t` context length.
+/// heads, `e` head width, `m` MLP width, `t` context length, `r` experts, `s` experts a token is sent to.
+///
+/// Names and definitions are in [`Site::suffix`] and [`Site::definition`]; which architecture has which site is in
+/// `docs/sites.md`. The order is that in which a forward pass meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Site {
-    /// `hook_embed` `[n, d]`: the token embedding, before positions are added.
+    /// `[n, d]`.
     Embed,
-    /// `hook_pos_embed` `[n, d]`: the learned position embedding (gpt2).
+    /// `[n, d]`.
     PosEmbed,
-    /// `blocks.L.hook_resid_pre` `[n, d]`: the residual stream that enters the block.
+    /// `[n, d]`.
     ResidPre,
-    /// `blocks.L.ln1.hook_normalized` `[n, d]`: the first norm's output before its weight and bias.
+    /// `[n, 1]`.
+    Ln1Scale,
+    /// `[n, d]`.
     Ln1Normalized,
-    /// `blocks.L.ln1.hook_out` `[n, d]`: the first norm's output with weight and bias: what q, k and v read.
+    /// `[n, d]`.
     Ln1Out,
-    /// `blocks.L.attn.hook_q` `[n, h*e]`: queries with bias, before rotary embedding.
+    /// `[n, h*e]`.
     Q,
-    /// `blocks.L.attn.hook_k` `[n, k*e]`: keys with bias, before rotary embedding; key/value heads not repeated.
+    /// `[n, k*e]`.
     K,
-    /// `blocks.L.attn.hook_v` `[n, k*e]`: values with bias; key/value heads not repeated.
+    /// `[n, k*e]`.
     V,
-    /// `blocks.L.attn.hook_rot_q` `[n, h*e]`: queries after rotary embedding, not yet scaled.
+    /// `[n, h*e]`.
+    QNormOut,
+    /// `[n, k*e]`.
+    KNormOut,
+    /// `[n, h*e]`.
     RotQ,
-    /// `blocks.L.attn.hook_rot_k` `[n, k*e]`: keys after rotary embedding.
+    /// `[n, k*e]`.
     RotK,
-    /// `blocks.L.attn.hook_pattern` `[n, h*t]`: attention probabilities of each head over positions of the sequence.
+    /// `[n, h*t]`.
+    AttnScores,
+    /// `[n, h*t]`.
     Pattern,
-    /// `blocks.L.attn.hook_z` `[n, h*e]`: heads' outputs, concatenated: what the output projection reads.
+    /// `[n, h*e]`.
     Z,
-    /// `blocks.L.hook_attn_out` `[n, d]`: what attention adds to the residual stream, bias included.
+    /// `[n, h*d]`.
+    Result,
+    /// `[n, d]`.
+    AttnRaw,
+    /// `[n, 1]`.
+    Ln1PostScale,
+    /// `[n, d]`.
+    Ln1PostNormalized,
+    /// `[n, d]`.
     AttnOut,
-    /// `blocks.L.hook_resid_mid` `[n, d]`: the residual stream between attention and MLP.
+    /// `[n, d]`.
     ResidMid,
-    /// `blocks.L.ln2.hook_normalized` `[n, d]`: the second norm's output before its weight and bias.
+    /// `[n, 1]`.
+    Ln2Scale,
+    /// `[n, d]`.
     Ln2Normalized,
-    /// `blocks.L.ln2.hook_out` `[n, d]`: the second norm's output with weight and bias: what the MLP reads.
+    /// `[n, d]`.
     Ln2Out,
-    /// `blocks.L.mlp.hook_pre` `[n, m]`: before the activation function (the gate's output in a gated MLP).
+    /// `[n, r]`.
+    RouterLogits,
+    /// `[n, s]`.
+    ExpertIndices,
+    /// `[n, s]`.
+    ExpertWeights,
+    /// `[n, m]`, or `[n, s*m]` in a mixture of experts.
     MlpPre,
-    /// `blocks.L.mlp.hook_pre_linear` `[n, m]`: a gated MLP's linear branch (up projection).
+    /// `[n, m]`, or `[n, s*m]` in a mixture of experts.
     MlpPreLinear,
-    /// `blocks.L.mlp.hook_post` `[n, m]`: neurons: what the MLP's last matrix reads.
+    /// `[n, m]`, or `[n, s*m]` in a mixture of experts.
     MlpPost,
-    /// `blocks.L.hook_mlp_out` `[n, d]`: what the MLP adds to the residual stream, bias included.
+    /// `[n, s*d]`.
+    ExpertOut,
+    /// `[n, d]`.
+    MlpRaw,
+    /// `[n, 1]`.
+    Ln2PostScale,
+    /// `[n, d]`.
+    Ln2PostNormalized,
+    /// `[n, d]`.
     MlpOut,
-    /// `blocks.L.hook_resid_post` `[n, d]`: the residual stream that leaves the block.
+    /// `[n, d]`.
     ResidPost,
-    /// `ln_final.hook_normalized` `[n, d]`: the final norm's output before its weight and bias.
+    /// `[n, 1]`.
+    LnFinalScale,
+    /// `[n, d]`.
     LnFinalNormalized,
-    /// `ln_final.hook_out` `[n, d]`: the final norm's output with weight and bias: what the head reads.
+    /// `[n, d]`.
     LnFinalOut,
 }
 
 impl Site {
     /// All sites, in the order in which a forward pass meets them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 40] = [
         Self::Embed,
         Self::PosEmbed,
         Self::ResidPre,
+        Self::Ln1Scale,
         Self::Ln1Normalized,
         Self::Ln1Out,
         Self::Q,
         Self::K,
         Self::V,
+        Self::QNormOut,
+        Self::KNormOut,
         Self::RotQ,
         Self::RotK,
+        Self::AttnScores,
         Self::Pattern,
         Self::Z,
+        Self::Result,
+        Self::AttnRaw,
+        Self::Ln1PostScale,
+        Self::Ln1PostNormalized,
         Self::AttnOut,
         Self::ResidMid,
+        Self::Ln2Scale,
         Self::Ln2Normalized,
         Self::Ln2Out,
+        Self::RouterLogits,
+        Self::ExpertIndices,
+        Self::ExpertWeights,
         Self::MlpPre,
         Self::MlpPreLinear,
         Self::MlpPost,
+        Self::ExpertOut,
+        Self::MlpRaw,
+        Self::Ln2PostScale,
+        Self::Ln2PostNormalized,
         Self::MlpOut,
         Self::ResidPost,
+        Self::LnFinalScale,
         Self::LnFinalNormalized,
         Self::LnFinalOut,
     ];
 
     /// The name after `blocks.L.`, or the whole name of a site that is not in a block.
     pub fn suffix(self) -> &'static str {
-        match self {
-            Self::Embed => "hook_embed",
-            Self::PosEmbed => "hook_pos_embed",
-            Self::ResidPre => "hook_resid_pre",
-            Self::Ln1Normalized => "ln1.hook_normalized",
-            Self::Ln1Out => "ln1.hook_out",
-            Self::Q => "attn.hook_q",
-            Self::K => "attn.hook_k",
-            Self::V => "attn.hook_v",
-            Self::RotQ => "attn.hook_rot_q",
-            Self::RotK => "attn.hook_rot_k",
-            Self::Pattern => "attn.hook_pattern",
-            Self::Z => "attn.hook_z",
-            Self::AttnOut => "hook_attn_out",
-            Self::ResidMid => "hook_resid_mid",
-            Self::Ln2Normalized => "ln2.hook_normalized",
-            Self::Ln2Out => "ln2.hook_out",
-            Self::MlpPre => "mlp.hook_pre",
-            Self::MlpPreLinear => "mlp.hook_pre_linear",
-            Self::MlpPost => "mlp.hook_post",
-            Self::MlpOut => "hook_mlp_out",
-            Self::ResidPost => "hook_resid_post",
-            Self::LnFinalNormalized => "ln_final.hook_normalized",
-            Self::LnFinalOut => "ln_final.hook_out",
-        }
+        self.facts().0
     }
 
     /// What exactly the values are, in one line.
     pub fn definition(self) -> &'static str {
+        self.facts().1
+    }
+
+    /// Name and definition.
+    fn facts(self) -> (&'static str, &'static str) {
         match self {
-            Self::Embed => "the token embedding, before positions are added",
-            Self::PosEmbed => "the learned position embedding (gpt2)",
-            Self::ResidPre => "the residual stream that enters the block",
-            Self::Ln1Normalized => "the first norm's output before its weight and bias",
-            Self::Ln1Out => "the first norm's output with weight and bias: what q, k and v read",
-            Self::Q => "queries with bias, before rotary embedding",
-            Self::K => "keys with bias, before rotary embedding; key/value heads not repeated",
-            Self::V => "values with bias; key/value heads not repeated",
-            Self::RotQ => "queries after rotary embedding, not yet scaled",
-            Self::RotK => "keys after rotary embedding",
-            Self::Pattern => "attention probabilities of each head over positions of the sequence",
-            Self::Z => "heads' outputs, concatenated: what the output projection reads",
-            Self::AttnOut => "what attention adds to the residual stream, bias included",
-            Self::ResidMid => "the residual stream between attention and MLP",
-            Self::Ln2Normalized => "the second norm's output before its weight and bias",
-            Self::Ln2Out => "the second norm's output with weight and bias: what the MLP reads",
-            Self::MlpPre => "before the activation function (the gate's output in a gated MLP)",
-            Self::MlpPreLinear => "a gated MLP's linear branch (up projection)",
-            Self::MlpPost => "neurons: what the MLP's last matrix reads",
-            Self::MlpOut => "what the MLP adds to the residual stream, bias included",
-            Self::ResidPost => "the residual stream that leaves the block",
-            Self::LnFinalNormalized => "the final norm's output before its weight and bias",
-            Self::LnFinalOut => "the final norm's output with weight and bias: what the head reads",
+            Self::Embed => {
+                ("hook_embed", "the token embedding as the residual stream starts with it, before positions are added")
+            }
+            Self::PosEmbed => ("hook_pos_embed", "the learned position embedding"),
+            Self::ResidPre => ("hook_resid_pre", "the residual stream that enters the block"),
+            Self::Ln1Scale => {
+                ("ln1.hook_scale", "what the first norm divides by: the root of the (centred) mean square plus epsilon")
+            }
+            Self::Ln1Normalized => ("ln1.hook_normalized", "the first norm's output before its weight and bias"),
+            Self::Ln1Out => ("ln1.hook_out", "the first norm's output with weight and bias: what q, k and v read"),
+            Self::Q => ("attn.hook_q", "queries with bias, before query norm and rotary embedding"),
+            Self::K => {
+                ("attn.hook_k", "keys with bias, before key norm and rotary embedding; key/value heads not repeated")
+            }
+            Self::V => ("attn.hook_v", "values with bias; key/value heads not repeated"),
+            Self::QNormOut => ("attn.q_norm.hook_out", "queries after their norm with weight, before rotary embedding"),
+            Self::KNormOut => ("attn.k_norm.hook_out", "keys after their norm with weight, before rotary embedding"),
+            Self::RotQ => ("attn.hook_rot_q", "queries after rotary embedding, not yet scaled"),
+            Self::RotK => ("attn.hook_rot_k", "keys after rotary embedding"),
+            Self::AttnScores => (
+                "attn.hook_attn_scores",
+                "scaled (and soft-capped) scores of each head over positions of the sequence, before the softmax; 0 where a row does not attend",
+            ),
+            Self::Pattern => {
+                ("attn.hook_pattern", "attention probabilities of each head over positions of the sequence")
+            }
+            Self::Z => ("attn.hook_z", "heads' outputs, concatenated: what the output projection reads"),
+            Self::Result => {
+                ("attn.hook_result", "each head's share of the output projection, without bias, in the residual space")
+            }
+            Self::AttnRaw => {
+                ("attn.hook_out", "the output projection's result with bias, before the norm that follows it")
+            }
+            Self::Ln1PostScale => ("ln1_post.hook_scale", "what the norm after attention divides by"),
+            Self::Ln1PostNormalized => {
+                ("ln1_post.hook_normalized", "the output of the norm after attention, before its weight")
+            }
+            Self::AttnOut => (
+                "hook_attn_out",
+                "what attention adds to the residual stream: with bias, and after the norm that follows it, if any",
+            ),
+            Self::ResidMid => ("hook_resid_mid", "the residual stream between attention and MLP"),
+            Self::Ln2Scale => ("ln2.hook_scale", "what the second norm divides by"),
+            Self::Ln2Normalized => ("ln2.hook_normalized", "the second norm's output before its weight and bias"),
+            Self::Ln2Out => ("ln2.hook_out", "the second norm's output with weight and bias: what the MLP reads"),
+            Self::RouterLogits => {
+                ("mlp.hook_router_logits", "the router's score of each expert, before softmax and choice")
+            }
+            Self::ExpertIndices => ("mlp.hook_expert_indices", "the chosen experts' numbers, by falling weight"),
+            Self::ExpertWeights => {
+                ("mlp.hook_expert_weights", "the weights with which the chosen experts' outputs are added")
+            }
+            Self::MlpPre => (
+                "mlp.hook_pre",
+                "before the activation function (the gate's output in a gated MLP); of each chosen expert in a mixture of experts",
+            ),
+            Self::MlpPreLinear => (
+                "mlp.hook_pre_linear",
+                "a gated MLP's linear branch (up projection); of each chosen expert in a mixture of experts",
+            ),
+            Self::MlpPost => (
+                "mlp.hook_post",
+                "neurons: what the MLP's last matrix reads; of each chosen expert in a mixture of experts",
+            ),
+            Self::ExpertOut => ("mlp.hook_expert_out", "the chosen experts' outputs, not yet weighted"),
+            Self::MlpRaw => ("mlp.hook_out", "the MLP's output with bias, before the norm that follows it"),
+            Self::Ln2PostScale => ("ln2_post.hook_scale", "what the norm after the MLP divides by"),
+            Self::Ln2PostNormalized => {
+                ("ln2_post.hook_normalized", "the output of the norm after the MLP, before its weight")
+            }
+            Self::MlpOut => (
+                "hook_mlp_out",
+                "what the MLP adds to the residual stream: with bias, and after the norm that follows it, if any",
+            ),
+            Self::ResidPost => ("hook_resid_post", "the residual stream that leaves the block"),
+            Self::LnFinalScale => ("ln_final.hook_scale", "what the final norm divides by"),
+            Self::LnFinalNormalized => {
+                ("ln_final.hook_normalized", "the final norm's output before its weight and bias")
+            }
+            Self::LnFinalOut => {
+                ("ln_final.hook_out", "the final norm's output with weight and bias: what the head reads")
+            }
         }
     }
 
     /// Whether the site exists once a block.
     pub fn in_block(self) -> bool {
-        !matches!(self, Self::Embed | Self::PosEmbed | Self::LnFinalNormalized | Self::LnFinalOut)
+        !matches!(self, Self::Embed | Self::PosEmbed | Self::LnFinalScale | Self::LnFinalNormalized | Self::LnFinalOut)
     }
 
-    /// Whether changing the value at this site changes what later layers compute. Not so for the normalized values before
-    /// the weight, which are computed on the side.
+    /// Whether changing the value at this site changes what later layers compute. Not so for values that are computed on
+    /// the side, because only a tap wants them.
     pub fn edits_propagate(self) -> bool {
         !matches!(
             self,
-            Self::Ln1Normalized | Self::Ln2Normalized | Self::LnFinalNormalized | Self::Pattern | Self::PosEmbed
+            Self::PosEmbed
+                | Self::Ln1Scale
+                | Self::Ln1Normalized
+                | Self::AttnScores
+                | Self::Pattern
+                | Self::Result
+                | Self::Ln1PostScale
+                | Self::Ln1PostNormalized
+                | Self::Ln2Scale
+                | Self::Ln2Normalized
+                | Self::ExpertIndices
+                | Self::Ln2PostScale
+                | Self::Ln2PostNormalized
+                | Self::LnFinalScale
+                | Self::LnFinalNormalized
+        )
+    }
+
+    /// Whether a row's norm says something about the token: not so for patterns (as many values as positions) and for
+    /// values that are numbers of something.
+    pub fn has_norm(self) -> bool {
+        !matches!(
+            self,
+            Self::Pattern
+                | Self::AttnScores
+                | Self::ExpertIndices
+                | Self::Ln1Scale
+                | Self::Ln1PostScale
+                | Self::Ln2Scale
+                | Self::Ln2PostScale
+                | Self::LnFinalScale
         )
     }
 }
 
-/// A site at a layer.
-///
-/// The derived order (layer first, then site) is not the order of the forward pass for sites outside blocks; use
-/// [`HookPoint::forward_order`] for that.
+/// A site at a layer, or one head of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HookPoint {
     /// The block, for sites in a block.
     pub layer: Option<u32>,
     /// The site.
     pub site: Site,
+    /// The head (key/value head, chosen expert) whose values are meant; all of them if `None`.
+    pub head: Option<u32>,
+}
+
+/// A point that a model has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PointShape {
+    /// The whole point, without a head.
+    pub point: HookPoint,
+    /// Values a row.
+    pub width: usize,
+    /// Equal parts of a row that can be captured alone: heads, key/value heads, chosen experts; 1 if there are none.
+    pub heads: usize,
 }
 
 impl HookPoint {
     /// A point in block `layer`.
     pub fn block(layer: u32, site: Site) -> Self {
         debug_assert!(site.in_block());
-        Self { layer: Some(layer), site }
+        Self { layer: Some(layer), site, head: None }
     }
 
     /// A point outside the blocks.
     pub fn outside(site: Site) -> Self {
         debug_assert!(!site.in_block());
-        Self { layer: None, site }
+        Self { layer: None, site, head: None }
+    }
+
+    /// One head of this point.
+    pub fn at_head(self, head: u32) -> Self {
+        Self { head: Some(head), ..self }
+    }
+
+    /// The point with all its heads: what a model visits.
+    pub fn whole(self) -> Self {
+        Self { head: None, ..self }
     }
 
     /// A key that grows along the forward pass.
-    pub fn forward_order(self) -> (u32, Site) {
+    pub fn forward_order(self) -> (u32, Site, Option<u32>) {
         let stage = match (self.layer, self.site) {
             (Some(layer), _) => layer + 1,
             (None, Site::Embed | Site::PosEmbed) => 0,
             (None, _) => u32::MAX,
         };
-        (stage, self.site)
+        (stage, self.site, self.head)
     }
 }
 
-/// The TransformerLens name.
+/// The TransformerLens name; a head's number stands in brackets behind it.
 impl fmt::Display for HookPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.layer {
-            Some(layer) => write!(f, "blocks.{layer}.{}", self.site.suffix()),
-            None => f.write_str(self.site.suffix()),
+            Some(layer) => write!(f, "blocks.{layer}.{}", self.site.suffix())?,
+            None => f.write_str(self.site.suffix())?,
+        }
+        match self.head {
+            Some(head) => write!(f, "[{head}]"),
+            None => Ok(()),
         }
     }
 }

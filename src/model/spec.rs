@@ -94,16 +94,21 @@ impl ModelSpec {
     /// The points that the model has, with the values a row has there, along the forward pass. Attention patterns are as
     /// wide as `heads * context_length`.
     pub fn points(&self, context_length: usize) -> Vec<(HookPoint, usize)> {
-        let has = |site: &Site| match self.architecture {
-            Architecture::Llama => *site != Site::PosEmbed,
-            Architecture::Gpt2 => !matches!(site, Site::RotQ | Site::RotK | Site::MlpPreLinear),
+        let own: &[Site] = match self.architecture {
+            Architecture::Llama => &[Site::RotQ, Site::RotK, Site::MlpPreLinear],
+            Architecture::Gpt2 => &[Site::PosEmbed],
         };
-        let sites: Vec<Site> = Site::ALL.into_iter().filter(has).collect();
+        let sites: Vec<Site> =
+            Site::ALL.into_iter().filter(|site| COMMON_SITES.contains(site) || own.contains(site)).collect();
         let layer_of = |site: Site| if site.in_block() { self.n_layers } else { 1 };
         let mut points: Vec<HookPoint> = sites
             .iter()
             .flat_map(|&site| {
-                (0..layer_of(site)).map(move |layer| HookPoint { layer: site.in_block().then_some(layer), site })
+                (0..layer_of(site)).map(move |layer| HookPoint {
+                    layer: site.in_block().then_some(layer),
+                    site,
+                    head: None,
+                })
             })
             .collect();
         points.sort_by_key(|point| point.forward_order());
@@ -121,6 +126,29 @@ impl ModelSpec {
         }
     }
 }
+
+/// What every architecture has.
+const COMMON_SITES: [Site; 19] = [
+    Site::Embed,
+    Site::ResidPre,
+    Site::Ln1Normalized,
+    Site::Ln1Out,
+    Site::Q,
+    Site::K,
+    Site::V,
+    Site::Pattern,
+    Site::Z,
+    Site::AttnOut,
+    Site::ResidMid,
+    Site::Ln2Normalized,
+    Site::Ln2Out,
+    Site::MlpPre,
+    Site::MlpPost,
+    Site::MlpOut,
+    Site::ResidPost,
+    Site::LnFinalNormalized,
+    Site::LnFinalOut,
+];
 
 // === architectures ===
 

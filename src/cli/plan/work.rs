@@ -17,13 +17,13 @@ pub(super) fn flops_per_token(spec: &ModelSpec, points: &[HookPoint], context_le
     let last = points.iter().copied().max_by_key(|p| p.forward_order());
     match last {
         None => 0.0,
-        Some(HookPoint { layer: Some(layer), site }) => {
+        Some(HookPoint { layer: Some(layer), site, .. }) => {
             let (with_attention, with_mlp) = (site >= Site::Q, site >= Site::MlpPre);
             f64::from(layer) * (attention + mlp)
                 + if with_attention { attention } else { 0.0 }
                 + if with_mlp { mlp } else { 0.0 }
         }
-        Some(HookPoint { layer: None, site: Site::Embed | Site::PosEmbed }) => 0.0,
+        Some(HookPoint { layer: None, site: Site::Embed | Site::PosEmbed, .. }) => 0.0,
         Some(_) => f64::from(spec.n_layers) * (attention + mlp),
     }
 }
