@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use harvestd::config::{self, Severity};
-use harvestd::hooks::{HookPoint, Site};
+use harvestd::hooks::{HookPoint, ModulePaths, PointShape, Site};
 
 fn bad_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/bad")
@@ -156,10 +156,13 @@ fn a_file_that_cannot_be_read_is_a_problem() {
     assert_eq!(harvestd::error::Error::from(found).kind(), harvestd::error::ErrorKind::Config);
 }
 
+const PATHS: ModulePaths = ModulePaths { blocks: &[], in_block: &[], outside: &[] };
+
 /// Two blocks of a model that is 64 wide.
-fn declared() -> Vec<(HookPoint, usize)> {
-    let block = |l| [Site::ResidPre, Site::MlpOut, Site::ResidPost].map(|site| (HookPoint::block(l, site), 64));
-    let mut sites = vec![(HookPoint::outside(Site::Embed), 64)];
+fn declared() -> Vec<PointShape> {
+    let shape = |point| PointShape { point, width: 64, heads: 1 };
+    let block = |l| [Site::ResidPre, Site::MlpOut, Site::ResidPost].map(|site| shape(HookPoint::block(l, site)));
+    let mut sites = vec![shape(HookPoint::outside(Site::Embed))];
     sites.extend(block(0).into_iter().chain(block(1)));
     sites
 }
@@ -167,7 +170,7 @@ fn declared() -> Vec<(HookPoint, usize)> {
 #[test]
 fn sites_are_resolved_in_the_order_of_the_forward_pass() {
     let loaded = load(GOOD, &["capture=['blocks.*.hook_resid_post', hook_embed, blocks.0.hook_resid_post]"]).unwrap();
-    let sites = loaded.sites(&declared()).unwrap();
+    let sites = loaded.sites(&declared(), &PATHS).unwrap();
     let names = |points: &[(HookPoint, usize)]| points.iter().map(|(p, _)| p.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&sites.stored), ["hook_embed", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]);
     assert_eq!(names(&sites.inputs), ["blocks.0.hook_mlp_out"]);
@@ -180,21 +183,21 @@ fn sites_are_resolved_in_the_order_of_the_forward_pass() {
 #[test]
 fn without_a_dataset_nothing_is_stored_but_captures_are_still_checked() {
     let loaded = load(GOOD, &["dataset=null"]).unwrap();
-    assert!(loaded.sites(&declared()).unwrap().stored.is_empty());
+    assert!(loaded.sites(&declared(), &PATHS).unwrap().stored.is_empty());
     let loaded = load(GOOD, &["dataset=null", "capture.0=blocks.9.hook_resid_post"]).unwrap();
-    assert!(loaded.sites(&declared()).is_err());
+    assert!(loaded.sites(&declared(), &PATHS).is_err());
 }
 
 #[test]
 fn unknown_and_ambiguous_sites_are_problems_with_their_line() {
     let sets = ["capture.0=blocks.1.hook_resid_pots", "trainers.0.input=blocks.*.hook_mlp_out"];
-    let found = load(GOOD, &sets).unwrap().sites(&declared()).unwrap_err();
+    let found = load(GOOD, &sets).unwrap().sites(&declared(), &PATHS).unwrap_err();
     let lines: Vec<_> = found.problems.iter().map(|p| p.line("p")).collect();
     assert_eq!(lines.len(), 2, "{lines:#?}");
     assert!(lines[0].contains("capture[0]") && lines[0].contains("blocks.1.hook_resid_post"), "{}", lines[0]);
     assert!(lines[1].contains("must name one site"), "{}", lines[1]);
     let text = GOOD.replace("blocks.0.hook_mlp_out", "blocks.0.hook_mlp_uot");
-    let found = load(&text, &[]).unwrap().sites(&declared()).unwrap_err();
+    let found = load(&text, &[]).unwrap().sites(&declared(), &PATHS).unwrap_err();
     assert!(found.problems[0].line("p").starts_with("p:11: trainers[0].input: "), "{found}");
 }
 
@@ -202,7 +205,7 @@ fn unknown_and_ambiguous_sites_are_problems_with_their_line() {
 fn buffers_and_coders_must_fit_the_memory_limit() {
     let limit = |memory: &str, rows: &str| {
         let loaded = load(GOOD, &[&format!("limits.memory={memory}"), &format!("trainers.0.buffer.rows={rows}")]);
-        loaded.unwrap().sites(&declared())
+        loaded.unwrap().sites(&declared(), &PATHS)
     };
     // 64 values of 4 bytes a row, 4 copies of 2 * 64 * 64 + 128 parameters, and half a MiB of scratch for 256 rows
     assert!(limit("2MiB", "5000").is_ok());

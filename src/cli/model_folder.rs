@@ -19,7 +19,7 @@ pub(crate) fn open(loaded: &Loaded) -> Result<(ModelSource, Sites), Failure> {
     let source = ModelSource::open(&loaded.pipeline.model.source)?;
     let limits = loaded.check_limits(limits(source.spec()));
     let points = source.spec().points(loaded.pipeline.tokens.context_length as usize);
-    match loaded.sites(&points) {
+    match loaded.sites(&points, source.spec().module_paths()) {
         Ok(sites) if limits.is_empty() => Ok((source, sites)),
         found => {
             let sites = found.err().map(|p| p.problems).unwrap_or_default();

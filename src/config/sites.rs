@@ -4,7 +4,7 @@ use super::problems::{Problem, Problems, Severity};
 use super::rules::located;
 use super::{Loaded, Pipeline};
 use crate::error::Result;
-use crate::hooks::{HookPoint, selection};
+use crate::hooks::{HookPoint, ModulePaths, PointShape, selection};
 use crate::tokens::config::Separator;
 use crate::trainer::TrainerSettings;
 use crate::trainer::config::TrainerConfig;
@@ -73,11 +73,11 @@ impl Loaded {
         problems
     }
 
-    /// Resolve site names against the sites that a model declares, with their widths, and check the memory that the
+    /// Resolve site names against the points that a model declares and its module paths, and check the memory that the
     /// trainers need.
-    pub fn sites(&self, declared: &[SiteWidth]) -> Result<Sites, Problems> {
+    pub fn sites(&self, declared: &[PointShape], paths: &ModulePaths) -> Result<Sites, Problems> {
         let mut problems = Vec::new();
-        let mut named = |path: &str, pattern: &str| match matching(pattern, declared) {
+        let mut named = |path: &str, pattern: &str| match matching(pattern, declared, paths) {
             Ok(found) => found,
             Err((rule, hint)) => {
                 problems.push(located(&self.tree, Severity::Error, path, rule, hint));
@@ -153,14 +153,15 @@ fn in_forward_order(sites: &mut Vec<SiteWidth>) {
     sites.dedup();
 }
 
-/// The declared sites that a name or pattern means; or the rule it breaks and a hint.
-fn matching(pattern: &str, declared: &[SiteWidth]) -> Result<Vec<SiteWidth>, (String, Option<String>)> {
-    match selection::resolve(&[pattern], declared) {
-        Ok(points) => Ok(declared.iter().filter(|(point, _)| points.contains(point)).copied().collect()),
-        Err(problems) => {
-            let first = problems.into_iter().next();
-            let nearest = first.as_ref().and_then(|p| p.nearest.clone()).map(|n| format!("did you mean `{n}`?"));
-            Err((first.map_or_else(|| "is not a site".to_owned(), |p| p.reason), nearest))
-        }
-    }
+/// The sites that a name or pattern means; or the rule it breaks and a hint.
+fn matching(
+    pattern: &str,
+    declared: &[PointShape],
+    paths: &ModulePaths,
+) -> Result<Vec<SiteWidth>, (String, Option<String>)> {
+    selection::resolve(&[pattern], declared, paths).map_err(|problems| {
+        let first = problems.into_iter().next();
+        let nearest = first.as_ref().and_then(|p| p.nearest.clone()).map(|n| format!("did you mean `{n}`?"));
+        (first.map_or_else(|| "is not a site".to_owned(), |p| p.reason), nearest)
+    })
 }

@@ -1,15 +1,17 @@
 //! Which hook points a pipeline means: names and globs, resolved against what a model declares.
 //!
 //! A pattern is a name of [`crate::hooks::name`], or a glob over one: `*` and `?` stay within one dotted segment,
-//! `**` crosses segments, `{0,3}` and `[0-3]` choose. `blocks.*.hook_mlp_out` is that site in every block.
+//! `**` crosses segments, `{0,3}` and `[0-3]` choose. `blocks.*.hook_mlp_out` is that site in every block. A bracket at the
+//! very end chooses heads ([`crate::hooks::heads`]): `blocks.*.attn.hook_z[0-3]`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::hooks::HookPoint;
-use crate::hooks::name::names;
+use crate::hooks::heads::{self, Heads};
+use crate::hooks::name::OUTPUT;
+use crate::hooks::{HookPoint, ModulePaths, PointShape};
 
 /// A pattern that selects nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,40 +34,101 @@ impl fmt::Display for SelectionProblem {
     }
 }
 
-/// The points among `declared` (with their widths) that `patterns` select: in the order of the forward pass, each once.
-/// All problems at once, in the order of `patterns`.
-pub fn resolve<P: AsRef<str>>(
-    patterns: &[P],
-    declared: &[(HookPoint, usize)],
-) -> Result<Vec<HookPoint>, Vec<SelectionProblem>> {
-    let mut chosen = BTreeSet::new();
-    let mut problems = Vec::new();
-    for pattern in patterns.iter().map(AsRef::as_ref) {
-        match points_of(pattern, declared) {
-            Ok(points) => chosen.extend(points.into_iter().map(|point| (point.forward_order(), point))),
-            Err(reason) => problems.push(SelectionProblem {
-                pattern: pattern.to_owned(),
-                reason,
-                nearest: nearest(pattern, declared),
-            }),
-        }
-    }
-    if problems.is_empty() { Ok(chosen.into_iter().map(|(_, point)| point).collect()) } else { Err(problems) }
+/// What a model's names mean: its points, and its module paths.
+#[derive(Clone, Copy, Debug)]
+struct Declared<'a> {
+    points: &'a [PointShape],
+    paths: &'a ModulePaths,
 }
 
-/// The declared points that one pattern selects; at least one.
-fn points_of(pattern: &str, declared: &[(HookPoint, usize)]) -> Result<Vec<HookPoint>, String> {
-    if !is_glob(pattern) {
-        let point: HookPoint = pattern.parse().map_err(|_| "is not the name of a site".to_owned())?;
-        return if declared.iter().any(|(p, _)| *p == point) { Ok(vec![point]) } else { Err(missing(point, declared)) };
+/// The points that `patterns` select among `declared`, each with the values of a row: in the order of the forward pass,
+/// each once. All problems at once, in the order of `patterns`.
+pub fn resolve<P: AsRef<str>>(
+    patterns: &[P],
+    declared: &[PointShape],
+    paths: &ModulePaths,
+) -> Result<Vec<(HookPoint, usize)>, Vec<SelectionProblem>> {
+    let declared = Declared { points: declared, paths };
+    let mut chosen = BTreeMap::new();
+    let mut problems = Vec::new();
+    for pattern in patterns.iter().map(AsRef::as_ref) {
+        match declared.select(pattern) {
+            Ok(points) => chosen.extend(points.into_iter().map(|found| (found.0.forward_order(), found))),
+            Err(problem) => problems.push(problem),
+        }
     }
-    let glob = matcher(pattern)?;
-    let found: Vec<HookPoint> = declared
-        .iter()
-        .map(|(point, _)| *point)
-        .filter(|point| names(*point).iter().any(|name| glob.is_match(name.replace('.', "/"))))
-        .collect();
-    if found.is_empty() { Err("matches no site of this model".to_owned()) } else { Ok(found) }
+    if problems.is_empty() { Ok(chosen.into_values().collect()) } else { Err(problems) }
+}
+
+impl Declared<'_> {
+    /// The points that one pattern selects; at least one.
+    fn select(self, pattern: &str) -> Result<Vec<(HookPoint, usize)>, SelectionProblem> {
+        let problem = |reason: String, nearest| SelectionProblem { pattern: pattern.to_owned(), reason, nearest };
+        let (whole, inside) = heads::split(pattern);
+        let heads = inside.map(Heads::parse).transpose().map_err(|reason| problem(reason, None))?;
+        let found = self.whole(whole).map_err(|reason| problem(reason, self.nearest(whole, inside)))?;
+        let Some(heads) = heads else { return Ok(found.iter().map(|shape| (shape.point, shape.width)).collect()) };
+        // a glob means those of its sites that have heads
+        let with_heads: Vec<PointShape> = found.iter().copied().filter(PointShape::has_heads).collect();
+        let mut points = Vec::new();
+        for shape in if with_heads.is_empty() { &found[..1] } else { &with_heads } {
+            let nearest = (!shape.has_heads()).then(|| whole.to_owned());
+            let heads = heads.of(shape).map_err(|reason| problem(reason, nearest))?;
+            points.extend(heads.into_iter().map(|head| (shape.point.at_head(head), shape.head_width())));
+        }
+        Ok(points)
+    }
+
+    /// The whole points that a pattern without heads selects; at least one.
+    fn whole(self, pattern: &str) -> Result<Vec<PointShape>, String> {
+        if !is_glob(pattern) {
+            let point: Option<HookPoint> = pattern.parse().ok().or_else(|| self.paths.point(pattern));
+            let point = point.ok_or_else(|| "is not the name of a site".to_owned())?;
+            let found = self.points.iter().find(|shape| shape.point == point);
+            return found.map(|shape| vec![*shape]).ok_or_else(|| self.missing(point));
+        }
+        let glob = matcher(pattern)?;
+        let matches = |name: &str| glob.is_match(name.replace('.', "/"));
+        let is_meant = |point: HookPoint| {
+            matches(&point.to_string())
+                || self.paths.of(point).iter().any(|path| matches(path) || matches(&format!("{path}{OUTPUT}")))
+        };
+        let found: Vec<PointShape> = self.points.iter().copied().filter(|shape| is_meant(shape.point)).collect();
+        if found.is_empty() { Err("matches no site of this model".to_owned()) } else { Ok(found) }
+    }
+
+    /// Why a well-formed name is not among the points.
+    fn missing(self, point: HookPoint) -> String {
+        let last = self.points.iter().filter_map(|shape| shape.point.layer).max();
+        match (point.layer, last) {
+            (Some(layer), Some(last)) if layer > last => {
+                format!("is in no block of this model: the last one is {last}")
+            }
+            _ => "is a site that this model does not have".to_owned(),
+        }
+    }
+
+    /// The valid name or glob most like `pattern`, if one is like it at all; with the heads that were asked for if it has
+    /// heads.
+    fn nearest(self, pattern: &str, inside: Option<&str>) -> Option<String> {
+        /// Less similar than this is another name, not a misspelt one.
+        const ALIKE: f64 = 0.5;
+        let mut best: Option<(f64, String)> = None;
+        for shape in self.points {
+            let names = std::iter::once(shape.point.to_string()).chain(self.paths.of(shape.point));
+            for name in names {
+                let mut candidate = with_layer_of(pattern, shape.point, name);
+                let score = strsim::normalized_damerau_levenshtein(pattern, &candidate);
+                if score >= ALIKE && best.as_ref().is_none_or(|(top, _)| score > *top) {
+                    if let Some(inside) = inside.filter(|_| shape.has_heads()) {
+                        candidate = format!("{candidate}[{inside}]");
+                    }
+                    best = Some((score, candidate));
+                }
+            }
+        }
+        best.map(|(_, name)| name)
+    }
 }
 
 fn is_glob(pattern: &str) -> bool {
@@ -78,32 +141,6 @@ fn matcher(pattern: &str) -> Result<GlobMatcher, String> {
     let glob =
         GlobBuilder::new(&path).literal_separator(true).build().map_err(|e| format!("is not a glob: {}", e.kind()))?;
     Ok(glob.compile_matcher())
-}
-
-/// Why a well-formed name is not among `declared`.
-fn missing(point: HookPoint, declared: &[(HookPoint, usize)]) -> String {
-    let last = declared.iter().filter_map(|(p, _)| p.layer).max();
-    match (point.layer, last) {
-        (Some(layer), Some(last)) if layer > last => format!("is in no block of this model: the last one is {last}"),
-        _ => "is a site that this model does not have".to_owned(),
-    }
-}
-
-/// The valid name or glob most like `pattern`, if one is like it at all.
-fn nearest(pattern: &str, declared: &[(HookPoint, usize)]) -> Option<String> {
-    /// Less similar than this is another name, not a misspelt one.
-    const ALIKE: f64 = 0.5;
-    let mut best: Option<(f64, String)> = None;
-    for (point, _) in declared {
-        for name in names(*point) {
-            let candidate = with_layer_of(pattern, *point, name);
-            let score = strsim::normalized_damerau_levenshtein(pattern, &candidate);
-            if score >= ALIKE && best.as_ref().is_none_or(|(top, _)| score > *top) {
-                best = Some((score, candidate));
-            }
-        }
-    }
-    best.map(|(_, name)| name)
 }
 
 /// `name` with its layer written as a glob if the pattern has one there: `blocks.3.hook_z` becomes `blocks.*.hook_z`.
@@ -120,20 +157,46 @@ mod tests {
     use super::*;
     use crate::hooks::Site;
 
-    /// A model of 12 blocks with a few sites.
-    fn declared() -> Vec<(HookPoint, usize)> {
-        let mut points = vec![(HookPoint::outside(Site::Embed), 8)];
+    const PATHS: ModulePaths = ModulePaths {
+        blocks: &["model.layers", "layers"],
+        in_block: &[
+            ("", Site::ResidPost),
+            (".mlp", Site::MlpOut),
+            (".self_attn.q_proj", Site::Q),
+            (".self_attn.o_proj.input", Site::Z),
+        ],
+        outside: &[("model.norm", Site::LnFinalOut)],
+    };
+
+    /// A model of 12 blocks with a few sites, 4 heads and 2 key/value heads.
+    fn declared() -> Vec<PointShape> {
+        let outside = |site| PointShape { point: HookPoint::outside(site), width: 8, heads: 1 };
+        let mut points = vec![outside(Site::Embed)];
         for layer in 0..12 {
-            for site in [Site::ResidPre, Site::Z, Site::AttnOut, Site::MlpOut, Site::ResidPost] {
-                points.push((HookPoint::block(layer, site), 8));
+            for (site, heads) in SITES {
+                points.push(PointShape { point: HookPoint::block(layer, site), width: 8, heads });
             }
         }
-        points.push((HookPoint::outside(Site::LnFinalOut), 8));
+        points.push(outside(Site::LnFinalOut));
         points
     }
 
+    const SITES: [(Site, usize); 7] = [
+        (Site::ResidPre, 1),
+        (Site::Q, 4),
+        (Site::K, 2),
+        (Site::Z, 4),
+        (Site::AttnOut, 1),
+        (Site::MlpOut, 1),
+        (Site::ResidPost, 1),
+    ];
+
+    fn select(patterns: &[&str]) -> Result<Vec<(HookPoint, usize)>, Vec<SelectionProblem>> {
+        resolve(patterns, &declared(), &PATHS)
+    }
+
     fn resolved(patterns: &[&str]) -> Vec<String> {
-        resolve(patterns, &declared()).unwrap().iter().map(ToString::to_string).collect()
+        select(patterns).unwrap().iter().map(|(point, _)| point.to_string()).collect()
     }
 
     #[test]
@@ -155,7 +218,7 @@ mod tests {
         assert_eq!(resolved(&["blocks.1*.hook_resid_post"]).len(), 3);
         assert_eq!(resolved(&["model.layers.[0-1]"]), ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]);
         assert_eq!(resolved(&["blocks.7.*"]).len(), 4, "attn.hook_z is a segment deeper");
-        assert_eq!(resolved(&["blocks.7.**"]).len(), 5);
+        assert_eq!(resolved(&["blocks.7.**"]).len(), SITES.len());
         assert_eq!(resolved(&["**"]).len(), declared().len());
         assert_eq!(resolved(&[]).len(), 0);
     }
@@ -170,7 +233,7 @@ mod tests {
             "[",
             "zzz",
         ];
-        let problems = resolve(&patterns, &declared()).unwrap_err();
+        let problems = select(&patterns).unwrap_err();
         assert_eq!(problems.iter().map(|p| p.pattern.as_str()).collect::<Vec<_>>(), patterns);
         assert_eq!(problems[0].nearest.as_deref(), Some("blocks.3.hook_resid_post"));
         assert_eq!(problems[1].nearest.as_deref(), Some("blocks.*.hook_mlp_out"));
@@ -187,8 +250,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_selects_something_or_is_a_problem(text in "[a-z_.*?{}\\[\\]0-9,!-]{0,40}|blocks\\.[*0-9]{1,3}\\.[a-z_.*]{1,20}") {
-            match resolve(&[text.as_str()], &declared()) {
-                Ok(points) => assert!(!points.is_empty() && points.is_sorted_by_key(|point| point.forward_order())),
+            match select(&[text.as_str()]) {
+                Ok(points) => assert!(!points.is_empty() && points.is_sorted_by_key(|(point, _)| point.forward_order())),
                 Err(problems) => assert_eq!(problems.len(), 1),
             }
         }
@@ -196,6 +259,6 @@ mod tests {
 
     #[test]
     fn one_bad_pattern_spoils_the_selection() {
-        assert!(resolve(&["hook_embed", "nope"], &declared()).is_err());
+        assert!(select(&["hook_embed", "nope"]).is_err());
     }
 }

@@ -262,6 +262,24 @@ impl Site {
         )
     }
 
+    /// Whether a row is made of attention heads.
+    pub fn is_per_head(self) -> bool {
+        matches!(
+            self,
+            Self::Q
+                | Self::K
+                | Self::V
+                | Self::QNormOut
+                | Self::KNormOut
+                | Self::RotQ
+                | Self::RotK
+                | Self::AttnScores
+                | Self::Pattern
+                | Self::Z
+                | Self::Result
+        )
+    }
+
     /// Whether a row's norm says something about the token: not so for patterns (as many values as positions) and for
     /// values that are numbers of something.
     pub fn has_norm(self) -> bool {
@@ -299,6 +317,18 @@ pub struct PointShape {
     pub width: usize,
     /// Equal parts of a row that can be captured alone: heads, key/value heads, chosen experts; 1 if there are none.
     pub heads: usize,
+}
+
+impl PointShape {
+    /// Whether one head of the point can be captured alone. A single key/value head is one.
+    pub fn has_heads(&self) -> bool {
+        self.heads > 1 || self.point.site.is_per_head()
+    }
+
+    /// Values a row of one head.
+    pub fn head_width(&self) -> usize {
+        self.width / self.heads.max(1)
+    }
 }
 
 impl HookPoint {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::compute::ModelOps;
 use crate::compute::model_ops::{BatchRows, BatchShape};
 use crate::error::Result;
-use crate::hooks::{HookPoint, Site, Taps};
+use crate::hooks::{HookPoint, ModulePaths, PointShape, Site, Taps};
 use crate::model::blocks::attention::{self, Attention, AttentionPlan};
 use crate::model::blocks::contexts::contexts;
 use crate::model::blocks::head::Head;
@@ -17,12 +17,47 @@ use crate::model::weights::Weights;
 use crate::model::{Model, ModelSpec};
 use crate::tokens::TokenBatch;
 
+/// Hugging Face's names of the sites.
+pub(super) const MODULE_PATHS: ModulePaths = ModulePaths {
+    blocks: &["transformer.h", "h"],
+    in_block: &[
+        ("", Site::ResidPost),
+        (".input", Site::ResidPre),
+        (".ln_1", Site::Ln1Out),
+        (".ln_1.input", Site::ResidPre),
+        (".attn", Site::AttnOut),
+        (".attn.input", Site::Ln1Out),
+        (".attn.c_attn.input", Site::Ln1Out),
+        (".attn.c_proj", Site::AttnOut),
+        (".attn.c_proj.input", Site::Z),
+        (".ln_2", Site::Ln2Out),
+        (".ln_2.input", Site::ResidMid),
+        (".mlp", Site::MlpOut),
+        (".mlp.input", Site::Ln2Out),
+        (".mlp.c_fc", Site::MlpPre),
+        (".mlp.c_fc.input", Site::Ln2Out),
+        (".mlp.act", Site::MlpPost),
+        (".mlp.act.input", Site::MlpPre),
+        (".mlp.c_proj", Site::MlpOut),
+        (".mlp.c_proj.input", Site::MlpPost),
+    ],
+    outside: &[
+        ("transformer.wte", Site::Embed),
+        ("wte", Site::Embed),
+        ("transformer.wpe", Site::PosEmbed),
+        ("wpe", Site::PosEmbed),
+        ("transformer.ln_f", Site::LnFinalOut),
+        ("ln_f", Site::LnFinalOut),
+        ("lm_head.input", Site::LnFinalOut),
+    ],
+};
+
 /// A model and its workspace.
 pub(super) struct Gpt2<B: ModelOps> {
     backend: Arc<B>,
     spec: ModelSpec,
     shape: BatchShape,
-    points: Vec<(HookPoint, usize)>,
+    points: Vec<PointShape>,
     weights: Gpt2Weights<B>,
     head: Head<B>,
     index: B::BatchIndex,
@@ -148,7 +183,7 @@ impl<B: ModelOps> Model<B> for Gpt2<B> {
         self.shape
     }
 
-    fn points(&self) -> &[(HookPoint, usize)] {
+    fn points(&self) -> &[PointShape] {
         &self.points
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::compute::ModelOps;
 use crate::compute::model_ops::{BatchRows, BatchShape};
 use crate::error::Result;
-use crate::hooks::{HookPoint, Site, Taps};
+use crate::hooks::{HookPoint, ModulePaths, PointShape, Site, Taps};
 use crate::model::blocks::attention::{self, Attention, AttentionPlan};
 use crate::model::blocks::contexts::contexts;
 use crate::model::blocks::head::Head;
@@ -18,12 +18,46 @@ use crate::model::weights::Weights;
 use crate::model::{Model, ModelSpec};
 use crate::tokens::TokenBatch;
 
+/// Hugging Face's names of the sites.
+pub(super) const MODULE_PATHS: ModulePaths = ModulePaths {
+    blocks: &["model.layers", "layers"],
+    in_block: &[
+        ("", Site::ResidPost),
+        (".input", Site::ResidPre),
+        (".input_layernorm", Site::Ln1Out),
+        (".input_layernorm.input", Site::ResidPre),
+        (".self_attn", Site::AttnOut),
+        (".self_attn.input", Site::Ln1Out),
+        (".self_attn.q_proj", Site::Q),
+        (".self_attn.k_proj", Site::K),
+        (".self_attn.v_proj", Site::V),
+        (".self_attn.o_proj", Site::AttnOut),
+        (".self_attn.o_proj.input", Site::Z),
+        (".post_attention_layernorm", Site::Ln2Out),
+        (".post_attention_layernorm.input", Site::ResidMid),
+        (".mlp", Site::MlpOut),
+        (".mlp.input", Site::Ln2Out),
+        (".mlp.gate_proj", Site::MlpPre),
+        (".mlp.act_fn.input", Site::MlpPre),
+        (".mlp.up_proj", Site::MlpPreLinear),
+        (".mlp.down_proj", Site::MlpOut),
+        (".mlp.down_proj.input", Site::MlpPost),
+    ],
+    outside: &[
+        ("model.embed_tokens", Site::Embed),
+        ("embed_tokens", Site::Embed),
+        ("model.norm", Site::LnFinalOut),
+        ("norm", Site::LnFinalOut),
+        ("lm_head.input", Site::LnFinalOut),
+    ],
+};
+
 /// A model and its workspace.
 pub(super) struct Llama<B: ModelOps> {
     backend: Arc<B>,
     spec: ModelSpec,
     shape: BatchShape,
-    points: Vec<(HookPoint, usize)>,
+    points: Vec<PointShape>,
     weights: LlamaWeights<B>,
     head: Head<B>,
     index: B::BatchIndex,
@@ -150,7 +184,7 @@ impl<B: ModelOps> Model<B> for Llama<B> {
         self.shape
     }
 
-    fn points(&self) -> &[(HookPoint, usize)] {
+    fn points(&self) -> &[PointShape] {
         &self.points
     }
 

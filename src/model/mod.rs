@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use crate::compute::model_ops::BatchShape;
 use crate::compute::{Backend, ModelOps};
 use crate::error::{Error, Result};
-use crate::hooks::{HookPoint, Taps};
+use crate::hooks::{ModulePaths, PointShape, Taps};
 pub use crate::model::source::{Fingerprint, ModelSource};
 pub use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
@@ -37,8 +37,8 @@ pub trait Model<B: Backend>: Send {
     /// The batches that it was planned for.
     fn shape(&self) -> BatchShape;
 
-    /// The points that it has, along the forward pass, with the values a row has there.
-    fn points(&self) -> &[(HookPoint, usize)];
+    /// The points that it has, along the forward pass.
+    fn points(&self) -> &[PointShape];
 
     /// Run `batch` and show `taps` what they want, until the last point they want. A batch without tokens visits nothing.
     ///
@@ -63,6 +63,17 @@ pub enum Architecture {
 pub const ARCHITECTURES: [(&str, Architecture); 2] = [("llama", Architecture::Llama), ("gpt2", Architecture::Gpt2)];
 
 impl Architecture {
+    /// All architectures.
+    pub const ALL: [Self; 2] = [Self::Llama, Self::Gpt2];
+
+    /// What Hugging Face calls its sites.
+    pub fn module_paths(self) -> &'static ModulePaths {
+        match self {
+            Self::Llama => &llama::MODULE_PATHS,
+            Self::Gpt2 => &gpt2::MODULE_PATHS,
+        }
+    }
+
     /// The architecture that `config.json` names.
     pub fn from_model_type(model_type: &str) -> Result<Self> {
         let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);

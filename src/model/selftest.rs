@@ -35,7 +35,7 @@ pub fn compare<B: ModelOps>(
 ) -> Result<Vec<SiteError>> {
     let mut reference = load(Arc::new(Reference), source, shape)?;
     let mut fast = load(backend, source, shape)?;
-    let points: Vec<HookPoint> = fast.points().iter().map(|(point, _)| *point).collect();
+    let points: Vec<HookPoint> = fast.points().iter().map(|shape| shape.point).collect();
     let mut errors: HashMap<HookPoint, Vec<f64>> = HashMap::new();
     let mut logit_errors = Vec::new();
     for batch in batches {

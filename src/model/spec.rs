@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::hooks::{HookPoint, Site};
+use crate::hooks::{HookPoint, ModulePaths, PointShape, Site};
 use crate::model::Architecture;
 
 /// What a model computes.
@@ -91,38 +91,36 @@ impl ModelSpec {
         }
     }
 
-    /// The points that the model has, with the values a row has there, along the forward pass. Attention patterns are as
-    /// wide as `heads * context_length`.
-    pub fn points(&self, context_length: usize) -> Vec<(HookPoint, usize)> {
+    /// The points that the model has, along the forward pass. Attention patterns are as wide as `heads * context_length`.
+    pub fn points(&self, context_length: usize) -> Vec<PointShape> {
         let own: &[Site] = match self.architecture {
             Architecture::Llama => &[Site::RotQ, Site::RotK, Site::MlpPreLinear],
             Architecture::Gpt2 => &[Site::PosEmbed],
         };
-        let sites: Vec<Site> =
-            Site::ALL.into_iter().filter(|site| COMMON_SITES.contains(site) || own.contains(site)).collect();
-        let layer_of = |site: Site| if site.in_block() { self.n_layers } else { 1 };
-        let mut points: Vec<HookPoint> = sites
-            .iter()
-            .flat_map(|&site| {
-                (0..layer_of(site)).map(move |layer| HookPoint {
-                    layer: site.in_block().then_some(layer),
-                    site,
-                    head: None,
-                })
-            })
-            .collect();
-        points.sort_by_key(|point| point.forward_order());
-        points.into_iter().map(|point| (point, self.width(point.site, context_length))).collect()
+        let mut points = Vec::new();
+        for site in Site::ALL.into_iter().filter(|site| COMMON_SITES.contains(site) || own.contains(site)) {
+            let (width, heads) = self.shape(site, context_length);
+            let layers = if site.in_block() { self.n_layers } else { 1 };
+            let at = |layer| HookPoint { layer: site.in_block().then_some(layer), site, head: None };
+            points.extend((0..layers).map(|layer| PointShape { point: at(layer), width, heads }));
+        }
+        points.sort_by_key(|shape| shape.point.forward_order());
+        points
     }
 
-    /// Values a row at `site`.
-    fn width(&self, site: Site, context_length: usize) -> usize {
+    /// What Hugging Face calls the points.
+    pub fn module_paths(&self) -> &'static ModulePaths {
+        self.architecture.module_paths()
+    }
+
+    /// Values of a row at `site`, and the heads that it is made of.
+    fn shape(&self, site: Site, context_length: usize) -> (usize, usize) {
         match site {
-            Site::Q | Site::RotQ | Site::Z => self.n_heads * self.d_head,
-            Site::K | Site::RotK | Site::V => self.n_kv_heads * self.d_head,
-            Site::Pattern => self.n_heads * context_length,
-            Site::MlpPre | Site::MlpPreLinear | Site::MlpPost => self.d_mlp,
-            _ => self.d_model,
+            Site::Q | Site::RotQ | Site::Z => (self.n_heads * self.d_head, self.n_heads),
+            Site::K | Site::RotK | Site::V => (self.n_kv_heads * self.d_head, self.n_kv_heads),
+            Site::Pattern => (self.n_heads * context_length, self.n_heads),
+            Site::MlpPre | Site::MlpPreLinear | Site::MlpPost => (self.d_mlp, 1),
+            _ => (self.d_model, 1),
         }
     }
 }

@@ -89,7 +89,7 @@ pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
     let pipeline = &loaded.pipeline;
     let source = open_model(pipeline)?;
     let declared = source.spec().points(pipeline.tokens.context_length as usize);
-    let sites = loaded.sites(&declared).map_err(site_error)?;
+    let sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
     let tokenizer = Arc::new(open_tokenizer(pipeline, &source)?);
     let corpus = Arc::new(shared.io.block_on(Corpus::open(&pipeline.corpus))?);
     shared.status.metrics.run.units_total.set(f64::from(corpus.n_units()));

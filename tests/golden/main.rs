@@ -10,7 +10,7 @@ use harvestd::compute::ModelOps;
 use harvestd::compute::cpu::Cpu;
 use harvestd::compute::reference::Reference;
 use harvestd::error::ErrorKind;
-use harvestd::hooks::{HookPoint, Site};
+use harvestd::hooks::{HookPoint, PointShape, Site};
 use harvestd::model::{self, BatchShape, Model, ModelSource};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -46,7 +46,7 @@ fn matches_transformers<B: ModelOps>(backend: Arc<B>, name: &str) {
     let heads = model.spec().n_heads;
     let points = model.points().to_vec();
     assert_eq!(seen.len(), points.len(), "every declared point is visited");
-    for (point, width) in points {
+    for PointShape { point, width, .. } in points {
         let expected = golden_value(&golden, &weights, point, heads).unwrap();
         let error = worst_row_error(&seen[&point], &expected, width);
         assert!(error <= TOLERANCE, "{name} {point}: {error:e}");
@@ -97,8 +97,8 @@ fn the_selftest_finds_the_cpu_within_tolerance_everywhere() {
 // === batching ===
 
 /// The rows of `part` in `whole`, at every point.
-fn assert_rows_equal(whole: &Recording, first_row: usize, part: &Recording, points: &[(HookPoint, usize)]) {
-    for (point, width) in points {
+fn assert_rows_equal(whole: &Recording, first_row: usize, part: &Recording, points: &[PointShape]) {
+    for PointShape { point, width, .. } in points {
         let expected = &part[point];
         let actual = &whole[point][first_row * width..][..expected.len()];
         let error = worst_row_error(actual, expected, *width);
@@ -138,7 +138,7 @@ fn documents_of_a_sequence_do_not_see_each_other() {
             assert!(error <= ROUNDING, "{name} row {row} head {head}: {error:e}");
             assert!(packed[..10].iter().all(|p| *p == 0.0));
         }
-        points.retain(|(point, _)| point.site != Site::Pattern);
+        points.retain(|shape| shape.point.site != Site::Pattern);
         assert_rows_equal(&packed, 0, &record(model.as_mut(), &batch(&[a]), &everywhere), &points);
         assert_rows_equal(&packed, 9, &record(model.as_mut(), &batch(&[b]), &everywhere), &points);
         assert_rows_equal(&packed, 10, &alone, &points);
@@ -207,7 +207,7 @@ fn edits_reach_everything_later_as_they_do_in_the_reference() {
         let last = HookPoint::outside(Site::LnFinalOut);
         let clean = record(fast.as_mut(), &tokens, &|p| p == last).remove(&last).unwrap();
         let d = fast.spec().d_model;
-        for (point, _) in fast.points().to_vec() {
+        for PointShape { point, .. } in fast.points().to_vec() {
             if !point.site.edits_propagate() || point == last {
                 continue;
             }
@@ -361,7 +361,8 @@ fn smollm2_equals_transformers() {
     let shape = BatchShape { max_tokens: ids.len(), context_length: ids.len() };
     let mut model = model::load(cpu(), &open(&folder), shape).unwrap();
     let seen = record(model.as_mut(), &batch(&[&ids]), &everywhere);
-    let widths: std::collections::HashMap<_, _> = model.points().iter().copied().collect();
+    let widths: std::collections::HashMap<_, _> =
+        model.points().iter().map(|shape| (shape.point, shape.width)).collect();
     let mut compared = 0;
     for (tensor, point) in [
         ("layers.0.resid_post", HookPoint::block(0, Site::ResidPost)),

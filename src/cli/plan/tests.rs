@@ -39,7 +39,7 @@ fn plan_with(sets: &[&str]) -> Plan {
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
     let loaded = config::load(&file, &sets).unwrap();
     let spec = gpt2();
-    let sites: Sites = loaded.sites(&spec.points(100)).unwrap();
+    let sites: Sites = loaded.sites(&spec.points(100), spec.module_paths()).unwrap();
     let estimate = Estimate {
         documents_sampled: 64,
         bytes_per_token: 4.0,

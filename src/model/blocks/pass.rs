@@ -2,7 +2,7 @@
 
 use crate::compute::ModelOps;
 use crate::error::{Error, Result};
-use crate::hooks::{HookPoint, Taps, Want};
+use crate::hooks::{HookPoint, PointShape, Taps, Want};
 
 /// What every piece of a forward pass needs.
 pub(in crate::model) struct Pass<'a, B: ModelOps> {
@@ -53,11 +53,11 @@ impl<'a, B: ModelOps> Pass<'a, B> {
 
 /// The last of `points` that is wanted. Refuses edits where they would not propagate.
 pub(in crate::model) fn last_wanted<B: ModelOps>(
-    points: &[(HookPoint, usize)],
+    points: &[PointShape],
     taps: &dyn Taps<B>,
 ) -> Result<Option<HookPoint>> {
     let mut last = None;
-    for (point, _) in points {
+    for PointShape { point, .. } in points {
         match taps.wants(*point) {
             Want::Nothing => {}
             Want::Edit if !point.site.edits_propagate() => {

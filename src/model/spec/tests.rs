@@ -118,14 +118,16 @@ fn options_that_change_nothing_are_accepted() {
 fn points_are_in_forward_order_with_their_widths() {
     let spec = ModelSpec::parse(&with(llama_config(), "num_key_value_heads", json!(2))).unwrap();
     let points = spec.points(10);
-    assert!(points.is_sorted_by_key(|(point, _)| point.forward_order()));
-    let width = |name: &str| points.iter().find(|(point, _)| point.to_string() == name).map(|(_, width)| *width);
-    assert_eq!(width("hook_embed"), Some(32));
-    assert_eq!(width("blocks.1.attn.hook_rot_k"), Some(16));
-    assert_eq!(width("blocks.1.attn.hook_pattern"), Some(40));
-    assert_eq!(width("blocks.0.mlp.hook_pre_linear"), Some(80));
+    assert!(points.is_sorted_by_key(|shape| shape.point.forward_order()));
+    let width = |name: &str| {
+        points.iter().find(|shape| shape.point.to_string() == name).map(|shape| (shape.width, shape.heads))
+    };
+    assert_eq!(width("hook_embed"), Some((32, 1)));
+    assert_eq!(width("blocks.1.attn.hook_rot_k"), Some((16, 2)));
+    assert_eq!(width("blocks.1.attn.hook_pattern"), Some((40, 4)));
+    assert_eq!(width("blocks.0.mlp.hook_pre_linear"), Some((80, 1)));
     assert_eq!(width("hook_pos_embed"), None);
     let gpt2 = ModelSpec::parse(&gpt2_config()).unwrap().points(10);
-    assert!(gpt2.iter().all(|(point, _)| !matches!(point.site, Site::RotQ | Site::RotK | Site::MlpPreLinear)));
-    assert!(gpt2.iter().any(|(point, _)| point.site == Site::PosEmbed));
+    assert!(gpt2.iter().all(|shape| !matches!(shape.point.site, Site::RotQ | Site::RotK | Site::MlpPreLinear)));
+    assert!(gpt2.iter().any(|shape| shape.point.site == Site::PosEmbed));
 }
