@@ -38,7 +38,7 @@ impl<B: Backend> Taps<B> for LastBlock {
     }
 
     fn visit(&mut self, backend: &B, _: HookPoint, value: &mut B::Tensor, _: usize, width: usize) -> Result<()> {
-        backend.gather_rows(value, width, &self.rows, &mut self.out);
+        backend.gather_rows(value, width, 0..width, &self.rows, &mut self.out);
         Ok(())
     }
 }

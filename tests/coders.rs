@@ -25,7 +25,7 @@ fn rows(n: usize, purpose: &str) -> Vec<f32> {
 fn trained() -> Trainer<Cpu> {
     let config = serde_json::json!({
         "name": "small",
-        "input": "blocks.3.hook_resid_post",
+        "input": "blocks.3.attn.hook_z[2]",
         "buffer": {"rows": 1024},
         "coder": {"type": "topk", "width": LATENTS, "k": K},
         "optimizer": {"type": "adam", "learning_rate": 0.01},
@@ -35,7 +35,7 @@ fn trained() -> Trainer<Cpu> {
     });
     let settings = TrainerSettings {
         config: serde_json::from_value(config).unwrap(),
-        point: HookPoint::block(3, Site::ResidPost),
+        point: HookPoint::block(3, Site::Z).at_head(2),
         width: WIDTH,
         seed: Seed(4),
         stream: serde_json::Value::Null,

@@ -10,7 +10,8 @@ use half::{bf16, f16};
 use harvestd::activation::ActivationBatch;
 use harvestd::catalog::verify::verify;
 use harvestd::dataset::config::{CompressionConfig, Layout, StoredDtype};
-use harvestd::dataset::schema::{ShardSpec, dtype_name, effective_layout};
+use harvestd::dataset::schema::{ShardSpec, SiteColumn, dtype_name, effective_layout};
+use harvestd::hooks::{HookPoint, Site};
 use harvestd::sink::SinkOptions;
 use harvestd::store::Location;
 use harvestd::testing::datasets::{interleaved, small_spec, units, write};
@@ -83,7 +84,9 @@ async fn python_readers_see_what_was_stored() {
             for compression in [CompressionConfig::None, CompressionConfig::Zstd] {
                 let name = format!("{dtype:?}-{layout:?}-{compression:?}");
                 let place = folder.path().join(name);
-                let spec = small_spec(dtype, layout, compression);
+                let mut spec = small_spec(dtype, layout, compression);
+                // brackets in a column's name, as heads of sites have them
+                spec.sites.push(SiteColumn { point: HookPoint::block(1, Site::Z).at_head(3), width: 4 });
                 let units = units(&spec, &LENGTHS);
                 let location = Location::open(place.to_str().unwrap()).unwrap();
                 let batches = interleaved(&units, &[2]);

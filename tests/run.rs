@@ -51,6 +51,44 @@ fn a_run_ends_with_a_summary_and_running_it_again_does_nothing() {
 }
 
 #[test]
+fn one_head_is_stored_trained_on_evaluated_and_exported() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 24, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    let sets = [
+        "capture=['blocks.0.attn.hook_z', 'model.layers.0.self_attn.o_proj.input[2]', 'blocks.0.attn.hook_pattern[1]']",
+        "trainers.0.input=blocks.0.attn.hook_z[2]",
+        "trainers.0.coder.width=64",
+    ];
+    let sets = sets.map(|set| ["--set", set]).concat();
+    let run = || {
+        let output = harvestd(&[&["run", pipeline.to_str().unwrap(), "--json"], &sets[..]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        summary(&output)
+    };
+    let trainer = &run()["trainers"][0];
+    assert_eq!(trainer["site"], "blocks.0.attn.hook_z[2]");
+    let model = &trainer["evaluation"]["language_model"];
+    let (clean, zero) = (model["ce_clean"].as_f64().unwrap(), model["ce_zero_ablated"].as_f64().unwrap());
+    assert!(clean != zero && (zero - clean).abs() < 1.0, "one head of one block is not much: {model}");
+
+    let read =
+        |path: &str| -> serde_json::Value { serde_json::from_slice(&std::fs::read(out.join(path)).unwrap()).unwrap() };
+    let metadata = &read("coder/saelens/cfg.json")["metadata"];
+    assert_eq!((&metadata["hook_name"], &metadata["hook_head_index"]), (&"blocks.0.attn.hook_z".into(), &2.into()));
+    let header = read("acts/dataset.json");
+    let sites: Vec<_> = header["sites"].as_array().unwrap().iter().map(|s| (&s["name"], &s["width"])).collect();
+    let names: Vec<_> = sites.iter().map(|(name, _)| name.as_str().unwrap()).collect();
+    assert_eq!(names, ["blocks.0.attn.hook_pattern[1]", "blocks.0.attn.hook_z", "blocks.0.attn.hook_z[2]"]);
+    assert_eq!(sites[0].1, 128, "a pattern of one head is as wide as the context");
+    assert!(header["sites"][2]["definition"].as_str().unwrap().contains("head 2"), "{header}");
+    assert!(header["norm_limits"]["blocks.0.attn.hook_z[2]"].as_f64().unwrap() > 0.0);
+    assert!(header["norm_limits"]["blocks.0.attn.hook_pattern[1]"].is_null());
+    assert_eq!(run()["tokens"], 0, "the checkpoint and the dataset are found again");
+}
+
+#[test]
 fn a_dataset_of_another_pipeline_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));

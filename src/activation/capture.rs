@@ -1,23 +1,27 @@
 //! From a token batch to an activation batch: run the model with a tap that copies out the kept rows of every site.
+//!
+//! A model shows whole points; of a head, the tap copies only its columns.
+
+use std::ops::Range;
 
 use crate::accounting::DropCounts;
 use crate::activation::batch::{ActivationBatch, SiteRows};
 use crate::activation::keep::{KeepRule, squared_norm};
 use crate::compute::Backend;
 use crate::error::{Error, Result};
-use crate::hooks::{HookPoint, Taps, Want};
+use crate::hooks::{HookPoint, SiteWidth, Taps, Want};
 use crate::tokens::TokenBatch;
 
-/// A tap that copies the given rows of the given points to host memory.
+/// A tap that copies the given rows of the given points and heads to host memory.
 pub struct CaptureTap<'a> {
-    points: &'a [HookPoint],
+    points: &'a [SiteWidth],
     rows: &'a [u32],
     sites: Vec<Option<SiteRows>>,
 }
 
 impl<'a> CaptureTap<'a> {
     /// Capture `rows` of each of `points`.
-    pub fn new(points: &'a [HookPoint], rows: &'a [u32]) -> Self {
+    pub fn new(points: &'a [SiteWidth], rows: &'a [u32]) -> Self {
         Self { points, rows, sites: points.iter().map(|_| None).collect() }
     }
 
@@ -26,14 +30,15 @@ impl<'a> CaptureTap<'a> {
         self.sites
             .into_iter()
             .zip(self.points)
-            .map(|(site, point)| site.ok_or_else(|| Error::internal(format!("the model did not visit `{point}`"))))
+            .map(|(site, (point, _))| site.ok_or_else(|| Error::internal(format!("the model did not visit `{point}`"))))
             .collect()
     }
 }
 
 impl<B: Backend> Taps<B> for CaptureTap<'_> {
     fn wants(&self, point: HookPoint) -> Want {
-        if self.points.contains(&point) { Want::Read } else { Want::Nothing }
+        let wanted = self.points.iter().any(|(wanted, _)| wanted.whole() == point);
+        if wanted { Want::Read } else { Want::Nothing }
     }
 
     fn visit(
@@ -44,12 +49,26 @@ impl<B: Backend> Taps<B> for CaptureTap<'_> {
         _n_rows: usize,
         width: usize,
     ) -> Result<()> {
-        if let Some(slot) = self.points.iter().position(|p| *p == point) {
-            let mut data = vec![0.0; self.rows.len() * width];
-            backend.gather_rows(value, width, self.rows, &mut data);
-            self.sites[slot] = Some(SiteRows { point, width, data });
+        let wanted = self.points.iter().zip(&mut self.sites);
+        for (&(point, n), site) in wanted.filter(|((wanted, _), _)| wanted.whole() == point) {
+            let columns = columns((point, n), width)?;
+            let mut data = vec![0.0; self.rows.len() * n];
+            backend.gather_rows(value, width, columns, self.rows, &mut data);
+            *site = Some(SiteRows { point, width: n, data });
         }
         Ok(())
+    }
+}
+
+/// Where the values of `site` are in a row of `width` values of its whole point.
+pub fn columns(site: SiteWidth, width: usize) -> Result<Range<usize>> {
+    let (point, n) = site;
+    let start = point.head.map_or(0, |head| head as usize * n);
+    let fits = if point.head.is_some() { start + n <= width } else { n == width };
+    if fits {
+        Ok(start..start + n)
+    } else {
+        Err(Error::internal(format!("the model showed {width} values of `{point}`, which has {n}")))
     }
 }
 
@@ -58,7 +77,7 @@ impl<B: Backend> Taps<B> for CaptureTap<'_> {
 /// Rows rejected by their tokens are never copied; rows rejected by their values at any site are then removed from all.
 pub fn capture<B: Backend>(
     batch: TokenBatch,
-    points: &[HookPoint],
+    points: &[SiteWidth],
     keep: &KeepRule,
     forward: impl FnOnce(&TokenBatch, &mut dyn Taps<B>) -> Result<()>,
 ) -> Result<ActivationBatch> {
@@ -164,6 +183,10 @@ mod tests {
     use crate::hooks::Site;
     use crate::tokens::config::ExcludeConfig;
 
+    fn sites(points: &[HookPoint]) -> Vec<SiteWidth> {
+        points.iter().map(|&point| (point, 2)).collect()
+    }
+
     /// Value of row r, column c: r + c/10; row 3 holds a NaN and row 4 is huge.
     fn visit(tap: &mut dyn Taps<Reference>, points: &[HookPoint]) -> Result<()> {
         for &point in points {
@@ -189,7 +212,7 @@ mod tests {
             ..TokenBatch::default()
         };
         let keep = KeepRule::new(&ExcludeConfig::default(), &[0]).with_norm_limits(vec![(points[1], 1e3)]);
-        let out = capture::<Reference>(batch, &points, &keep, |_, tap| visit(tap, &points)).unwrap();
+        let out = capture::<Reference>(batch, &sites(&points), &keep, |_, tap| visit(tap, &points)).unwrap();
         assert_eq!(out.token_id, [11, 12, 15]);
         assert_eq!(out.seq, [10, 10, 11]);
         assert_eq!(out.pos, [1, 2, 2]);
@@ -203,10 +226,36 @@ mod tests {
     }
 
     #[test]
+    fn heads_are_columns_of_the_whole() {
+        let z = HookPoint::block(0, Site::Z);
+        let wanted = [(z, 6), (z.at_head(0), 2), (z.at_head(2), 2)];
+        let mut tap = CaptureTap::new(&wanted, &[0, 2]);
+        assert_eq!(Taps::<Reference>::wants(&tap, z), Want::Read);
+        assert_eq!(Taps::<Reference>::wants(&tap, HookPoint::block(1, Site::Z)), Want::Nothing);
+        let mut value: Vec<f64> = (0..18).map(f64::from).collect();
+        tap.visit(&Reference, z, &mut value, 3, 6).unwrap();
+        let [whole, first, last] = tap.into_sites().unwrap().try_into().unwrap();
+        assert_eq!(whole.data, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0]);
+        assert_eq!((first.point, first.width, first.data), (z.at_head(0), 2, vec![0.0, 1.0, 12.0, 13.0]));
+        assert_eq!((last.point, last.width, last.data), (z.at_head(2), 2, vec![4.0, 5.0, 16.0, 17.0]));
+    }
+
+    #[test]
+    fn a_width_that_the_model_did_not_declare_is_a_bug() {
+        let z = HookPoint::block(0, Site::Z);
+        for wanted in [(z, 5), (z.at_head(3), 2), (z.at_head(0), 7)] {
+            let wanted = [wanted];
+            let mut tap = CaptureTap::new(&wanted, &[0]);
+            let error = tap.visit(&Reference, z, &mut vec![0.0; 6], 1, 6).unwrap_err();
+            assert!(error.to_string().contains("showed 6 values"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_model_that_skips_a_site_is_a_bug_that_is_named() {
         let points = [HookPoint::block(0, Site::ResidPost)];
         let batch = TokenBatch { ids: vec![1], positions: vec![0], seq_starts: vec![0, 1], ..TokenBatch::default() };
-        let error = capture::<Reference>(batch, &points, &KeepRule::default(), |_, _| Ok(())).unwrap_err();
+        let error = capture::<Reference>(batch, &sites(&points), &KeepRule::default(), |_, _| Ok(())).unwrap_err();
         assert!(error.to_string().contains("blocks.0.hook_resid_post"));
     }
 }

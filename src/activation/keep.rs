@@ -1,6 +1,6 @@
 //! Which rows are kept: decided by tokens before the forward pass, by values after it. Every rejected row is counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::accounting::{DropCounts, DropReason};
 use crate::hooks::HookPoint;
@@ -13,25 +13,25 @@ pub struct KeepRule {
     special: BTreeSet<u32>,
     positions: BTreeSet<u32>,
     /// Largest norm a row may have at a site; sites without an entry accept any finite row.
-    norm_limits: Vec<(HookPoint, f32)>,
+    norm_limits: BTreeMap<HookPoint, f32>,
 }
 
 impl KeepRule {
     /// The rule of `exclude`, given the ids of special tokens. Norm limits come later, once they are measured.
     pub fn new(exclude: &ExcludeConfig, special_ids: &[u32]) -> Self {
         let special = if exclude.special { special_ids.iter().copied().collect() } else { BTreeSet::new() };
-        Self { special, positions: exclude.positions.iter().copied().collect(), norm_limits: Vec::new() }
+        Self { special, positions: exclude.positions.iter().copied().collect(), norm_limits: BTreeMap::new() }
     }
 
     /// The same rule with norm limits.
     pub fn with_norm_limits(mut self, limits: Vec<(HookPoint, f32)>) -> Self {
-        self.norm_limits = limits;
+        self.norm_limits = limits.into_iter().collect();
         self
     }
 
     /// The largest norm that a row may have at `point`.
     pub fn norm_limit(&self, point: HookPoint) -> Option<f32> {
-        self.norm_limits.iter().find(|(p, _)| *p == point).map(|&(_, limit)| limit)
+        self.norm_limits.get(&point).copied()
     }
 
     /// The rows of `batch` that its tokens allow, with what was rejected by sequence (added to `dropped`, `[n_sequences]`).
@@ -62,7 +62,8 @@ impl KeepRule {
     }
 }
 
-/// Whether the norm rule applies to a site: everywhere but at attention patterns, whose rows are probabilities.
+/// Whether the norm rule applies to a site or a head of it ([`crate::hooks::Site::has_norm`]). Rows that are not finite are
+/// dropped everywhere.
 pub fn has_norm_limit(point: HookPoint) -> bool {
     point.site.has_norm()
 }

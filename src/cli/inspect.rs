@@ -179,9 +179,9 @@ fn print_coder(coder: &ExportedCoder, shown: &str) {
         ("latents", coder.dims.f.to_string()),
         ("width", coder.dims.d.to_string()),
     ];
-    let known = ["hook_name", "model_name", "dataset_path", "context_size", "harvestd_version"];
+    let known = ["hook_name", "hook_head_index", "model_name", "dataset_path", "context_size", "harvestd_version"];
     lines.extend(known.into_iter().filter_map(|key| {
-        let value = coder.metadata.get(key)?;
+        let value = coder.metadata.get(key).filter(|value| !value.is_null())?;
         Some((key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
     }));
     output::fields(&lines);

@@ -1,5 +1,7 @@
 //! Memory and matrix products: what both models and coders need.
 
+use std::ops::Range;
+
 /// A place where arithmetic happens.
 ///
 /// A [`Backend::Tensor`] is a contiguous buffer of floating-point numbers (f32 on devices, f64 in the reference);
@@ -29,9 +31,9 @@ pub trait Backend: Send + Sync + 'static {
     /// As [`Backend::read`] without rounding.
     fn read_f64(&self, t: &Self::Tensor, at: usize, out: &mut [f64]);
 
-    /// `out[i, :] = x[rows[i], :]` for rows of `width` values; `out` is `[rows.len(), width]`. The copy that captures
-    /// activations: it reads each kept row once.
-    fn gather_rows(&self, x: &Self::Tensor, width: usize, rows: &[u32], out: &mut [f32]);
+    /// `out[i, :] = x[rows[i], columns]` for rows of `width` values; `out` is `[rows.len(), columns.len()]`. The copy that
+    /// captures activations: it reads each kept row once, or the columns of one head of it.
+    fn gather_rows(&self, x: &Self::Tensor, width: usize, columns: Range<usize>, rows: &[u32], out: &mut [f32]);
 
     /// `y[i, j] = sum_p x[i, p] * w[j, p] + bias[j]`: `x` `[n, n_in]`, `w` `[n_out, n_in]`, `y` `[n, n_out]`.
     ///

@@ -4,14 +4,12 @@ use super::problems::{Problem, Problems, Severity};
 use super::rules::located;
 use super::{Loaded, Pipeline};
 use crate::error::Result;
-use crate::hooks::{HookPoint, ModulePaths, PointShape, selection};
+pub use crate::hooks::SiteWidth;
+use crate::hooks::{ModulePaths, PointShape, selection};
 use crate::tokens::config::Separator;
 use crate::trainer::TrainerSettings;
 use crate::trainer::config::TrainerConfig;
 use crate::units::ByteSize;
-
-/// A site and the number of values a row of it has.
-pub type SiteWidth = (HookPoint, usize);
 
 /// The sites of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]

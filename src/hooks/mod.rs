@@ -11,5 +11,5 @@ pub mod tap;
 
 pub use name::ModulePaths;
 pub use selection::{SelectionProblem, resolve};
-pub use site::{HookPoint, PointShape, Site};
+pub use site::{HookPoint, PointShape, Site, SiteWidth};
 pub use tap::{Taps, Want};

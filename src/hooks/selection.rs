@@ -11,7 +11,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use crate::hooks::heads::{self, Heads};
 use crate::hooks::name::OUTPUT;
-use crate::hooks::{HookPoint, ModulePaths, PointShape};
+use crate::hooks::{HookPoint, ModulePaths, PointShape, SiteWidth};
 
 /// A pattern that selects nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn resolve<P: AsRef<str>>(
     patterns: &[P],
     declared: &[PointShape],
     paths: &ModulePaths,
-) -> Result<Vec<(HookPoint, usize)>, Vec<SelectionProblem>> {
+) -> Result<Vec<SiteWidth>, Vec<SelectionProblem>> {
     let declared = Declared { points: declared, paths };
     let mut chosen = BTreeMap::new();
     let mut problems = Vec::new();
@@ -62,7 +62,7 @@ pub fn resolve<P: AsRef<str>>(
 
 impl Declared<'_> {
     /// The points that one pattern selects; at least one.
-    fn select(self, pattern: &str) -> Result<Vec<(HookPoint, usize)>, SelectionProblem> {
+    fn select(self, pattern: &str) -> Result<Vec<SiteWidth>, SelectionProblem> {
         let problem = |reason: String, nearest| SelectionProblem { pattern: pattern.to_owned(), reason, nearest };
         let (whole, inside) = heads::split(pattern);
         let heads = inside.map(Heads::parse).transpose().map_err(|reason| problem(reason, None))?;
@@ -191,7 +191,7 @@ mod tests {
         (Site::ResidPost, 1),
     ];
 
-    fn select(patterns: &[&str]) -> Result<Vec<(HookPoint, usize)>, Vec<SelectionProblem>> {
+    fn select(patterns: &[&str]) -> Result<Vec<SiteWidth>, Vec<SelectionProblem>> {
         resolve(patterns, &declared(), &PATHS)
     }
 
@@ -224,6 +224,41 @@ mod tests {
     }
 
     #[test]
+    fn a_bracket_at_the_end_chooses_heads() {
+        assert_eq!(select(&["blocks.3.attn.hook_z[1]"]).unwrap(), [(HookPoint::block(3, Site::Z).at_head(1), 2)]);
+        assert_eq!(
+            resolved(&[
+                "blocks.3.attn.hook_z[0,3]",
+                "blocks.3.attn.hook_z",
+                "model.layers.3.self_attn.o_proj.input[0]"
+            ]),
+            ["blocks.3.attn.hook_z", "blocks.3.attn.hook_z[0]", "blocks.3.attn.hook_z[3]"]
+        );
+        assert_eq!(resolved(&["blocks.*.attn.hook_z[*]"]).len(), 12 * 4);
+        assert_eq!(resolved(&["blocks.[0-1].attn.hook_{q,k}[0-1]"]).len(), 2 * 2 * 2);
+        assert_eq!(resolved(&["layers.{0,2}.self_attn.q_proj.output[3]"]).len(), 2);
+        assert_eq!(resolved(&["blocks.0.**[*]"]).len(), 4 + 2 + 4, "those of the sites that have heads");
+        assert_eq!(resolved(&["model.layers.[0-1]"]).len(), 2, "behind a dot it is a class of characters");
+    }
+
+    #[test]
+    fn heads_that_are_not_there_are_problems() {
+        let problem = |pattern: &str| select(&[pattern]).unwrap_err().remove(0).to_string();
+        let found = problem("blocks.3.attn.hook_z[4]");
+        assert!(found.ends_with("asks for head 4, and `blocks.3.attn.hook_z` has 4 heads, 0 to 3"), "{found}");
+        let found = problem("blocks.0.attn.hook_{q,k}[3]");
+        assert!(found.contains("`blocks.0.attn.hook_k` has 2 heads, 0 to 1"), "not only the queries: {found}");
+        let found = problem("blocks.3.hook_resid_post[0]");
+        assert!(found.ends_with("has none; did you mean `blocks.3.hook_resid_post`?"), "{found}");
+        let found = problem("blocks.3.hook_resid_*[0]");
+        assert!(found.contains("has none"), "{found}");
+        let found = problem("blocks.3.attn.hook_zz[2]");
+        assert!(found.ends_with("did you mean `blocks.3.attn.hook_z[2]`?"), "{found}");
+        let found = problem("blocks.3.attn.hook_z[0:2]");
+        assert!(found.contains("a range [0-3]"), "{found}");
+    }
+
+    #[test]
     fn every_problem_is_reported_with_the_nearest_name() {
         let patterns = [
             "blocks.3.hook_resid_pots",
@@ -248,8 +283,22 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// However heads are written, they are the points that each of them alone is.
         #[test]
-        fn any_text_selects_something_or_is_a_problem(text in "[a-z_.*?{}\\[\\]0-9,!-]{0,40}|blocks\\.[*0-9]{1,3}\\.[a-z_.*]{1,20}") {
+        fn a_list_of_heads_is_its_heads(parts in proptest::collection::vec((0u32..4, 0u32..4), 1..5), glob: bool) {
+            let site = if glob { "blocks.1*.attn.hook_z" } else { "blocks.11.attn.hook_z" };
+            let write = |&(a, b): &(u32, u32)| if a < b { format!("{a}-{b}") } else { a.to_string() };
+            let list = format!("{site}[{}]", parts.iter().map(write).collect::<Vec<_>>().join(","));
+            let alone: Vec<String> =
+                parts.iter().flat_map(|&(a, b)| a..=b.max(a)).map(|head| format!("{site}[{head}]")).collect();
+            let alone: Vec<&str> = alone.iter().map(String::as_str).collect();
+            let found = select(&[&list]).unwrap();
+            proptest::prop_assert!(found.iter().all(|(point, width)| point.head.is_some() && *width == 2));
+            proptest::prop_assert_eq!(found, select(&alone).unwrap());
+        }
+
+        #[test]
+        fn any_text_selects_something_or_is_a_problem(text in "[a-z_.*?{}\\[\\]0-9,!-]{0,40}|blocks\\.[*0-9]{1,3}\\.[a-z_.*]{1,20}|blocks\\.3\\.attn\\.hook_[zkq]\\[[-0-9,*\\[\\] ]{0,12}\\]") {
             match select(&[text.as_str()]) {
                 Ok(points) => assert!(!points.is_empty() && points.is_sorted_by_key(|(point, _)| point.forward_order())),
                 Err(problems) => assert_eq!(problems.len(), 1),

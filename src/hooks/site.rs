@@ -319,6 +319,9 @@ pub struct PointShape {
     pub heads: usize,
 }
 
+/// A point or one head of it, and the values that a row of it has.
+pub type SiteWidth = (HookPoint, usize);
+
 impl PointShape {
     /// Whether one head of the point can be captured alone. A single key/value head is one.
     pub fn has_heads(&self) -> bool {
@@ -352,6 +355,12 @@ impl HookPoint {
     /// The point with all its heads: what a model visits.
     pub fn whole(self) -> Self {
         Self { head: None, ..self }
+    }
+
+    /// What exactly the values are, in one line.
+    pub fn definition(self) -> String {
+        let whole = self.site.definition();
+        self.head.map_or_else(|| whole.to_owned(), |head| format!("{whole}; head {head} alone"))
     }
 
     /// A key that grows along the forward pass.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::activation::{ActivationBatch, KeepRule};
 use crate::compute::coder_ops::CoderOps;
 use crate::error::{Error, Result};
-use crate::hooks::HookPoint;
+use crate::hooks::SiteWidth;
 use crate::model::Model;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::deliver::Deliver;
@@ -36,7 +36,7 @@ pub struct Parts<B: CoderOps> {
     /// The model.
     pub model: Box<dyn Model<B>>,
     /// What is captured.
-    pub points: Vec<HookPoint>,
+    pub sites: Vec<SiteWidth>,
     /// Which rows are kept.
     pub keep: KeepRule,
     /// Who needs what.
@@ -169,7 +169,7 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     metrics.queue("forward", input.stats());
     let stage = Forward {
         model: parts.model,
-        points: parts.points,
+        sites: parts.sites,
         keep: parts.keep,
         input,
         input_complete: tokenized.clone(),

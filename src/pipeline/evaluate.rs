@@ -4,15 +4,16 @@
 //! Each held-out batch is computed once clean and, for each coder, twice more: with the coder's reconstruction in place
 //! of the activation, and with zeros. Both replacements touch exactly the rows that training would keep (special tokens,
 //! excluded positions and outliers stay as they are), and cross-entropy is averaged over those of them that have a next
-//! token in their attention context. Definitions are those of [`crate::trainer::metrics`].
+//! token in their attention context. Of a coder of one head only that head is replaced. Definitions are those of [`crate::trainer::metrics`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::activation::KeepRule;
+use crate::activation::capture::columns;
 use crate::activation::keep::squared_norm;
 use crate::compute::Backend;
 use crate::error::Result;
-use crate::hooks::{HookPoint, Site, Taps, Want};
+use crate::hooks::{HookPoint, Site, SiteWidth, Taps, Want};
 use crate::model::Model;
 use crate::tokens::TokenBatch;
 use crate::trainer::metrics::{
@@ -143,8 +144,8 @@ fn replaced<B: Backend>(
     values: &[f32],
     scored: &[u32],
 ) -> Result<Vec<f32>> {
-    let mut tap = SpliceTap { splice: Some((point, positions, values)), ..SpliceTap::default() };
-    debug_assert_eq!(values.len(), positions.len() * width);
+    let splice = Splice { site: (point, width), positions, values };
+    let mut tap = SpliceTap { splice: Some(splice), ..SpliceTap::default() };
     tap.capture(HookPoint::outside(Site::LnFinalOut), model.spec().d_model, scored);
     model.forward(batch, &mut tap)?;
     Ok(std::mem::take(&mut tap.captured[0].data))
@@ -200,26 +201,33 @@ fn targets(batch: &TokenBatch) -> Vec<Option<u32>> {
 #[derive(Default)]
 struct SpliceTap<'a> {
     captured: Vec<Captured<'a>>,
-    splice: Option<(HookPoint, &'a [u32], &'a [f32])>,
+    splice: Option<Splice<'a>>,
+}
+
+/// Values `[positions.len(), width]` that stand in for those of a site.
+struct Splice<'a> {
+    site: SiteWidth,
+    positions: &'a [u32],
+    values: &'a [f32],
 }
 
 struct Captured<'a> {
-    point: HookPoint,
+    site: SiteWidth,
     rows: &'a [u32],
     data: Vec<f32>,
 }
 
 impl<'a> SpliceTap<'a> {
     fn capture(&mut self, point: HookPoint, width: usize, rows: &'a [u32]) {
-        self.captured.push(Captured { point, rows, data: vec![0.0; rows.len() * width] });
+        self.captured.push(Captured { site: (point, width), rows, data: vec![0.0; rows.len() * width] });
     }
 }
 
 impl<B: Backend> Taps<B> for SpliceTap<'_> {
     fn wants(&self, point: HookPoint) -> Want {
-        if self.splice.is_some_and(|(p, ..)| p == point) {
+        if self.splice.as_ref().is_some_and(|splice| splice.site.0.whole() == point) {
             Want::Edit
-        } else if self.captured.iter().any(|c| c.point == point) {
+        } else if self.captured.iter().any(|c| c.site.0.whole() == point) {
             Want::Read
         } else {
             Want::Nothing
@@ -227,15 +235,16 @@ impl<B: Backend> Taps<B> for SpliceTap<'_> {
     }
 
     fn visit(&mut self, backend: &B, point: HookPoint, value: &mut B::Tensor, _: usize, width: usize) -> Result<()> {
-        if let Some((at, rows, values)) = self.splice
-            && at == point
+        if let Some(Splice { site, positions, values }) = &self.splice
+            && site.0.whole() == point
         {
-            for (&row, values) in rows.iter().zip(values.chunks_exact(width)) {
-                backend.write(value, row as usize * width, values);
+            let columns = columns(*site, width)?;
+            for (&row, values) in positions.iter().zip(values.chunks_exact(columns.len())) {
+                backend.write(value, row as usize * width + columns.start, values);
             }
         }
-        for captured in self.captured.iter_mut().filter(|c| c.point == point) {
-            backend.gather_rows(value, width, captured.rows, &mut captured.data);
+        for captured in self.captured.iter_mut().filter(|c| c.site.0.whole() == point) {
+            backend.gather_rows(value, width, columns(captured.site, width)?, captured.rows, &mut captured.data);
         }
         Ok(())
     }

@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::activation::KeepRule;
+use crate::activation::keep::has_norm_limit;
 use crate::config::{Loaded, Sites};
 use crate::corpus::Corpus;
 use crate::dataset::config::DatasetConfig;
 use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints};
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
-use crate::hooks::HookPoint;
+use crate::hooks::{HookPoint, SiteWidth};
 use crate::model::ModelSource;
 use crate::tokens::tokenizer::Tokenizer;
 
@@ -76,7 +77,7 @@ pub fn describe(
         run_id: digest(&[name, &fingerprints.model, &fingerprints.corpus, &tokens.to_string()])[..16].to_owned(),
         pipeline: loaded.published.clone(),
         fingerprints,
-        sites: spec.site_headers(|point| point.site.definition().to_owned()),
+        sites: spec.site_headers(HookPoint::definition),
         tokens,
         units: corpus.n_units(),
         norm_limits: limits.collect::<BTreeMap<String, f32>>(),
@@ -85,10 +86,10 @@ pub fn describe(
     }
 }
 
-/// The norm limits that a dataset's header stores, if it has one for each of `points` that it should.
-pub fn stored_limits(header: &DatasetHeader, points: &[HookPoint]) -> Option<Vec<(HookPoint, f32)>> {
-    let limit = |&point: &HookPoint| Some((point, *header.norm_limits.get(&point.to_string())?));
-    points.iter().filter(|&&point| crate::activation::keep::has_norm_limit(point)).map(limit).collect()
+/// The norm limits that a dataset's header stores, if it has one for each of `sites` that should have one.
+pub fn stored_limits(header: &DatasetHeader, sites: &[SiteWidth]) -> Option<Vec<(HookPoint, f32)>> {
+    let judged = sites.iter().map(|&(point, _)| point).filter(|&point| has_norm_limit(point));
+    judged.map(|point| Some((point, *header.norm_limits.get(&point.to_string())?))).collect()
 }
 
 /// SHA-256 of the parts, each with its length.

@@ -15,7 +15,6 @@ use crate::dataset::config::DatasetConfig;
 use crate::dataset::header::DatasetHeader;
 use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
-use crate::hooks::HookPoint;
 use crate::model::{self, BatchShape, Model, ModelSource};
 use crate::pipeline::build::{Parts, Shared, TrainerParts};
 use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
@@ -109,13 +108,12 @@ pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
         Some(location) => shared.io.block_on(Catalog::read_header(location))?,
         None => None,
     };
-    let points: Vec<HookPoint> = sites.captured.iter().map(|(point, _)| *point).collect();
     if let Some(factor) = pipeline.tokens.exclude.norm_above_median {
-        let limits = match header.as_ref().and_then(|h| header::stored_limits(h, &points)) {
+        let limits = match header.as_ref().and_then(|h| header::stored_limits(h, &sites.captured)) {
             Some(limits) => limits,
             None => {
                 let batches = first_batches(pipeline, &corpus, &tokenizer)?;
-                norm_limits(model.as_mut(), &points, &keep, factor, batches)?
+                norm_limits(model.as_mut(), &sites.captured, &keep, factor, batches)?
             }
         };
         keep = keep.with_norm_limits(limits);
@@ -261,7 +259,7 @@ impl Prepared {
         let parts = Parts {
             stream,
             model: self.model,
-            points: self.sites.captured.iter().map(|(point, _)| *point).collect(),
+            sites: self.sites.captured,
             keep: self.keep.clone(),
             wanted,
             sink,

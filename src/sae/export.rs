@@ -55,8 +55,8 @@ pub struct ExportedCoder {
     pub metadata: Map<String, Value>,
 }
 
-/// The `metadata` object for a coder at `hook_name`.
-pub fn metadata(hook_name: &str, about: &ExportMetadata) -> Map<String, Value> {
+/// The `metadata` object for a coder at `hook_name`, or at one head of it.
+pub fn metadata(hook_name: &str, head: Option<u32>, about: &ExportMetadata) -> Map<String, Value> {
     let known = json!({
         "sae_lens_version": SAE_LENS_VERSION,
         "sae_lens_training_version": null,
@@ -66,7 +66,7 @@ pub fn metadata(hook_name: &str, about: &ExportMetadata) -> Map<String, Value> {
         "hook_name_out": null,
         "model_name": about.model_name,
         "model_class_name": "HookedTransformer",
-        "hook_head_index": null,
+        "hook_head_index": head,
         "context_size": about.context_size,
         "seqpos_slice": [null],
         "model_from_pretrained_kwargs": {"fold_ln": false, "center_writing_weights": false, "center_unembed": false},
@@ -240,7 +240,7 @@ mod tests {
             b_dec: numbers(3, 50.0),
         };
         let about = ExportMetadata { model_name: "m".into(), context_size: 128, ..ExportMetadata::default() };
-        ExportedCoder { dims, k: 2, params, metadata: metadata("blocks.1.hook_resid_post", &about) }
+        ExportedCoder { dims, k: 2, params, metadata: metadata("blocks.1.hook_resid_post", None, &about) }
     }
 
     #[test]

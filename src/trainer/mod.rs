@@ -357,7 +357,8 @@ impl<B: CoderOps> Trainer<B> {
     /// `Data` if no step was made yet.
     pub fn export(&self, metadata: ExportMetadata) -> Result<Vec<(String, Vec<u8>)>> {
         let training = self.started()?;
-        let metadata = export::metadata(&self.settings.point.to_string(), &metadata);
+        let point = self.settings.point;
+        let metadata = export::metadata(&point.whole().to_string(), point.head, &metadata);
         ExportedCoder::from_coder(&*self.backend, &training.coder, training.scale, metadata).write()
     }
 

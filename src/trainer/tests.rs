@@ -191,6 +191,7 @@ fn training_explains_more_and_exports_reconstruct_the_same() {
     let backend = Cpu::new(1).unwrap();
     let exported = ExportedCoder::read(&files).unwrap();
     assert_eq!(exported.metadata["hook_name"], "blocks.1.hook_resid_post");
+    assert!(exported.metadata["hook_head_index"].is_null());
     let (mut folded, mut folded_l0, mut folded_fired) = (Vec::new(), Vec::new(), vec![0; fired.len()]);
     exported.to_coder(&backend).reconstruct(&backend, 1.0, rows, &mut folded, &mut folded_l0, &mut folded_fired);
     assert!(

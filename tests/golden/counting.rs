@@ -1,5 +1,6 @@
 //! A CPU backend that counts matrix products and attentions, to see what a forward pass did not do.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harvestd::compute::backend::{Backend, LinearDims};
@@ -52,8 +53,8 @@ impl Backend for Counting {
     fn read_f64(&self, t: &T, at: usize, out: &mut [f64]) {
         self.cpu.read_f64(t, at, out);
     }
-    fn gather_rows(&self, x: &T, width: usize, rows: &[u32], out: &mut [f32]) {
-        self.cpu.gather_rows(x, width, rows, out);
+    fn gather_rows(&self, x: &T, width: usize, columns: Range<usize>, rows: &[u32], out: &mut [f32]) {
+        self.cpu.gather_rows(x, width, columns, rows, out);
     }
     fn linear(&self, x: &T, w: &T, bias: Option<&T>, y: &mut T, dims: LinearDims) {
         self.linears.fetch_add(1, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 mod counting;
 mod fixture;
+mod heads;
 
 use std::path::Path;
 use std::sync::Arc;

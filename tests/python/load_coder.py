@@ -14,7 +14,8 @@ from sae_lens import SAE
 folder, rows_path, n, out_path = sys.argv[1:5]
 sae = SAE.load_from_disk(folder)
 assert type(sae).__name__ == "TopKSAE", type(sae)
-assert sae.cfg.metadata.hook_name == "blocks.3.hook_resid_post", sae.cfg.metadata
+assert sae.cfg.metadata.hook_name == "blocks.3.attn.hook_z", sae.cfg.metadata
+assert sae.cfg.metadata.hook_head_index == 2, sae.cfg.metadata
 rows = torch.from_numpy(np.fromfile(rows_path, dtype="<f4").reshape(int(n), sae.cfg.d_in).copy())
 with torch.no_grad():
     latents = sae.encode(rows)

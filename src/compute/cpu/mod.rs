@@ -18,6 +18,8 @@ mod topk;
 
 pub use attention::BatchIndex;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::compute::backend::{Backend, LinearDims};
@@ -85,15 +87,16 @@ impl Backend for Cpu {
         }
     }
 
-    fn gather_rows(&self, x: &Vec<f32>, width: usize, rows: &[u32], out: &mut [f32]) {
-        assert_eq!(out.len(), rows.len() * width);
-        if width == 0 {
+    fn gather_rows(&self, x: &Vec<f32>, width: usize, columns: Range<usize>, rows: &[u32], out: &mut [f32]) {
+        let n = columns.len();
+        assert!(columns.end <= width && out.len() == rows.len() * n);
+        if n == 0 {
             return;
         }
         self.run(|| {
-            out.par_chunks_mut(width * 64).zip(rows.par_chunks(64)).for_each(|(block, rows)| {
-                for (to, &row) in block.chunks_exact_mut(width).zip(rows) {
-                    to.copy_from_slice(&x[row as usize * width..][..width]);
+            out.par_chunks_mut(n * 64).zip(rows.par_chunks(64)).for_each(|(block, rows)| {
+                for (to, &row) in block.chunks_exact_mut(n).zip(rows) {
+                    to.copy_from_slice(&x[row as usize * width + columns.start..][..n]);
                 }
             });
         });

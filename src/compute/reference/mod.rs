@@ -3,6 +3,8 @@
 mod coder;
 pub mod model;
 
+use std::ops::Range;
+
 use crate::compute::backend::{Backend, LinearDims};
 
 /// The f64 reference.
@@ -46,10 +48,10 @@ impl Backend for Reference {
         out.copy_from_slice(&t[at..at + n]);
     }
 
-    fn gather_rows(&self, x: &Vec<f64>, width: usize, rows: &[u32], out: &mut [f32]) {
-        assert_eq!(out.len(), rows.len() * width);
-        for (to, &row) in out.chunks_exact_mut(width.max(1)).zip(rows) {
-            self.read(x, row as usize * width, to);
+    fn gather_rows(&self, x: &Vec<f64>, width: usize, columns: Range<usize>, rows: &[u32], out: &mut [f32]) {
+        assert!(columns.end <= width && out.len() == rows.len() * columns.len());
+        for (to, &row) in out.chunks_exact_mut(columns.len().max(1)).zip(rows) {
+            self.read(x, row as usize * width + columns.start, to);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::activation::{ActivationBatch, KeepRule, capture};
 use crate::compute::Backend;
 use crate::error::Result;
-use crate::hooks::HookPoint;
+use crate::hooks::SiteWidth;
 use crate::model::Model;
 use crate::pipeline::stages::Completion;
 use crate::runtime::channel::{Receiver, Sender};
@@ -18,7 +18,7 @@ pub struct Forward<B: Backend> {
     /// The model.
     pub model: Box<dyn Model<B>>,
     /// What is captured.
-    pub points: Vec<HookPoint>,
+    pub sites: Vec<SiteWidth>,
     /// Which rows are kept.
     pub keep: KeepRule,
     /// From the tokenize stage.
@@ -49,7 +49,7 @@ impl<B: Backend> Forward<B> {
             }
             self.stats.items_in.inc();
             let watch = Stopwatch::start();
-            let batch = capture::<B>(batch, &self.points, &self.keep, |batch, tap| self.model.forward(batch, tap))?;
+            let batch = capture::<B>(batch, &self.sites, &self.keep, |batch, tap| self.model.forward(batch, tap))?;
             self.stats.busy.add(watch.elapsed());
             self.count(&batch);
             let watch = Stopwatch::start();

@@ -1,0 +1,119 @@
+//! Heads of sites: captured, they are columns of the whole; evaluated, only their columns are replaced.
+
+use harvestd::activation::{KeepRule, capture};
+use harvestd::compute::cpu::Cpu;
+use harvestd::error::Result;
+use harvestd::hooks::{self, HookPoint, Site};
+use harvestd::pipeline::evaluate::{Reconstruct, evaluate};
+use harvestd::tokens::TokenBatch;
+use harvestd::tokens::config::ExcludeConfig;
+
+use crate::fixture::*;
+use crate::{T, cpu, load};
+
+/// Two sequences of two documents' worth of hashes, as the capture needs them.
+fn tokens(ids: &[u32]) -> TokenBatch {
+    let mut batch = batch(&[&ids[..T], &ids[T..]]);
+    batch.doc_ids = vec![1; batch.ids.len()];
+    batch
+}
+
+#[test]
+fn heads_are_slices_of_the_whole_at_every_site() {
+    for name in MODELS {
+        let mut model = load(cpu(), &source(name));
+        let spec = model.spec().clone();
+        let points = spec.points(SHAPE.context_length);
+        let sites = hooks::resolve(&["**", "**[*]"], &points, spec.module_paths()).unwrap();
+        let keep = KeepRule::new(&ExcludeConfig { positions: vec![0, 5], ..ExcludeConfig::default() }, &[]);
+        let ids = Tensors::golden(name).ids();
+        let captured = capture::<Cpu>(tokens(&ids), &sites, &keep, |batch, tap| model.forward(batch, tap)).unwrap();
+        assert!(captured.n_rows() > 0);
+        let mut heads = 0;
+        for site in captured.sites.iter().filter(|site| site.point.head.is_some()) {
+            let whole = captured.site(site.point.whole()).unwrap();
+            let start = site.point.head.unwrap() as usize * site.width;
+            let rows = whole.data.chunks_exact(whole.width).flat_map(|row| &row[start..start + site.width]);
+            assert!(site.data.iter().eq(rows), "{name} {}", site.point);
+            heads += 1;
+        }
+        let declared: usize = points.iter().filter(|shape| shape.has_heads()).map(|shape| shape.heads).sum();
+        assert_eq!(heads, declared, "{name}");
+        assert_eq!(sites.len(), points.len() + heads);
+    }
+}
+
+/// Gives back its rows times `factor`.
+struct Scaled {
+    point: HookPoint,
+    width: usize,
+    factor: f32,
+}
+
+impl Reconstruct for Scaled {
+    fn point(&self) -> HookPoint {
+        self.point
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn n_latents(&self) -> usize {
+        1
+    }
+
+    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, _: &mut [u64]) -> Result<()> {
+        out.extend(rows.iter().map(|x| x * self.factor));
+        l0.extend(rows.chunks_exact(self.width).map(|_| 1));
+        Ok(())
+    }
+}
+
+/// Mean cross-entropy of the next token in each of the two sequences.
+fn cross_entropy(logits: &[f32], ids: &[u32], vocab_size: usize) -> f64 {
+    let loss = |row: usize| {
+        let logits = &logits[row * vocab_size..][..vocab_size];
+        let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        sum.ln() - f64::from(logits[ids[row + 1] as usize])
+    };
+    let rows = (0..ids.len()).filter(|row| (row + 1) % T != 0);
+    let losses: Vec<f64> = rows.map(loss).collect();
+    losses.iter().sum::<f64>() / losses.len() as f64
+}
+
+#[test]
+fn evaluating_a_head_replaces_its_columns_and_no_others() {
+    for name in MODELS {
+        let mut model = load(cpu(), &source(name));
+        let spec = model.spec().clone();
+        let ids = Tensors::golden(name).ids();
+        let (head, width) = (spec.n_heads - 1, spec.d_head);
+        let z = HookPoint::block(0, Site::Z);
+        let coder = |factor| Scaled { point: z.at_head(head as u32), width, factor };
+        let (same, nothing) = (coder(1.0), coder(0.0));
+        let all = Scaled { point: z, width: spec.n_heads * width, factor: 0.0 };
+        let mut batches = vec![tokens(&ids)];
+        let found = evaluate(model.as_mut(), &[&same, &nothing, &all], &KeepRule::default(), 1, || Ok(batches.pop()));
+        let [same, nothing, all] = found
+            .unwrap()
+            .into_iter()
+            .map(|found| found.unwrap().language_model.unwrap())
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        assert_eq!(same.ce_spliced, same.ce_clean, "{name}: its own values change nothing");
+        assert_eq!(nothing.ce_spliced, nothing.ce_zero_ablated, "{name}");
+        assert_ne!(nothing.ce_spliced, all.ce_spliced, "{name}: the other heads stay");
+
+        let row = spec.n_heads * width;
+        let columns = head * width..(head + 1) * width;
+        let change = |i: usize, x: f32| if columns.contains(&(i % row)) { 0.0 } else { x };
+        let hidden = final_after_edit(model.as_mut(), &tokens(&ids), z, &change);
+        let mut logits = Vec::new();
+        model.unembed(&hidden, &mut logits).unwrap();
+        let expected = cross_entropy(&logits, &ids, spec.vocab_size);
+        assert!((nothing.ce_spliced - expected).abs() < 1e-6, "{name}: {} {expected}", nothing.ce_spliced);
+        assert!((nothing.ce_spliced - nothing.ce_clean).abs() > 1e-4, "{name}: the head does something");
+    }
+}
