@@ -22,6 +22,7 @@
 //! | [`activation`] | the central value: kept rows of every captured site | files, networks |
 //! | [`dataset`] | the storage format: bytes at rest | networks, async |
 //! | [`store`] | bytes to and from object storage | what the bytes mean |
+//! | [`hub`] | models from a hub into the cache shared with Python | what the files mean |
 //! | [`catalog`], [`sink`] | dataset decisions applied to a store | models |
 //! | [`sae`] | the maths of sparse coders | where rows come from, I/O |
 //! | [`trainer`] | the online loop: mixing buffer, step, checkpoint, evaluation | I/O |
@@ -47,6 +48,7 @@ pub mod corpus;
 pub mod dataset;
 pub mod error;
 pub mod hooks;
+pub mod hub;
 pub mod model;
 pub mod pipeline;
 pub mod runtime;

@@ -12,6 +12,7 @@ use crate::catalog::checkpoints;
 use crate::compute::cpu::Cpu;
 use crate::config::{self, Pipeline};
 use crate::error::{Error, Result};
+use crate::hub::HubName;
 use crate::sae::export::{CONFIG_FILE, ExportMetadata};
 use crate::store::Location;
 use crate::store::objects::{self, Created};
@@ -75,7 +76,7 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
 /// What a pipeline says about its coders.
 fn about(pipeline: &Pipeline) -> ExportMetadata {
     ExportMetadata {
-        model_name: pipeline.model.source.clone(),
+        model_name: HubName::model_name(&pipeline.model.source),
         dataset_path: pipeline.corpus.paths().join(","),
         context_size: pipeline.tokens.context_length,
         prepend_bos: pipeline.tokens.prepend_bos,

@@ -1,22 +1,38 @@
 //! What verbs ask of a pipeline's model without loading its weights.
 
-use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::Failure;
+use super::progress::Progress;
+use super::{Failure, async_runtime};
 use crate::config::sites::ModelLimits;
 use crate::config::{Loaded, Problems, Sites};
 use crate::error::Error;
+use crate::hub;
 use crate::model::{ModelSource, ModelSpec};
+use crate::pipeline::locate::Located;
+use crate::runtime::shutdown::Shutdown;
 use crate::tokens::{SpecialIds, Tokenizer};
 
-/// Whether the model's folder is on this machine.
-pub(crate) fn is_here(loaded: &Loaded) -> bool {
-    Path::new(&loaded.pipeline.model.source).is_dir()
+/// Bring the model here if it is on a hub, showing how far that is; open it and resolve the pipeline's sites in it.
+pub(crate) fn open(loaded: &Loaded) -> Result<(ModelSource, Sites), Failure> {
+    open_located(loaded, &fetch(&loaded.pipeline.model.source)?)
 }
 
-/// Open the model's folder and resolve the pipeline's sites in it.
-pub(crate) fn open(loaded: &Loaded) -> Result<(ModelSource, Sites), Failure> {
-    let source = ModelSource::open(&loaded.pipeline.model.source)?;
+/// Where the model `source` is, after it was downloaded if it is on a hub.
+pub(crate) fn fetch(source: &str) -> Result<Located, Error> {
+    let progress = Arc::new(hub::Progress::default());
+    let shown = Progress::of_download(Arc::clone(&progress));
+    // a signal ends the process; what came by then is gone on with
+    let shutdown = Shutdown::new(Duration::ZERO);
+    let located = async_runtime()?.block_on(Located::fetch(source, &shutdown, &progress));
+    drop(shown);
+    located
+}
+
+/// Open the model and resolve the pipeline's sites in it.
+pub(crate) fn open_located(loaded: &Loaded, located: &Located) -> Result<(ModelSource, Sites), Failure> {
+    let source = located.open()?;
     let limits = loaded.check_limits(limits(source.spec()));
     let points = source.spec().points(loaded.pipeline.tokens.context_length as usize);
     match loaded.sites(&points, source.spec().module_paths()) {

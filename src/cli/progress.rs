@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::hub::{self, ProgressSnapshot};
 use crate::pipeline::status::{RunState, RunStatus, StatusSnapshot};
 use crate::runtime::clock::Stopwatch;
 use crate::units::{ByteSize, Count};
@@ -25,15 +26,24 @@ pub(super) struct Progress {
 impl Progress {
     /// Start drawing `status` on `bars`.
     pub(super) fn start(status: Arc<RunStatus>, bars: MultiProgress) -> Self {
+        Self::drawn_by(move |stop| {
+            if std::io::stderr().is_terminal() {
+                draw_bars(&status, &bars, stop);
+            } else {
+                print_lines(&status, stop);
+            }
+        })
+    }
+
+    /// Start drawing how far the download of a model is.
+    pub(super) fn of_download(progress: Arc<hub::Progress>) -> Self {
+        Self::drawn_by(move |stop| draw_download(&progress, stop))
+    }
+
+    fn drawn_by(draw: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let draw = move || {
-            if std::io::stderr().is_terminal() {
-                draw_bars(&status, &bars, &stopped);
-            } else {
-                print_lines(&status, &stopped);
-            }
-        };
+        let draw = move || draw(&stopped);
         #[allow(clippy::disallowed_methods, reason = "it draws what others do; nothing waits for it but the end")]
         let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(draw).ok();
         Self { stop, thread }
@@ -72,10 +82,56 @@ impl Rate {
     }
 }
 
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+/// The bar of a model that comes from a hub; it is there only while bytes come.
+struct DownloadBar(Option<ProgressBar>);
+
+impl DownloadBar {
+    fn update(&mut self, download: ProgressSnapshot, add: impl FnOnce(ProgressBar) -> ProgressBar) {
+        if !download.is_active() {
+            self.clear();
+            return;
+        }
+        let bar = self.0.get_or_insert_with(|| {
+            let bar = add(ProgressBar::new(1));
+            bar.set_style(style("{prefix:18} [{bar:30}] {percent:>3}% {msg}"));
+            bar.set_prefix("model");
+            bar
+        });
+        bar.set_length(download.bytes_total);
+        bar.set_position(download.bytes);
+        bar.set_message(download_line(download));
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+#[allow(clippy::print_stderr, reason = "this is the command line's own output")]
+fn draw_download(progress: &hub::Progress, stop: &AtomicBool) {
+    let (mut bar, mut last_line) = (DownloadBar(None), Stopwatch::start());
+    let is_terminal = std::io::stderr().is_terminal();
+    while !stop.load(Ordering::Relaxed) {
+        let download = progress.snapshot();
+        if is_terminal {
+            bar.update(download, |bar| bar);
+        } else if download.is_active() && last_line.elapsed() >= LINE {
+            last_line = Stopwatch::start();
+            eprintln!("model: {}", download_line(download));
+        }
+        std::thread::sleep(REDRAW);
+    }
+    bar.clear();
+}
+
 fn draw_bars(status: &RunStatus, bars: &MultiProgress, stop: &AtomicBool) {
-    let style = |template: &str| {
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
-    };
     let corpus = bars.add(ProgressBar::new(0));
     corpus.set_style(style("{prefix:18} [{bar:30}] {percent:>3}% {msg}"));
     corpus.set_prefix("corpus");
@@ -84,9 +140,11 @@ fn draw_bars(status: &RunStatus, bars: &MultiProgress, stop: &AtomicBool) {
     store.set_prefix("dataset");
     let mut trainers: Vec<ProgressBar> = Vec::new();
     let mut rate = Rate::new();
+    let mut download = DownloadBar(None);
     loop {
         let last = stop.load(Ordering::Relaxed);
         let s = status.snapshot();
+        download.update(s.download, |bar| bars.insert(0, bar));
         corpus.set_length(s.units_total.max(1));
         corpus.set_position(s.units);
         corpus.set_message(corpus_line(&s, rate.update(s.tokens)));
@@ -107,6 +165,7 @@ fn draw_bars(status: &RunStatus, bars: &MultiProgress, stop: &AtomicBool) {
         }
         std::thread::sleep(REDRAW);
     }
+    download.clear();
     for bar in trainers.iter().chain([&corpus, &store]) {
         bar.abandon();
     }
@@ -124,6 +183,9 @@ fn print_lines(status: &RunStatus, stop: &AtomicBool) {
             last_line = Stopwatch::start();
             let s = status.snapshot();
             if s.state == RunState::Preparing {
+                if s.download.is_active() {
+                    eprintln!("model: {}", download_line(s.download));
+                }
                 continue;
             }
             let trainers: Vec<String> = s.trainers.iter().map(|t| format!("{}: {}", t.name, trainer_line(t))).collect();
@@ -140,6 +202,10 @@ fn corpus_line(s: &StatusSnapshot, rate: f64) -> String {
         RunState::Running | RunState::Done | RunState::Failed => "",
     };
     format!("{state}{} documents, {} tokens, {rate:.0} tokens/s", s.documents, Count(s.tokens))
+}
+
+fn download_line(download: ProgressSnapshot) -> String {
+    format!("{} of {} downloaded", ByteSize(download.bytes), ByteSize(download.bytes_total))
 }
 
 fn store_line(s: &StatusSnapshot) -> String {

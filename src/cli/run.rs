@@ -76,7 +76,14 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) 
         output::complain("stopped at once; run it again to continue");
         return Ok(ExitCode::from(EXIT_ABORTED));
     }
-    let summary = result?;
+    let summary = match result {
+        Err(e) if e.kind() == ErrorKind::Closed && shutdown.is_draining() => {
+            // nothing had begun that could be drained
+            output::complain(&e.to_string());
+            return Ok(ExitCode::from(EXIT_ABORTED));
+        }
+        result => result?,
+    };
     if globals.json {
         output::print_json(
             &serde_json::to_value(&summary).or_kind(ErrorKind::Internal, || "write the summary".into())?,

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::{Failure, Globals, Outcome, model_folder, output};
 use crate::config::{self, Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub::HubName;
+use crate::pipeline::locate::Located;
 
 /// Arguments of `validate`.
 #[derive(Debug, Args)]
@@ -17,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
   harvestd validate p.yaml --set trainers.0.rows=1M
   harvestd validate p.yaml --json | jq '.[].problems'
 
-Where the model's folder is present, the names of sites and the memory of trainers are checked too.
+Where the model is on this machine, the names of sites and the memory of trainers are checked too.
 Exit code 78 if any pipeline has a problem; notes are no problems.")]
 pub(crate) struct ValidateArgs {
     /// Pipeline files, or folders of them
@@ -67,13 +69,21 @@ fn check(file: &Path, sets: &[String]) -> Report {
     Report { found: Problems::new(&source, found) }
 }
 
-/// What the model's folder has to say, if it is on this machine.
+/// What the model has to say, if it is on this machine. Nothing is downloaded for it.
 fn check_model(loaded: &Loaded) -> Vec<Problem> {
-    if !model_folder::is_here(loaded) {
-        let rule = "this folder is not here, so the names of sites were not checked";
-        return vec![loaded.problem(Severity::Note, "model.source", rule)];
-    }
-    match model_folder::open(loaded) {
+    let located = match Located::here(&loaded.pipeline.model.source) {
+        Ok(Some(located)) => located,
+        Ok(None) => {
+            let what = match HubName::is_hub(&loaded.pipeline.model.source) {
+                true => "this model is not in the hub's cache (`harvestd plan` downloads it)",
+                false => "this folder is not here",
+            };
+            let rule = format!("{what}, so the names of sites were not checked");
+            return vec![loaded.problem(Severity::Note, "model.source", rule)];
+        }
+        Err(e) => return vec![loaded.problem(Severity::Error, "model.source", e.to_string())],
+    };
+    match model_folder::open_located(loaded, &located) {
         Ok(_) => Vec::new(),
         Err(Failure::Problems(found)) => found.problems,
         Err(Failure::Error(e)) => vec![loaded.problem(Severity::Error, "model.source", e.to_string())],

@@ -9,9 +9,9 @@ use super::problems::{Problem, Severity};
 /// Where variables come from.
 pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The process's environment.
+/// The process's environment. A variable that is not UTF-8 is none.
 #[allow(clippy::disallowed_methods)] // this is where it is read
-pub(crate) fn of_process(name: &str) -> Option<String> {
+pub fn of_process(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

@@ -7,7 +7,7 @@
 
 mod check;
 mod document;
-mod env;
+pub mod env;
 mod overrides;
 pub mod problems;
 pub mod raw;

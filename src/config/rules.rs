@@ -13,6 +13,7 @@ use super::problems::{Problem, Severity, nearest};
 use super::schema::View;
 use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
+use crate::hub::HubName;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
 /// Check every rule.
@@ -87,9 +88,13 @@ impl Rules<'_> {
 
     fn model(&mut self) {
         let source: String = self.value("model.source").unwrap_or_default();
-        if source.contains("://") {
+        if HubName::is_hub(&source) {
+            if let Err(e) = HubName::parse(&source) {
+                self.broken("model.source", e.to_string());
+            }
+        } else if source.contains("://") {
             let hint = "download it and give the folder with config.json, *.safetensors and tokenizer.json";
-            let rule = "must be a local folder: this build does not download models";
+            let rule = "must be a local folder or hf://owner/name@revision";
             self.add(Severity::Error, "model.source", rule.to_owned(), Some(hint.to_owned()));
         } else if source.ends_with(".gguf") {
             self.broken("model.source", "must be a folder with safetensors: this build does not read GGUF files");

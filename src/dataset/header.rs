@@ -12,9 +12,9 @@ use crate::units::{Count, Percent};
 /// Version of the dataset format.
 pub const FORMAT: u32 = 1;
 
-/// Keys that may differ between a dataset and a run that adds to it: who began it and with which file, and limits that
-/// were measured (a run takes the stored ones).
-const FREE_KEYS: [&str; 3] = ["run_id", "pipeline", "norm_limits"];
+/// Keys that may differ between a dataset and a run that adds to it: who began it and with which file, where the model lay
+/// (what it is, the fingerprints say), and limits that were measured (a run takes the stored ones).
+const FREE_KEYS: [&str; 4] = ["run_id", "pipeline", "model", "norm_limits"];
 
 /// The header of a dataset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct DatasetHeader {
     pub run_id: String,
     /// The resolved pipeline that began it, without secrets. For people; nothing is compared with it.
     pub pipeline: Value,
+    /// The model's files, as they were loaded. For people; nothing is compared with it.
+    #[serde(default)]
+    pub model: ModelHeader,
     /// What the rows were computed from.
     pub fingerprints: Fingerprints,
     /// The sites, in the order of their columns.
@@ -51,6 +54,23 @@ pub struct Fingerprints {
     pub tokenizer: String,
     /// Corpus listing.
     pub corpus: String,
+}
+
+/// The files of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelHeader {
+    /// As the pipeline writes it.
+    pub source: String,
+    /// The commit that a hub's revision meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// SHA-256 of `config.json`.
+    pub config_sha256: String,
+    /// SHA-256 of the weights: of the file, or, if there are several, of what `sha256sum *.safetensors` prints.
+    pub weights_sha256: String,
+    /// SHA-256 of `tokenizer.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_sha256: Option<String>,
 }
 
 /// One stored site.
@@ -163,6 +183,7 @@ pub(crate) mod tests {
             format: FORMAT,
             run_id: "a".into(),
             pipeline: serde_json::json!({"name": "x"}),
+            model: ModelHeader { source: "x".into(), commit: Some("c".into()), ..ModelHeader::default() },
             fingerprints: Fingerprints { model: "m".into(), tokenizer: "t".into(), corpus: "c".into() },
             sites: vec![SiteHeader {
                 name: "blocks.0.hook_resid_post".into(),
@@ -203,6 +224,7 @@ pub(crate) mod tests {
         let mut other = header();
         other.run_id = "b".into();
         other.pipeline = Value::Null;
+        other.model.source = "elsewhere".into();
         other.norm_limits.clear();
         header().compatible(&other).unwrap();
     }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// A folder in Hugging Face's layout: `config.json`, `*.safetensors`, `tokenizer.json`.
+    /// A folder in Hugging Face's layout: `config.json`, `*.safetensors`, `tokenizer.json`; or a model on a hub:
+    /// `hf://owner/name`, `hf://owner/name@revision`.
     pub source: String,
     /// Arithmetic of the forward pass.
     #[serde(default)]

@@ -37,7 +37,7 @@ impl ModelSource {
     pub fn open(source: &str) -> Result<Self> {
         if source.starts_with("hf://") {
             return Err(Error::config(format!(
-                "model source `{source}` cannot be fetched: download the model and give its folder \
+                "model source `{source}` names a repository: fetch it first and give its folder \
                  (config.json, *.safetensors, tokenizer.json)"
             )));
         }

@@ -10,6 +10,7 @@ use crate::config::Loaded;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
+use crate::hub::HubName;
 use crate::pipeline::build::{Ended, Shared};
 use crate::pipeline::evaluate::{Evaluation, Reconstruct, evaluate};
 use crate::pipeline::stages::train::Trained;
@@ -156,7 +157,7 @@ fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome)
     let pipeline = &loaded.pipeline;
     let place = Location::open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
     let metadata = ExportMetadata {
-        model_name: pipeline.model.source.clone(),
+        model_name: HubName::model_name(&pipeline.model.source),
         dataset_path: pipeline.corpus.paths().join(","),
         context_size: pipeline.tokens.context_length,
         prepend_bos: pipeline.tokens.prepend_bos,

@@ -10,16 +10,19 @@ use crate::activation::keep::has_norm_limit;
 use crate::config::{Loaded, Sites};
 use crate::corpus::Corpus;
 use crate::dataset::config::DatasetConfig;
-use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints};
+use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader};
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
 use crate::hooks::{HookPoint, SiteWidth};
 use crate::model::ModelSource;
+use crate::pipeline::locate::Located;
 use crate::tokens::tokenizer::Tokenizer;
 
 /// What the rows of a run are: whatever changes it makes another stream.
 #[derive(Clone, Debug)]
 pub struct Stream {
+    /// The model's files.
+    pub model: ModelHeader,
     /// What the rows are computed from.
     pub fingerprints: Fingerprints,
     /// How documents become sequences and which rows are kept.
@@ -30,15 +33,23 @@ impl Stream {
     /// The stream of a pipeline.
     pub fn of(
         loaded: &Loaded,
+        located: &Located,
         source: &ModelSource,
         sites: &Sites,
         tokenizer: &Tokenizer,
         corpus: &Corpus,
     ) -> Result<Self> {
         let pipeline = &loaded.pipeline;
-        let model = source.fingerprint()?;
+        let files = source.fingerprint()?;
+        let model = ModelHeader {
+            source: loaded.published["model"]["source"].as_str().unwrap_or_default().to_owned(),
+            commit: located.commit().map(str::to_owned),
+            config_sha256: files.config.clone(),
+            weights_sha256: files.weights.clone(),
+            tokenizer_sha256: files.tokenizer.clone(),
+        };
         let fingerprints = Fingerprints {
-            model: digest(&[&model.config, &model.weights, &format!("{:?}", pipeline.model.dtype)]),
+            model: digest(&[&files.config, &files.weights, &format!("{:?}", pipeline.model.dtype)]),
             tokenizer: tokenizer.fingerprint().to_owned(),
             corpus: corpus.fingerprint().to_owned(),
         };
@@ -50,10 +61,10 @@ impl Stream {
             // a row is dropped when any captured site rejects it, so the rows depend on what is captured besides
             "judged_sites": sites.captured.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>(),
         });
-        Ok(Self { fingerprints, tokens })
+        Ok(Self { model, fingerprints, tokens })
     }
 
-    /// As stored with checkpoints and evaluations.
+    /// As stored with checkpoints and evaluations: what the rows are, wherever the model lay.
     pub fn to_json(&self) -> Value {
         json!({ "fingerprints": self.fingerprints, "tokens": self.tokens })
     }
@@ -69,13 +80,14 @@ pub fn describe(
     keep: &KeepRule,
 ) -> DatasetHeader {
     let spec = ShardSpec::new(config, &sites.stored);
-    let Stream { fingerprints, tokens } = stream.clone();
+    let Stream { model, fingerprints, tokens } = stream.clone();
     let name = &loaded.pipeline.name;
     let limits = sites.captured.iter().filter_map(|&(point, _)| Some((point.to_string(), keep.norm_limit(point)?)));
     DatasetHeader {
         format: FORMAT,
         run_id: digest(&[name, &fingerprints.model, &fingerprints.corpus, &tokens.to_string()])[..16].to_owned(),
         pipeline: loaded.published.clone(),
+        model,
         fingerprints,
         sites: spec.site_headers(HookPoint::definition),
         tokens,

@@ -16,6 +16,7 @@ pub mod calibrate;
 pub mod evaluate;
 pub mod finish;
 pub mod header;
+pub mod locate;
 pub mod prepare;
 pub mod stages;
 pub mod status;

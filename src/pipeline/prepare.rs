@@ -20,6 +20,7 @@ use crate::pipeline::build::{Parts, Shared, TrainerParts};
 use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
 use crate::pipeline::finish::Rest;
 use crate::pipeline::header::{self, Stream};
+use crate::pipeline::locate::Located;
 use crate::pipeline::stages::train::CheckpointPolicy;
 use crate::pipeline::status::TrainerStatus;
 use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
@@ -57,11 +58,6 @@ struct Restored {
     checkpoint: Option<String>,
 }
 
-/// The model's source, opened.
-pub fn open_model(pipeline: &Pipeline) -> Result<ModelSource> {
-    ModelSource::open(&pipeline.model.source)
-}
-
 /// The batches that a pipeline's forward pass is planned for.
 pub fn batch_shape(pipeline: &Pipeline) -> BatchShape {
     let context_length = pipeline.tokens.context_length as usize;
@@ -86,7 +82,9 @@ pub fn open_tokenizer(pipeline: &Pipeline, source: &ModelSource) -> Result<Token
 /// Open, check and restore everything.
 pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
     let pipeline = &loaded.pipeline;
-    let source = open_model(pipeline)?;
+    let located = Located::fetch(&pipeline.model.source, shared.shutdown, &shared.status.download);
+    let located = shared.io.block_on(located)?;
+    let source = located.open()?;
     let declared = source.spec().points(pipeline.tokens.context_length as usize);
     let sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
     let tokenizer = Arc::new(open_tokenizer(pipeline, &source)?);
@@ -118,7 +116,7 @@ pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
         };
         keep = keep.with_norm_limits(limits);
     }
-    let identity = Stream::of(loaded, &source, &sites, &tokenizer, &corpus)?;
+    let identity = Stream::of(loaded, &located, &source, &sites, &tokenizer, &corpus)?;
     let dataset = match (stored, &pipeline.dataset) {
         (Some(location), Some(config)) => {
             let header = header::describe(loaded, config, &identity, &sites, &corpus, &keep);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
+use crate::hub::{Progress, ProgressSnapshot};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::supervisor::Health;
 use crate::telemetry::metrics::Metrics;
@@ -62,6 +63,8 @@ pub struct RunStatus {
     pub health: Health,
     /// What it still waits for before it works.
     pub readiness: Readiness,
+    /// The model on its way from a hub.
+    pub download: Progress,
     state: Mutex<RunState>,
     trainers: Mutex<Vec<TrainerStatus>>,
 }
@@ -73,6 +76,8 @@ pub struct StatusSnapshot {
     pub pipeline: String,
     /// Where the run stands.
     pub state: RunState,
+    /// The model on its way from a hub.
+    pub download: ProgressSnapshot,
     /// Documents computed.
     pub documents: u64,
     /// Tokens computed.
@@ -101,6 +106,7 @@ impl RunStatus {
             metrics: Arc::new(Metrics::new(name)),
             health: Health::default(),
             readiness: Readiness::new(),
+            download: Progress::default(),
             state: Mutex::default(),
             trainers: Mutex::default(),
         }
@@ -134,6 +140,7 @@ impl RunStatus {
         StatusSnapshot {
             pipeline: self.name.clone(),
             state: self.state(),
+            download: self.download.snapshot(),
             documents: run.documents.get(),
             tokens: run.tokens.get(),
             rows: run.rows.get(),

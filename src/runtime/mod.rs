@@ -15,3 +15,4 @@ pub mod retry;
 pub mod rng;
 pub mod shutdown;
 pub mod supervisor;
+pub mod tls;

@@ -19,6 +19,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::runtime::tls;
 
 /// A place in a store: the store and a path in it.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ impl Location {
             }
             Some(_) => {
                 let url = parse_url(text)?;
-                install_tls_provider();
+                tls::install_provider();
                 // credentials; a variable that is not UTF-8 is none
                 #[allow(clippy::disallowed_methods)]
                 let variables = std::env::vars_os().filter_map(|(name, value)| {
@@ -90,15 +91,6 @@ impl Location {
             local: self.local.as_ref().map(|l| l.join(name)),
         }
     }
-}
-
-/// rustls wants its cryptography chosen once a process. Ring: no C beyond `cc`.
-fn install_tls_provider() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        // an error means that somebody else installed one first, which serves as well
-        drop(rustls::crypto::ring::default_provider().install_default());
-    });
 }
 
 fn parse_url(text: &str) -> Result<url::Url> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::activation::ActivationBatch;
 use crate::catalog::Catalog;
 use crate::dataset::config::{CompressionConfig, Layout, StoredDtype};
-use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints};
+use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader};
 use crate::dataset::schema::{ShardSpec, SiteColumn};
 use crate::error::Result;
 use crate::hooks::{HookPoint, Site};
@@ -36,6 +36,7 @@ pub fn header(spec: &ShardSpec, units: u32) -> DatasetHeader {
         format: FORMAT,
         run_id: "test".into(),
         pipeline: serde_json::json!({"name": "test"}),
+        model: ModelHeader::default(),
         fingerprints: Fingerprints { model: "model".into(), tokenizer: "tokenizer".into(), corpus: "corpus".into() },
         sites: spec.site_headers(|point| format!("made-up values of {point}")),
         tokens: serde_json::json!({"context_length": 32}),

@@ -26,7 +26,7 @@ use estimate::{Facts, Plan};
   harvestd plan p.yaml --set tokens.context_length=256 --json | jq .time
 
 Rows, tokens and bytes are estimated from a few hundred documents spread over the corpus, time from the speed of matrix
-products measured for a second. Nothing is written.")]
+products measured for a second. Nothing is written, but a model on a hub is downloaded.")]
 pub(crate) struct PlanArgs {
     /// The pipeline file
     pipeline: PathBuf,
