@@ -179,7 +179,7 @@ mod tests {
             ("hf://a/b@v1/../x.gguf", "file"),
             ("hf://a/b@v1/", "file"),
             ("hf://a/b/model.safetensors", ".gguf"),
-            ("hf://a/b/c/d@v1", ".gguf"),
+            ("hf://a/b/c/d@v1", "owner/name"),
             ("hf://datasets/a/b", "kind"),
         ] {
             let e = HubName::parse(source).unwrap_err();

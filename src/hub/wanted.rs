@@ -126,7 +126,7 @@ pub(super) fn look(cache: &RepoCache, name: &HubName, commit: &str) -> Found {
         }
     }
     let is_known = |file: &&str| cache.has(commit, file) || cache.lacks(commit, file);
-    if OPTIONAL.iter().all(|file| is_known(&file)) { Found::All } else { Found::Enough }
+    if OPTIONAL.iter().all(is_known) { Found::All } else { Found::Enough }
 }
 
 #[cfg(test)]

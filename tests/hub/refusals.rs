@@ -13,7 +13,7 @@ async fn contents_with_another_digest_are_not_kept() {
     {
         let hub = Hub::start(&model(&weights)).await;
         match &fault {
-            Some(fault) => hub.fail(&[fault.clone()]),
+            Some(fault) => hub.fail(std::slice::from_ref(fault)),
             None => hub.promise(file, &"0".repeat(40)),
         }
         let place = Place::new(&hub);
