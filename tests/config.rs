@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use harvestd::config::{self, Severity};
 use harvestd::hooks::{HookPoint, ModulePaths, PointShape, Site};
+use harvestd::tokens::config::PrependBos;
 
 fn bad_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/bad")
@@ -97,7 +98,7 @@ fn defaults_are_filled_in() {
     assert_eq!(pipeline.grace.as_secs(), 30);
     assert_eq!(pipeline.admin_listen, None);
     assert_eq!(pipeline.seed.0, 0);
-    assert!(pipeline.tokens.prepend_bos);
+    assert_eq!(pipeline.tokens.prepend_bos, PrependBos::Auto);
 }
 
 #[test]

@@ -48,10 +48,6 @@ enum Format {
 }
 
 pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
-    let about = match &args.pipeline {
-        Some(file) => about(&config::load(file, &globals.sets)?.pipeline),
-        None => ExportMetadata::default(),
-    };
     let (from, to) = (Location::open(&args.checkpoint)?, Location::open(&args.dir)?);
     let runtime = async_runtime()?;
     let checkpoint = runtime
@@ -59,6 +55,12 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
         .ok_or_else(|| Error::data(format!("`{}` holds no complete checkpoint", from.shown)))?;
     let files: Vec<(String, Vec<u8>)> = checkpoint.files.into_iter().map(|(n, b)| (n, b.into())).collect();
     let settings = TrainerSettings::of_checkpoint(&files)?;
+    // what `auto` meant in the run that trained it
+    let prepend_bos = settings.stream.pointer("/tokens/policy/prepend_bos") == Some(&json!(true));
+    let about = match &args.pipeline {
+        Some(file) => about(&config::load(file, &globals.sets)?.pipeline, prepend_bos),
+        None => ExportMetadata::default(),
+    };
     let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;
     let exported = match args.format {
         Format::Saelens => trainer.export(about)?,
@@ -74,12 +76,12 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
 }
 
 /// What a pipeline says about its coders.
-fn about(pipeline: &Pipeline) -> ExportMetadata {
+fn about(pipeline: &Pipeline, prepend_bos: bool) -> ExportMetadata {
     ExportMetadata {
         model_name: HubName::model_name(&pipeline.model.source),
         dataset_path: pipeline.corpus.paths().join(","),
         context_size: pipeline.tokens.context_length,
-        prepend_bos: pipeline.tokens.prepend_bos,
+        prepend_bos,
         separator: match pipeline.tokens.separator {
             Separator::Eos => Some("eos".to_owned()),
             Separator::Bos => Some("bos".to_owned()),

@@ -12,6 +12,7 @@ use crate::hub;
 use crate::model::{ModelSource, ModelSpec};
 use crate::pipeline::locate::Located;
 use crate::runtime::shutdown::Shutdown;
+use crate::tokens::special::ModelFiles;
 use crate::tokens::{SpecialIds, Tokenizer};
 
 /// Bring the model here if it is on a hub, showing how far that is; open it and resolve the pipeline's sites in it.
@@ -33,7 +34,8 @@ pub(crate) fn fetch(source: &str) -> Result<Located, Error> {
 /// Open the model and resolve the pipeline's sites in it.
 pub(crate) fn open_located(loaded: &Loaded, located: &Located) -> Result<(ModelSource, Sites), Failure> {
     let source = located.open()?;
-    let limits = loaded.check_limits(limits(source.spec()));
+    let files = ModelFiles::read(source.folder())?;
+    let limits = loaded.check_limits(limits(source.spec(), &files));
     let points = source.spec().points(loaded.pipeline.tokens.context_length as usize);
     match loaded.sites(&points, source.spec().module_paths()) {
         Ok(sites) if limits.is_empty() => Ok((source, sites)),
@@ -61,10 +63,10 @@ pub(crate) fn tokenizer(loaded: &Loaded, source: &ModelSource) -> Result<Tokeniz
     }
 }
 
-fn limits(spec: &ModelSpec) -> ModelLimits {
+fn limits(spec: &ModelSpec, files: &ModelFiles) -> ModelLimits {
     ModelLimits {
         positions: spec.rope.is_none().then_some(spec.max_positions),
-        has_bos: spec.bos.is_some(),
-        has_eos: !spec.eos.is_empty(),
+        has_bos: spec.bos.is_some() || files.names("bos"),
+        has_eos: !spec.eos.is_empty() || files.names("eos"),
     }
 }

@@ -11,6 +11,9 @@ use crate::config::{self, Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::HubName;
 use crate::pipeline::locate::Located;
+use crate::pipeline::header;
+use crate::tokens::Tokenizer;
+use crate::tokens::config::PrependBos;
 
 /// Arguments of `validate`.
 #[derive(Debug, Args)]
@@ -83,11 +86,20 @@ fn check_model(loaded: &Loaded) -> Vec<Problem> {
         }
         Err(e) => return vec![loaded.problem(Severity::Error, "model.source", e.to_string())],
     };
-    match model_folder::open_located(loaded, &located) {
-        Ok(_) => Vec::new(),
+    let opened = model_folder::open_located(loaded, &located);
+    match opened.and_then(|(source, _)| Ok(model_folder::tokenizer(loaded, &source)?)) {
+        Ok(tokenizer) => tokens_of(loaded, &tokenizer),
         Err(Failure::Problems(found)) => found.problems,
         Err(Failure::Error(e)) => vec![loaded.problem(Severity::Error, "model.source", e.to_string())],
     }
+}
+
+/// What `auto` means, and where the model's files disagree.
+fn tokens_of(loaded: &Loaded, tokenizer: &Tokenizer) -> Vec<Problem> {
+    let (_, special_tokens) = header::decided(loaded, tokenizer);
+    let decided = (loaded.pipeline.tokens.prepend_bos == PrependBos::Auto).then(|| special_tokens.shown());
+    let lines = decided.into_iter().chain(tokenizer.warnings().iter().cloned());
+    lines.map(|line| loaded.problem(Severity::Note, "tokens.prepend_bos", line)).collect()
 }
 
 /// The files that `paths` name: files as they are, and the `.yaml` and `.yml` files of folders, sorted.

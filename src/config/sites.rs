@@ -6,7 +6,7 @@ use super::{Loaded, Pipeline};
 use crate::error::Result;
 pub use crate::hooks::SiteWidth;
 use crate::hooks::{ModulePaths, PointShape, selection};
-use crate::tokens::config::Separator;
+use crate::tokens::config::{PrependBos, Separator};
 use crate::trainer::TrainerSettings;
 use crate::trainer::config::TrainerConfig;
 use crate::units::ByteSize;
@@ -57,7 +57,7 @@ impl Loaded {
         {
             broken("tokens.context_length", format!("must be at most {positions}: the model has no more positions"));
         }
-        if tokens.prepend_bos && !limits.has_bos {
+        if tokens.prepend_bos == PrependBos::Yes && !limits.has_bos {
             broken("tokens.prepend_bos", "must be false: the model names no BOS token".to_owned());
         }
         let named = match tokens.separator {

@@ -30,6 +30,9 @@ pub struct DatasetHeader {
     pub model: ModelHeader,
     /// What the rows were computed from.
     pub fingerprints: Fingerprints,
+    /// Special tokens as they were found in the model's files; none in datasets that were begun before they were noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub special_tokens: Option<SpecialTokens>,
     /// The sites, in the order of their columns.
     pub sites: Vec<SiteHeader>,
     /// How documents became sequences, and which rows were kept.
@@ -71,6 +74,31 @@ pub struct ModelHeader {
     /// SHA-256 of `tokenizer.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer_sha256: Option<String>,
+}
+
+/// Ids of special tokens, and whether BOS was put before texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialTokens {
+    /// Beginning of sequence.
+    pub bos: Option<u32>,
+    /// End of sequence.
+    pub eos: Option<u32>,
+    /// Padding.
+    pub pad: Option<u32>,
+    /// Whether BOS stands at the start of attention contexts.
+    pub prepend_bos: bool,
+    /// Who decided that. For people; nothing is compared with it.
+    pub because: String,
+}
+
+impl SpecialTokens {
+    /// One line for people.
+    pub fn shown(&self) -> String {
+        let id = |id: Option<u32>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        let Self { bos, eos, pad, prepend_bos, because } = self;
+        let does = if *prepend_bos { "prepended" } else { "not prepended" };
+        format!("BOS {}, EOS {}, padding {}; BOS is {does}: {because}", id(*bos), id(*eos), id(*pad))
+    }
 }
 
 /// One stored site.
@@ -127,7 +155,10 @@ impl DatasetHeader {
     /// [`Config`]: crate::error::ErrorKind::Config
     pub fn compatible(&self, other: &Self) -> Result<()> {
         let mut differences = Vec::new();
-        let (stored, wanted) = (self.compared(), other.compared());
+        let (stored, mut wanted) = (self.compared(), other.compared());
+        if let (None, Value::Object(wanted)) = (&self.special_tokens, &mut wanted) {
+            wanted.remove("special_tokens");
+        }
         differ("", &stored, &wanted, &mut differences);
         if differences.is_empty() {
             return Ok(());
@@ -147,6 +178,9 @@ impl DatasetHeader {
         let mut value = serde_json::to_value(self).expect("strings, numbers and JSON values serialise");
         if let Value::Object(map) = &mut value {
             FREE_KEYS.iter().for_each(|key| drop(map.remove(*key)));
+            if let Some(Value::Object(special)) = map.get_mut("special_tokens") {
+                special.remove("because");
+            }
         }
         value
     }
@@ -185,6 +219,7 @@ pub(crate) mod tests {
             pipeline: serde_json::json!({"name": "x"}),
             model: ModelHeader { source: "x".into(), commit: Some("c".into()), ..ModelHeader::default() },
             fingerprints: Fingerprints { model: "m".into(), tokenizer: "t".into(), corpus: "c".into() },
+            special_tokens: None,
             sites: vec![SiteHeader {
                 name: "blocks.0.hook_resid_post".into(),
                 definition: "the residual stream that leaves the block".into(),

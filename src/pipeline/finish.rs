@@ -18,7 +18,7 @@ use crate::pipeline::status::RunState;
 use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, TrainerSummary};
 use crate::sae::export::ExportMetadata;
 use crate::store::{Location, objects};
-use crate::tokens::config::Separator;
+use crate::tokens::config::{PrependBos, Separator};
 use crate::tokens::stream::HoldoutStream;
 use crate::tokens::tokenizer::Tokenizer;
 use crate::trainer::Trainer;
@@ -160,7 +160,7 @@ fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome)
         model_name: HubName::model_name(&pipeline.model.source),
         dataset_path: pipeline.corpus.paths().join(","),
         context_size: pipeline.tokens.context_length,
-        prepend_bos: pipeline.tokens.prepend_bos,
+        prepend_bos: pipeline.tokens.prepend_bos == PrependBos::Yes,
         separator: match pipeline.tokens.separator {
             Separator::Eos => Some("eos".to_owned()),
             Separator::Bos => Some("bos".to_owned()),

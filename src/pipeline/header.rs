@@ -10,12 +10,13 @@ use crate::activation::keep::has_norm_limit;
 use crate::config::{Loaded, Sites};
 use crate::corpus::Corpus;
 use crate::dataset::config::DatasetConfig;
-use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader};
+use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader, SpecialTokens};
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
 use crate::hooks::{HookPoint, SiteWidth};
 use crate::model::ModelSource;
 use crate::pipeline::locate::Located;
+use crate::tokens::config::PrependBos;
 use crate::tokens::tokenizer::Tokenizer;
 
 /// What the rows of a run are: whatever changes it makes another stream.
@@ -70,6 +71,17 @@ impl Stream {
     }
 }
 
+/// The pipeline with what `auto` means for its tokenizer, and that for people and headers.
+pub fn decided(loaded: &Loaded, tokenizer: &Tokenizer) -> (Loaded, SpecialTokens) {
+    let mut loaded = loaded.clone();
+    let pre_tokenised = loaded.pipeline.corpus.pre_tokenised();
+    let (tokens, because) = tokenizer.decided(&loaded.pipeline.tokens, pre_tokenised);
+    let ids = tokenizer.ids();
+    let prepend_bos = tokens.prepend_bos == PrependBos::Yes;
+    loaded.pipeline.tokens = tokens;
+    (loaded, SpecialTokens { bos: ids.bos, eos: ids.eos, pad: ids.pad, prepend_bos, because })
+}
+
 /// The header of the dataset that a pipeline writes.
 pub fn describe(
     loaded: &Loaded,
@@ -89,6 +101,7 @@ pub fn describe(
         pipeline: loaded.published.clone(),
         model,
         fingerprints,
+        special_tokens: None,
         sites: spec.site_headers(HookPoint::definition),
         tokens,
         units: corpus.n_units(),

@@ -51,7 +51,9 @@ pub fn run(
 }
 
 fn run_to_the_end(loaded: &Loaded, shared: &Shared<'_>) -> Result<RunSummary> {
-    let prepared = prepare::prepare(loaded, shared)?;
+    let (loaded, opened) = prepare::open(loaded, shared)?;
+    let loaded = &loaded;
+    let prepared = prepare::prepare(loaded, opened, shared)?;
     shared.status.enter(RunState::Running);
     let watch = Stopwatch::start();
     let (parts, rest) = prepared.split(loaded, shared)?;

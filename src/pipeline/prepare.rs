@@ -12,7 +12,7 @@ use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
 use crate::dataset::commit::UnitProgress;
 use crate::dataset::config::DatasetConfig;
-use crate::dataset::header::DatasetHeader;
+use crate::dataset::header::{DatasetHeader, SpecialTokens};
 use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
 use crate::model::{self, BatchShape, Model, ModelSource};
@@ -27,8 +27,9 @@ use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
 use crate::runtime::readiness::Latch;
 use crate::sink::ParquetSink;
 use crate::store::Location;
+use crate::tokens::SpecialIds;
 use crate::tokens::stream::TokenStream;
-use crate::tokens::tokenizer::{SpecialIds, Tokenizer};
+use crate::tokens::tokenizer::Tokenizer;
 use crate::trainer::{Trainer, TrainerSettings};
 
 /// Queues may hold this fraction (one in so many) of `limits.memory`.
@@ -79,15 +80,33 @@ pub fn open_tokenizer(pipeline: &Pipeline, source: &ModelSource) -> Result<Token
     }
 }
 
-/// Open, check and restore everything.
-pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
-    let pipeline = &loaded.pipeline;
-    let located = Located::fetch(&pipeline.model.source, shared.shutdown, &shared.status.download);
+/// The model's files, found and opened.
+pub struct Opened {
+    located: Located,
+    source: ModelSource,
+    tokenizer: Tokenizer,
+    special_tokens: SpecialTokens,
+}
+
+/// Bring the model here and open its files; the pipeline with what it left to them.
+pub fn open(loaded: &Loaded, shared: &Shared<'_>) -> Result<(Loaded, Opened)> {
+    let located = Located::fetch(&loaded.pipeline.model.source, shared.shutdown, &shared.status.download);
     let located = shared.io.block_on(located)?;
     let source = located.open()?;
+    let tokenizer = open_tokenizer(&loaded.pipeline, &source)?;
+    tokenizer.warnings().iter().for_each(|disagreement| tracing::warn!(disagreement, "the model's files disagree"));
+    let (loaded, special_tokens) = header::decided(loaded, &tokenizer);
+    tracing::info!(tokens = special_tokens.shown(), "special tokens");
+    Ok((loaded, Opened { located, source, tokenizer, special_tokens }))
+}
+
+/// Check and restore everything else. `loaded` is the pipeline that [`open`] gives.
+pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<Prepared> {
+    let Opened { located, source, tokenizer, special_tokens } = opened;
+    let pipeline = &loaded.pipeline;
     let declared = source.spec().points(pipeline.tokens.context_length as usize);
     let sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
-    let tokenizer = Arc::new(open_tokenizer(pipeline, &source)?);
+    let tokenizer = Arc::new(tokenizer);
     let corpus = Arc::new(shared.io.block_on(Corpus::open(&pipeline.corpus))?);
     shared.status.metrics.run.units_total.set(f64::from(corpus.n_units()));
     let backend = Arc::new(Cpu::new(pipeline.model.threads as usize)?);
@@ -119,7 +138,8 @@ pub fn prepare(loaded: &Loaded, shared: &Shared<'_>) -> Result<Prepared> {
     let identity = Stream::of(loaded, &located, &source, &sites, &tokenizer, &corpus)?;
     let dataset = match (stored, &pipeline.dataset) {
         (Some(location), Some(config)) => {
-            let header = header::describe(loaded, config, &identity, &sites, &corpus, &keep);
+            let mut header = header::describe(loaded, config, &identity, &sites, &corpus, &keep);
+            header.special_tokens = Some(special_tokens);
             Some(open_dataset(config.clone(), location, header, shared)?)
         }
         _ => None,

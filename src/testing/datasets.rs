@@ -38,6 +38,7 @@ pub fn header(spec: &ShardSpec, units: u32) -> DatasetHeader {
         pipeline: serde_json::json!({"name": "test"}),
         model: ModelHeader::default(),
         fingerprints: Fingerprints { model: "model".into(), tokenizer: "tokenizer".into(), corpus: "corpus".into() },
+        special_tokens: None,
         sites: spec.site_headers(|point| format!("made-up values of {point}")),
         tokens: serde_json::json!({"context_length": 32}),
         units,

@@ -1,7 +1,10 @@
 //! The `tokens:` section of a pipeline.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// How documents become sequences, and which positions are kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,9 +19,10 @@ pub struct TokensConfig {
     #[serde(default)]
     pub packing: Packing,
     /// Put BOS at the start of every attention context: of each sequence, and of each document when
-    /// `attend_across_documents` is false.
-    #[serde(default = "default_true")]
-    pub prepend_bos: bool,
+    /// `attend_across_documents` is false. `auto`: as the model's own tokenizer does, and not before rows that are token ids
+    /// already; `validate` and `plan` show what that is.
+    #[serde(default)]
+    pub prepend_bos: PrependBos,
     /// What stands between two documents of a sequence.
     #[serde(default)]
     pub separator: Separator,
@@ -36,6 +40,73 @@ pub struct TokensConfig {
     #[serde(default = "default_interleave")]
     #[schemars(range(min = 1, max = 1024))]
     pub interleave: u32,
+}
+
+/// Whether BOS starts attention contexts: `auto`, `true` or `false`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrependBos {
+    /// As the model's tokenizer does; see [`crate::tokens::special`].
+    #[default]
+    Auto,
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+}
+
+impl From<bool> for PrependBos {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+}
+
+impl Serialize for PrependBos {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Yes => serializer.serialize_bool(true),
+            Self::No => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PrependBos {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = PrependBos;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("auto, true or false")
+            }
+
+            fn visit_bool<E: de::Error>(self, yes: bool) -> Result<PrependBos, E> {
+                Ok(yes.into())
+            }
+
+            // variables (`${X}`) come as text
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<PrependBos, E> {
+                match word {
+                    "auto" => Ok(PrependBos::Auto),
+                    "true" => Ok(PrependBos::Yes),
+                    "false" => Ok(PrependBos::No),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(word), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Word)
+    }
+}
+
+impl JsonSchema for PrependBos {
+    fn schema_name() -> Cow<'static, str> {
+        "PrependBos".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["boolean", "string"], "pattern": "^(auto|true|false)$", "x-rule": "must be auto, true or false",
+            "description": "Whether BOS starts attention contexts."})
+    }
 }
 
 /// How documents fill sequences.
@@ -94,7 +165,7 @@ impl Default for TokensConfig {
         Self {
             context_length: default_context_length(),
             packing: Packing::default(),
-            prepend_bos: true,
+            prepend_bos: PrependBos::Auto,
             separator: Separator::default(),
             attend_across_documents: false,
             exclude: ExcludeConfig::default(),

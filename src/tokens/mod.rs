@@ -4,15 +4,18 @@
 //! Batches are cut from one unit's sequences in order: the rows that a batch holds, and so the arithmetic done on them,
 //! are the same in every run.
 
+mod added;
 pub mod batch;
 pub mod config;
 pub mod estimate;
 pub mod packer;
 pub mod schedule;
+pub mod special;
 pub mod stream;
 pub mod tokenizer;
 pub mod unit_batcher;
 
 pub use batch::{Segment, TokenBatch};
+pub use special::SpecialIds;
 pub use stream::{HoldoutStream, TokenStream};
-pub use tokenizer::{SpecialIds, Tokenizer};
+pub use tokenizer::Tokenizer;

@@ -7,18 +7,9 @@ use sha2::{Digest, Sha256};
 use tokenizers::ModelWrapper;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tokens::config::{Separator, TokensConfig};
-
-/// Ids that a model's `config.json` names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SpecialIds {
-    /// Beginning of sequence.
-    pub bos: Option<u32>,
-    /// End of sequence.
-    pub eos: Option<u32>,
-    /// Padding.
-    pub pad: Option<u32>,
-}
+use crate::tokens::added;
+use crate::tokens::config::{PrependBos, Separator, TokensConfig};
+use crate::tokens::special::{self, Around, BosCustom, ModelFiles, SpecialIds};
 
 /// A tokenizer and the ids that matter around it. Encoding is the same on every thread and uses no thread pool.
 pub struct Tokenizer {
@@ -27,52 +18,74 @@ pub struct Tokenizer {
     /// Rows of the model's embedding: ids are below.
     vocab: u32,
     ids: SpecialIds,
+    bos_custom: BosCustom,
     special: BTreeSet<u32>,
     fingerprint: String,
+    warnings: Vec<String>,
 }
 
 impl Tokenizer {
-    /// Load a `tokenizer.json`. `ids` come from the model's `config.json`, `vocab` is its number of embeddings.
+    /// Load a `tokenizer.json`, with what the files beside it add. `ids` come from the model's configuration and count
+    /// before those of other files; `vocab` is its number of embeddings.
     ///
     /// Truncation, padding and dropout that the file may ask for are switched off: a document's tokens are all its
     /// tokens, every time.
     pub fn load(path: &Path, ids: SpecialIds, vocab: u32) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let shown = path.display();
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .or_kind(ErrorKind::Data, || format!("`{shown}` is not a tokenizer that can be used"))?;
+        let files = ModelFiles::read(path.parent().unwrap_or(Path::new(".")))?;
+        Self::with_files(inner, &files, ids, vocab, sha256(&bytes))
+            .map_err(|e| e.context(format!("load the tokenizer `{shown}`")))
+    }
+
+    /// A tokenizer that was built, with what `files` say of its tokens. `fingerprint` tells it from others.
+    pub fn with_files(
+        mut inner: tokenizers::Tokenizer,
+        files: &ModelFiles,
+        ids: SpecialIds,
+        vocab: u32,
+        mut fingerprint: String,
+    ) -> Result<Self> {
         tokenizers::utils::parallelism::set_parallelism(false);
         inner
             .with_truncation(None)
-            .or_kind(ErrorKind::Internal, || format!("cannot switch off the truncation of `{shown}`"))?;
+            .or_kind(ErrorKind::Internal, || "cannot switch off the tokenizer's truncation".to_owned())?;
         inner.with_padding(None);
         without_dropout(&mut inner);
+        let around = Around::of(&inner);
+        let changed = added::apply(&mut inner, files)?;
+        if !changed.is_empty() || inner.get_encode_special_tokens() {
+            let split = inner.get_encode_special_tokens();
+            fingerprint = sha256(format!("{fingerprint} {split} {changed:?}").as_bytes());
+        }
+        let (ids, mut warnings) = special::ids(files, ids, &around, &|token| inner.token_to_id(token));
+        let (bos_custom, disagreement) = special::bos_custom(files, &around);
+        warnings.extend(disagreement);
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
-        Self::new(Some(inner), ids, vocab, special, sha256(&bytes))
+        Self { inner: Some(inner), vocab, ids, bos_custom, special, fingerprint, warnings }.checked()
     }
 
     /// For corpora that are already token ids.
     pub fn none(ids: SpecialIds, vocab: u32) -> Result<Self> {
-        Self::new(None, ids, vocab, BTreeSet::new(), "none".to_owned())
+        let (bos_custom, fingerprint) = (BosCustom::default(), "none".to_owned());
+        Self { inner: None, vocab, ids, bos_custom, special: BTreeSet::new(), fingerprint, warnings: Vec::new() }
+            .checked()
     }
 
-    fn new(
-        inner: Option<tokenizers::Tokenizer>,
-        ids: SpecialIds,
-        vocab: u32,
-        mut special: BTreeSet<u32>,
-        fingerprint: String,
-    ) -> Result<Self> {
-        for (name, id) in [("bos", ids.bos), ("eos", ids.eos), ("pad", ids.pad)] {
+    fn checked(mut self) -> Result<Self> {
+        for (name, id) in [("bos", self.ids.bos), ("eos", self.ids.eos), ("pad", self.ids.pad)] {
             let Some(id) = id else { continue };
-            if id >= vocab && name != "pad" {
+            if id >= self.vocab && name != "pad" {
+                let vocab = self.vocab;
                 let problem = format!("the model's {name}_token_id {id} is outside its vocabulary of {vocab} tokens");
                 return Err(Error::data(problem));
             }
-            special.insert(id);
+            self.special.insert(id);
         }
-        Ok(Self { inner, vocab, ids, special, fingerprint })
+        Ok(self)
     }
 
     /// The token ids of a text. Ids may lie outside the model's vocabulary; see [`Self::all_in_vocabulary`].
@@ -104,7 +117,7 @@ impl Tokenizer {
         self.special.iter().copied()
     }
 
-    /// Ids that the model's config names.
+    /// Ids that the model's files name.
     pub fn ids(&self) -> SpecialIds {
         self.ids
     }
@@ -124,12 +137,33 @@ impl Tokenizer {
         &self.fingerprint
     }
 
-    /// What to put at the start of an attention context: BOS, if `prepend_bos`.
+    /// Where the model's files disagree, for people.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// `config` with `prepend_bos: auto` decided, and who decided it. Rows that are token ids already (`pre_tokenised`)
+    /// are taken as they are.
+    pub fn decided(&self, config: &TokensConfig, pre_tokenised: bool) -> (TokensConfig, String) {
+        let (prepends, because) = match config.prepend_bos {
+            PrependBos::Yes => (true, "the pipeline says so".to_owned()),
+            PrependBos::No => (false, "the pipeline says so".to_owned()),
+            PrependBos::Auto if pre_tokenised => (false, "the corpus is token ids".to_owned()),
+            PrependBos::Auto if self.bos_custom.prepends && self.ids.bos.is_none() => {
+                (false, "no file of the model names a BOS token".to_owned())
+            }
+            PrependBos::Auto => (self.bos_custom.prepends, self.bos_custom.because.clone()),
+        };
+        (TokensConfig { prepend_bos: prepends.into(), ..config.clone() }, because)
+    }
+
+    /// What to put at the start of an attention context: BOS, if `prepend_bos` says so. Asked of a configuration that is
+    /// [decided](Self::decided); `auto` is decided as for text.
     pub fn bos_for(&self, config: &TokensConfig) -> Result<Option<u32>> {
-        if !config.prepend_bos {
+        if self.decided(config, !self.reads_text()).0.prepend_bos != PrependBos::Yes {
             return Ok(None);
         }
-        let missing = "`tokens.prepend_bos` is true but the model's config.json names no bos_token_id: \
+        let missing = "`tokens.prepend_bos` is true but no file of the model names a BOS token: \
                        set `tokens.prepend_bos: false`, or add bos_token_id to config.json";
         self.ids.bos.map(Some).ok_or_else(|| Error::config(missing))
     }
@@ -143,7 +177,7 @@ impl Tokenizer {
         };
         id.map(Some).ok_or_else(|| {
             Error::config(format!(
-                "`tokens.separator: {name}` needs an id but the model's config.json names no {name}_token_id: \
+                "`tokens.separator: {name}` needs an id but the files of the model name no {name}_token_id: \
                  set `tokens.separator: none`, or add {name}_token_id to config.json"
             ))
         })

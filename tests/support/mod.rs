@@ -30,7 +30,7 @@ name: small
 seed: 3
 model: {{source: pipelines/quickstart/model}}
 corpus: {{type: jsonl, paths: ["{corpus}/*.jsonl"], unit_bytes: 40KiB, holdout: 15%}}
-tokens: {{context_length: 128, batch_tokens: 1024, interleave: 3, exclude: {{positions: [0], norm_above_median: 10}}}}
+tokens: {{context_length: 128, prepend_bos: true, batch_tokens: 1024, interleave: 3, exclude: {{positions: [0], norm_above_median: 10}}}}
 capture: ["blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"]
 dataset: {{url: "{out}/acts", rows_per_shard: 3000, rows_per_group: 1000}}
 trainers:

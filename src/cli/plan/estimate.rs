@@ -7,11 +7,12 @@ use super::work;
 use crate::config::sites::{self, SiteWidth};
 use crate::config::{Pipeline, Sites};
 use crate::dataset::config::StoredDtype;
+use crate::dataset::header::SpecialTokens;
 use crate::error::Result;
 use crate::hooks::HookPoint;
 use crate::model::ModelSpec;
 use crate::sae::config::CoderConfig;
-use crate::tokens::config::{Packing, Separator, TokensConfig};
+use crate::tokens::config::{Packing, PrependBos, Separator, TokensConfig};
 use crate::tokens::estimate::Estimate;
 use crate::trainer::config::TrainerConfig;
 
@@ -115,6 +116,8 @@ pub(super) struct Plan {
     pub(super) trainers: Vec<TrainerPlan>,
     pub(super) memory: MemoryPlan,
     pub(super) time: TimePlan,
+    /// Special tokens, and whether BOS is prepended.
+    pub(super) special_tokens: SpecialTokens,
     /// What the reader should know before starting.
     pub(super) warnings: Vec<String>,
 }
@@ -128,6 +131,7 @@ pub(super) struct Facts<'a> {
     pub(super) units: u32,
     pub(super) bytes: u64,
     pub(super) estimate: &'a Estimate,
+    pub(super) special_tokens: SpecialTokens,
     pub(super) rates: Rates,
 }
 
@@ -176,6 +180,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
         trainers,
         memory,
         time,
+        special_tokens: facts.special_tokens.clone(),
         warnings,
     })
 }
@@ -187,7 +192,7 @@ struct Stream {
     rows: f64,
 }
 
-/// The stream that `share` of the corpus makes.
+/// The stream that `share` of the corpus makes; whether it has BOS is decided.
 fn stream(tokens: &TokensConfig, estimate: &Estimate, share: f64) -> Stream {
     let context = f64::from(tokens.context_length);
     let documents = estimate.documents * share;
@@ -204,11 +209,11 @@ fn stream(tokens: &TokensConfig, estimate: &Estimate, share: f64) -> Stream {
         (Packing::Pad, _) => documents * (mean / context).ceil(),
         (Packing::Truncate, _) => documents,
     };
-    let bos = if tokens.prepend_bos { contexts } else { 0.0 };
+    let prepends = tokens.prepend_bos == PrependBos::Yes;
+    let bos = if prepends { contexts } else { 0.0 };
     let computed = text + bos + documents * separator;
     let special = tokens.exclude.special;
-    let excluded =
-        tokens.exclude.positions.iter().filter(|&&p| !(p == 0 && tokens.prepend_bos && special)).count() as f64;
+    let excluded = tokens.exclude.positions.iter().filter(|&&p| !(p == 0 && prepends && special)).count() as f64;
     let kept = if special { text } else { computed };
     Stream { tokens: computed, rows: (kept - excluded * contexts).max(0.0) }
 }

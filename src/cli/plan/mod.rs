@@ -15,6 +15,7 @@ use crate::compute::cpu::Cpu;
 use crate::config;
 use crate::corpus::Corpus;
 use crate::error::{ErrorKind, ResultExt};
+use crate::pipeline::header;
 use crate::tokens::estimate::{Estimate, estimate};
 use crate::units::{ByteSize, Count};
 use estimate::{Facts, Plan};
@@ -35,16 +36,17 @@ pub(crate) struct PlanArgs {
 pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
     let loaded = config::load(&args.pipeline, &globals.sets)?;
     let (source, sites) = model_folder::open(&loaded)?;
+    let tokenizer = model_folder::tokenizer(&loaded, &source)?;
+    let (loaded, special_tokens) = header::decided(&loaded, &tokenizer);
     let pipeline = &loaded.pipeline;
     let runtime = async_runtime()?;
     let corpus = Arc::new(runtime.block_on(Corpus::open(&pipeline.corpus))?);
-    let tokenizer = model_folder::tokenizer(&loaded, &source)?;
     let estimate: Estimate = estimate(&corpus, &tokenizer)?;
     let backend = Cpu::new(pipeline.model.threads as usize)?;
     let spec = source.spec();
     let batch_tokens = pipeline.tokens.batch_sequences() * pipeline.tokens.context_length as usize;
     let rates = rate::measure(&backend, batch_tokens.min(rate::ROWS_MAX), spec.d_model, spec.d_mlp);
-    let plan = estimate::plan(&Facts {
+    let mut plan = estimate::plan(&Facts {
         pipeline,
         sites: &sites,
         spec,
@@ -52,8 +54,10 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         units: corpus.n_units(),
         bytes: corpus.bytes(),
         estimate: &estimate,
+        special_tokens,
         rates,
     })?;
+    plan.warnings.extend(tokenizer.warnings().iter().cloned());
     if globals.json {
         let value = serde_json::to_value(&plan).or_kind(ErrorKind::Internal, || "write the plan as JSON".to_owned())?;
         output::print_json(&value);
@@ -91,6 +95,7 @@ fn print(plan: &Plan, model: &str) {
             count(forward.rows)
         ),
     );
+    line("tokens", plan.special_tokens.shown());
     output::print(&format!("\n{}\n", site_table(plan)));
     if let Some(dataset) = &plan.dataset {
         line(

@@ -58,6 +58,7 @@ fn plan_with(sets: &[&str]) -> Plan {
         units: 4,
         bytes: 1 << 30,
         estimate: &estimate,
+        special_tokens: Default::default(),
         rates,
     };
     estimate::plan(&facts).unwrap()

@@ -3,9 +3,9 @@ use std::cell::RefCell;
 use super::*;
 use crate::corpus::config::CorpusConfig;
 use crate::error::ErrorKind;
-use crate::tokens::config::{Packing, Separator};
+use crate::tokens::SpecialIds;
+use crate::tokens::config::{Packing, PrependBos, Separator};
 use crate::tokens::estimate::estimate;
-use crate::tokens::tokenizer::SpecialIds;
 use crate::units::{ByteSize, Percent};
 
 /// A corpus of token lists in several files, with the runtime that reads it.
@@ -50,6 +50,7 @@ fn config() -> TokensConfig {
         batch_tokens: 16,
         interleave: 3,
         separator: Separator::Eos,
+        prepend_bos: PrependBos::Yes,
         ..TokensConfig::default()
     }
 }
@@ -183,7 +184,8 @@ fn a_corpus_is_estimated_from_a_part_of_it() {
 #[test]
 fn packing_is_taken_from_the_configuration() {
     let fixture = fixture(&[5], 0.0);
-    let config = TokensConfig { packing: Packing::Pad, prepend_bos: false, separator: Separator::None, ..config() };
+    let config =
+        TokensConfig { packing: Packing::Pad, prepend_bos: PrependBos::No, separator: Separator::None, ..config() };
     let mut stream = TokenStream::new(
         Arc::clone(&fixture.corpus),
         tokenizer(),

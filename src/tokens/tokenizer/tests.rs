@@ -34,15 +34,17 @@ fn special_ids_are_those_of_the_config_and_of_the_file() {
 
 #[test]
 fn a_missing_id_is_told_before_anything_runs() {
-    let config = TokensConfig::default();
+    let config = TokensConfig { prepend_bos: PrependBos::Yes, ..TokensConfig::default() };
     let tokenizer = fixture();
     assert_eq!(tokenizer.bos_for(&config).unwrap(), Some(0));
-    let error = tokenizer.separator_for(&config).unwrap_err();
+    // the fixture's config names no EOS, its post-processor does
+    assert_eq!(tokenizer.separator_for(&config).unwrap(), Some(1));
+    let error = Tokenizer::none(IDS, 290).unwrap().separator_for(&config).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("separator: none") && error.to_string().contains("eos_token_id"), "{error}");
     let nameless = Tokenizer::none(SpecialIds::default(), 10).unwrap();
     assert!(nameless.bos_for(&config).unwrap_err().to_string().contains("prepend_bos: false"));
-    let without = TokensConfig { prepend_bos: false, separator: Separator::None, ..config };
+    let without = TokensConfig { prepend_bos: PrependBos::No, separator: Separator::None, ..config };
     assert_eq!((nameless.bos_for(&without).unwrap(), nameless.separator_for(&without).unwrap()), (None, None));
 }
 
@@ -64,4 +66,41 @@ fn what_is_no_tokenizer_is_an_error_that_names_the_file() {
     let error = Tokenizer::load(&path, IDS, 10).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
     assert!(error.to_string().contains("tokenizer.json"), "{error}");
+}
+
+#[test]
+fn auto_is_decided_by_the_model_unless_rows_are_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::copy(Path::new(FIXTURES).join("tokenizer.json"), &path).unwrap();
+    let auto = TokensConfig::default();
+    for (says, prepends) in [("true", PrependBos::Yes), ("false", PrependBos::No)] {
+        std::fs::write(folder.path().join("tokenizer_config.json"), format!(r#"{{"add_bos_token": {says}}}"#)).unwrap();
+        let tokenizer = Tokenizer::load(&path, IDS, 290).unwrap();
+        let (decided, because) = tokenizer.decided(&auto, false);
+        assert_eq!(decided.prepend_bos, prepends);
+        assert!(because.contains("tokenizer_config.json"), "{because}");
+        assert_eq!(tokenizer.bos_for(&decided).unwrap().is_some(), prepends == PrependBos::Yes);
+        assert_eq!(tokenizer.decided(&auto, true).0.prepend_bos, PrependBos::No);
+        let forced = TokensConfig { prepend_bos: PrependBos::Yes, ..auto.clone() };
+        assert_eq!(tokenizer.decided(&forced, true).0, forced);
+    }
+    // without a BOS there is nothing to prepend, and no error for what nobody asked for
+    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"add_bos_token": true}"#).unwrap();
+    let nameless = Tokenizer::none(SpecialIds::default(), 290).unwrap();
+    assert_eq!(nameless.decided(&auto, false).0.prepend_bos, PrependBos::No);
+}
+
+/// The fingerprint of a folder with nothing but `tokenizer.json` stays what it was; what changes tokens changes it.
+#[test]
+fn the_fingerprint_covers_what_the_configuration_adds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::copy(Path::new(FIXTURES).join("tokenizer.json"), &path).unwrap();
+    let mut fingerprints = std::collections::BTreeSet::from([fixture().fingerprint().to_owned()]);
+    for config in [r#"{"model_max_length": 5}"#, r#"{"pad_token": "[P]"}"#, r#"{"split_special_tokens": true}"#] {
+        std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+        fingerprints.insert(Tokenizer::load(&path, IDS, 290).unwrap().fingerprint().to_owned());
+    }
+    assert_eq!(fingerprints.len(), 3);
 }

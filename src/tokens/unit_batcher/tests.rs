@@ -1,14 +1,20 @@
 use super::*;
 use crate::error::Error;
-use crate::tokens::config::{Packing, Separator};
-use crate::tokens::tokenizer::SpecialIds;
+use crate::tokens::SpecialIds;
+use crate::tokens::config::{Packing, PrependBos, Separator};
 
 const VOCABULARY: u32 = 1000;
 
 fn rules(context_length: u32, batch_tokens: u32, packing: Packing, holdout: f64) -> BatchRules {
     let ids = SpecialIds { bos: Some(1), eos: Some(2), pad: None };
-    let config =
-        TokensConfig { context_length, batch_tokens, packing, separator: Separator::None, ..TokensConfig::default() };
+    let config = TokensConfig {
+        context_length,
+        batch_tokens,
+        packing,
+        separator: Separator::None,
+        prepend_bos: PrependBos::Yes,
+        ..TokensConfig::default()
+    };
     BatchRules::new(&config, Arc::new(Tokenizer::none(ids, VOCABULARY).unwrap()), holdout).unwrap()
 }
 
