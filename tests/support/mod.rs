@@ -123,3 +123,53 @@ pub fn get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+/// The Python to compare with; `None`, loudly, where there is none and that is allowed.
+pub fn python(what: &str) -> Option<String> {
+    match std::env::var("HARVESTD_PYTHON") {
+        Ok(python) => Some(python),
+        Err(_) if std::env::var_os("CI").is_some() => panic!("HARVESTD_PYTHON is not set: in CI {what} must be tested"),
+        Err(_) => {
+            eprintln!("SKIPPED: HARVESTD_PYTHON is not set; {what} was not tested");
+            None
+        }
+    }
+}
+
+/// Run a script of `tests/python` with JSON on its standard input; the JSON it prints.
+pub fn ask_python(python: &str, script: &str, args: &[&str], input: &serde_json::Value) -> serde_json::Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
+    let mut child =
+        Command::new(python).arg(script).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let text = serde_json::to_vec(input).unwrap();
+    let writer = std::thread::spawn(move || stdin.write_all(&text));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(output.status.success(), "python failed");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A Python with `transformers`, and folders of published tokenizers, fetched once.
+pub fn published_tokenizers() -> Option<(String, Vec<PathBuf>)> {
+    static FETCHED: std::sync::OnceLock<Option<(String, Vec<PathBuf>)>> = std::sync::OnceLock::new();
+    FETCHED.get_or_init(fetch_tokenizers).clone()
+}
+
+fn fetch_tokenizers() -> Option<(String, Vec<PathBuf>)> {
+    let python = python("what transformers makes of published tokenizers")?;
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let cache = cache.expect("HOME is set").join("harvestd/tokenizers");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/fetch_tokenizers.py");
+    let output = Command::new(&python).arg(script).arg(cache).output().unwrap();
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        assert!(std::env::var_os("CI").is_none(), "in CI tokenizers must be fetched: {why}");
+        eprintln!("SKIPPED: published tokenizers cannot be fetched: {why}");
+        return None;
+    }
+    let folders: Vec<PathBuf> = String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect();
+    assert!(folders.len() >= 15, "{folders:?}");
+    Some((python, folders))
+}
