@@ -10,8 +10,8 @@ use super::{Failure, Globals, Outcome, model_folder, output};
 use crate::config::{self, Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::HubName;
-use crate::pipeline::locate::Located;
 use crate::pipeline::header;
+use crate::pipeline::locate::Located;
 use crate::tokens::Tokenizer;
 use crate::tokens::config::PrependBos;
 
