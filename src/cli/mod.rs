@@ -14,6 +14,7 @@ mod progress;
 mod run;
 mod schema;
 mod selftest;
+mod sites;
 mod validate;
 mod verify;
 
@@ -41,6 +42,7 @@ const EXIT_BUG: u8 = 70;
     arg_required_else_help = true,
     after_help = "Examples:
   harvestd validate pipelines/                     check every pipeline of a folder
+  harvestd sites pipelines/smollm2-mid.yaml        what can be captured from a model
   harvestd plan pipelines/smollm2-mid.yaml         sizes, memory and time before anything runs
   harvestd run pipelines/smollm2-mid.yaml          run to the end; run again to resume
   harvestd run p.yaml --set trainers=[] --set dataset.url=s3://bucket/acts
@@ -95,6 +97,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Write a trained coder in another tool's format
     Export(export::ExportArgs),
+    /// List what can be captured from a model: names, widths, heads, bytes a token; loads no weights
+    Sites(sites::SitesArgs),
     /// Check the model's arithmetic on this machine against the f64 reference, site by site
     Selftest(selftest::SelftestArgs),
     /// Print the JSON Schema of the pipeline file, for editors and checks
@@ -136,6 +140,7 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
         Command::Inspect(args) => inspect::execute(&args, globals),
         Command::Verify(args) => verify::execute(&args, globals),
         Command::Export(args) => export::execute(&args, globals),
+        Command::Sites(args) => sites::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),
     }

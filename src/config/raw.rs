@@ -35,7 +35,8 @@ pub struct RawPipeline {
     #[serde(default)]
     pub tokens: TokensConfig,
     /// The sites to capture: TransformerLens names (`blocks.6.hook_resid_post`) or Hugging Face module paths; globs
-    /// (`blocks.*.hook_mlp_out`) allowed. A dataset stores exactly these; trainers' inputs are captured in any case.
+    /// (`blocks.*.hook_mlp_out`) and heads (`blocks.3.attn.hook_z[5]`, `[0,3]`, `[0-3]`, `[*]`) allowed; `harvestd sites`
+    /// lists them. A dataset stores exactly these; trainers' inputs are captured in any case.
     #[serde(default)]
     #[schemars(inner(length(min = 1)))]
     pub capture: Vec<String>,

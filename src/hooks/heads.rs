@@ -32,12 +32,7 @@ impl Heads {
         if inside.trim() == "*" {
             return Ok(Self::Each);
         }
-        let range = |part: &str| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            Some((number(first.trim())?, number(last.trim())?)).filter(|(first, last)| first <= last)
-        };
-        let ranges: Option<Vec<(u32, u32)>> = inside.split(',').map(range).collect();
-        ranges.map(Self::Ranges).ok_or_else(|| {
+        ranges(inside).map(Self::Ranges).ok_or_else(|| {
             format!("asks for heads `[{inside}]`: write a number, a list [0,3], a range [0-3], or [*] for each head")
         })
     }
@@ -64,6 +59,15 @@ impl Heads {
             },
         }
     }
+}
+
+/// Numbers and ranges with commas between them, `0-3,7`: the first and the last of each.
+pub(super) fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((number(first.trim())?, number(last.trim())?)).filter(|(first, last)| first <= last)
+    };
+    text.split(',').map(range).collect()
 }
 
 /// A number as this crate prints it: no sign, no leading zero.

@@ -4,7 +4,9 @@
 //! (no weight folding, no centring). A model declares which points it has; a selection is resolved against that list.
 
 pub mod heads;
+pub mod listing;
 pub mod name;
+pub mod reference;
 pub mod selection;
 pub mod site;
 pub mod tap;

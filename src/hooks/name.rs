@@ -35,17 +35,23 @@ impl ModulePaths {
 
     /// The paths that name the whole of `point`.
     pub fn of(&self, point: HookPoint) -> Vec<String> {
-        let paths = if point.layer.is_some() { self.in_block } else { self.outside };
-        let paths = paths.iter().filter(|(_, site)| *site == point.site).map(|(path, _)| *path);
-        match point.layer {
-            Some(layer) => {
-                paths.flat_map(|path| self.blocks.iter().map(move |blocks| format!("{blocks}.{layer}{path}"))).collect()
-            }
-            None => paths.map(str::to_owned).collect(),
+        self.of_site(point.site, self.blocks, &point.layer.map(|layer| layer.to_string()).unwrap_or_default())
+    }
+
+    /// The paths of `site`, below `blocks` with `layer` as the block's number if it is in a block.
+    pub(super) fn of_site(&self, site: Site, blocks: &[&str], layer: &str) -> Vec<String> {
+        let paths = if site.in_block() { self.in_block } else { self.outside };
+        let paths = paths.iter().filter(|(_, named)| *named == site).map(|(path, _)| *path);
+        if site.in_block() {
+            paths.flat_map(|path| blocks.iter().map(move |blocks| format!("{blocks}.{layer}{path}"))).collect()
+        } else {
+            paths.map(str::to_owned).collect()
         }
     }
 }
 
+/// What stands behind a module path to say that what it reads is meant.
+pub(super) const INPUT: &str = ".input";
 /// What may stand behind a module path to say that its output is meant.
 pub(super) const OUTPUT: &str = ".output";
 

@@ -1,7 +1,7 @@
 //! Which hook points a pipeline means: names and globs, resolved against what a model declares.
 //!
 //! A pattern is a name of [`crate::hooks::name`], or a glob over one: `*` and `?` stay within one dotted segment,
-//! `**` crosses segments, `{0,3}` and `[0-3]` choose. `blocks.*.hook_mlp_out` is that site in every block. A bracket at the
+//! `**` crosses segments, `{0,3}`, `{0-11}` and `[0-3]` choose. `blocks.*.hook_mlp_out` is that site in every block. A bracket at the
 //! very end chooses heads ([`crate::hooks::heads`]): `blocks.*.attn.hook_z[0-3]`.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::fmt;
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::hooks::heads::{self, Heads};
-use crate::hooks::name::OUTPUT;
+use crate::hooks::name::{INPUT, OUTPUT};
 use crate::hooks::{HookPoint, ModulePaths, PointShape, SiteWidth};
 
 /// A pattern that selects nothing.
@@ -87,11 +87,14 @@ impl Declared<'_> {
             let found = self.points.iter().find(|shape| shape.point == point);
             return found.map(|shape| vec![*shape]).ok_or_else(|| self.missing(point));
         }
-        let glob = matcher(pattern)?;
-        let matches = |name: &str| glob.is_match(name.replace('.', "/"));
+        let names = matcher(pattern)?;
+        let paths = matcher(pattern.strip_suffix(OUTPUT).unwrap_or(pattern))?;
+        // `model.layers.3.*` means modules, not what they read
+        let reads = pattern.ends_with(INPUT);
         let is_meant = |point: HookPoint| {
-            matches(&point.to_string())
-                || self.paths.of(point).iter().any(|path| matches(path) || matches(&format!("{path}{OUTPUT}")))
+            let modules = self.paths.of(point);
+            names.is_match(segments(&point.to_string()))
+                || modules.iter().any(|path| path.ends_with(INPUT) == reads && paths.is_match(segments(path)))
         };
         let found: Vec<PointShape> = self.points.iter().copied().filter(|shape| is_meant(shape.point)).collect();
         if found.is_empty() { Err("matches no site of this model".to_owned()) } else { Ok(found) }
@@ -136,11 +139,37 @@ fn is_glob(pattern: &str) -> bool {
 }
 
 /// Dots separate segments as slashes do in paths.
+fn segments(name: &str) -> String {
+    name.replace('.', "/")
+}
+
 fn matcher(pattern: &str) -> Result<GlobMatcher, String> {
-    let path = pattern.replace('.', "/");
-    let glob =
-        GlobBuilder::new(&path).literal_separator(true).build().map_err(|e| format!("is not a glob: {}", e.kind()))?;
+    let glob = GlobBuilder::new(&segments(&with_ranges_spelt_out(pattern)))
+        .literal_separator(true)
+        .build()
+        .map_err(|e| format!("is not a glob: {}", e.kind()))?;
     Ok(glob.compile_matcher())
+}
+
+/// `{0-3,7}` as globs have it, `{0,1,2,3,7}`; braces with anything else in them stay.
+fn with_ranges_spelt_out(pattern: &str) -> String {
+    /// More blocks than models have.
+    const MOST: u32 = 4096;
+    let mut out = String::new();
+    let mut rest = pattern;
+    while let Some((before, inside, after)) = rest.split_once('{').and_then(|(before, rest)| {
+        let (inside, after) = rest.split_once('}')?;
+        Some((before, inside, after))
+    }) {
+        let spelt_out = heads::ranges(inside).filter(|ranges| ranges.iter().all(|(_, last)| *last < MOST));
+        let inside = spelt_out.map_or_else(
+            || inside.to_owned(),
+            |ranges| ranges.into_iter().flat_map(|(a, b)| a..=b).map(|n| n.to_string()).collect::<Vec<_>>().join(","),
+        );
+        out.push_str(&format!("{before}{{{inside}}}"));
+        rest = after;
+    }
+    out + rest
 }
 
 /// `name` with its layer written as a glob if the pattern has one there: `blocks.3.hook_z` becomes `blocks.*.hook_z`.
@@ -161,6 +190,7 @@ mod tests {
         blocks: &["model.layers", "layers"],
         in_block: &[
             ("", Site::ResidPost),
+            (".input", Site::ResidPre),
             (".mlp", Site::MlpOut),
             (".self_attn.q_proj", Site::Q),
             (".self_attn.o_proj.input", Site::Z),
@@ -215,8 +245,14 @@ mod tests {
     fn globs_choose_layers_and_stay_within_a_segment() {
         assert_eq!(resolved(&["blocks.*.hook_mlp_out"]).len(), 12);
         assert_eq!(resolved(&["blocks.{0,3}.hook_mlp_out"]), ["blocks.0.hook_mlp_out", "blocks.3.hook_mlp_out"]);
+        assert_eq!(resolved(&["blocks.{0-9,11}.hook_mlp_out"]).len(), 11);
+        assert_eq!(resolved(&["blocks.{9-30}.hook_{attn,mlp}_out"]).len(), 6);
         assert_eq!(resolved(&["blocks.1*.hook_resid_post"]).len(), 3);
         assert_eq!(resolved(&["model.layers.[0-1]"]), ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]);
+        assert_eq!(resolved(&["layers.7.*"]), ["blocks.7.hook_mlp_out"], "modules, not what they read");
+        assert_eq!(resolved(&["layers.7.*.output"]), ["blocks.7.hook_mlp_out"]);
+        assert_eq!(resolved(&["layers.7.**.input"]), ["blocks.7.hook_resid_pre", "blocks.7.attn.hook_z"]);
+        assert_eq!(resolved(&["layers.{7-8}.input"]), ["blocks.7.hook_resid_pre", "blocks.8.hook_resid_pre"]);
         assert_eq!(resolved(&["blocks.7.*"]).len(), 4, "attn.hook_z is a segment deeper");
         assert_eq!(resolved(&["blocks.7.**"]).len(), SITES.len());
         assert_eq!(resolved(&["**"]).len(), declared().len());

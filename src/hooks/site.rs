@@ -146,6 +146,22 @@ impl Site {
         self.facts().1
     }
 
+    /// Values a row, in the letters of [`Site`].
+    pub fn width(self) -> &'static str {
+        match self {
+            Self::Ln1Scale | Self::Ln1PostScale | Self::Ln2Scale | Self::Ln2PostScale | Self::LnFinalScale => "1",
+            Self::Q | Self::QNormOut | Self::RotQ | Self::Z => "h*e",
+            Self::K | Self::V | Self::KNormOut | Self::RotK => "k*e",
+            Self::AttnScores | Self::Pattern => "h*t",
+            Self::Result => "h*d",
+            Self::RouterLogits => "r",
+            Self::ExpertIndices | Self::ExpertWeights => "s",
+            Self::MlpPre | Self::MlpPreLinear | Self::MlpPost => "m, or s*m",
+            Self::ExpertOut => "s*d",
+            _ => "d",
+        }
+    }
+
     /// Name and definition.
     fn facts(self) -> (&'static str, &'static str) {
         match self {
