@@ -1,4 +1,4 @@
-//! `harvestd sites`: what can be captured from a model, without loading its weights.
+//! `harvestd sites`: what can be captured from a model, without loading its weights (a hub's model is downloaded, though).
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Globals, Outcome, output};
+use super::{Globals, Outcome, model_folder, output};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::hooks::listing::{SiteGroup, groups};
 use crate::hooks::{ModulePaths, PointShape};
-use crate::model::{ModelSource, ModelSpec};
+use crate::model::ModelSpec;
 use crate::units::ByteSize;
 
 /// Context length for which attention patterns are described where nothing names one.
@@ -47,7 +47,7 @@ pub(crate) fn execute(args: &SitesArgs, globals: &Globals) -> Outcome {
     } else {
         (args.model.clone(), None)
     };
-    let opened = ModelSource::open(&source)?;
+    let opened = model_folder::fetch(&source)?.open()?;
     let spec = opened.spec();
     let context_length =
         args.context_length.or(from_pipeline).unwrap_or_else(|| CONTEXT_LENGTH.min(spec.max_positions)).max(1);
