@@ -6,12 +6,14 @@
 pub mod heads;
 pub mod listing;
 pub mod name;
+pub mod point;
 pub mod reference;
 pub mod selection;
 pub mod site;
 pub mod tap;
 
 pub use name::ModulePaths;
+pub use point::{HookPoint, PointShape, SiteWidth};
 pub use selection::{SelectionProblem, resolve};
-pub use site::{HookPoint, PointShape, Site, SiteWidth};
+pub use site::Site;
 pub use tap::{Taps, Want};
