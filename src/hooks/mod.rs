@@ -1,7 +1,7 @@
 //! What can be captured, and how it is named.
 //!
-//! Names are TransformerLens hook names; an architecture's Hugging Face module paths are accepted as aliases. Values equal Hugging Face's
-//! (no weight folding, no centring). A model declares which points it has; a selection is resolved against that list.
+//! Names are TransformerLens hook names; an architecture's Hugging Face module paths are accepted as aliases. Values equal
+//! Hugging Face's (no weight folding, no centring). A model declares which points it has; a selection is resolved against that list.
 
 pub mod heads;
 pub mod listing;
