@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use harvestd::compute::backend::LinearDims;
-use harvestd::compute::cpu::Cpu;
+use harvestd::compute::backend::{LinearDims, MatrixFormat};
+use harvestd::compute::cpu::{Cpu, Matrix};
 use harvestd::compute::{Backend, ModelOps};
 use harvestd::error::Result;
 use harvestd::hooks::{HookPoint, Site, Taps, Want};
@@ -98,17 +98,17 @@ fn batch(sequences: usize, tokens: usize) -> TokenBatch {
 
 /// The matrix products of a pass over `n` tokens, each with its own matrix.
 struct Products {
-    matrices: Vec<(Vec<f32>, LinearDims)>,
+    matrices: Vec<(Matrix, LinearDims)>,
     x: Vec<f32>,
     y: Vec<f32>,
 }
 
 impl Products {
-    fn new(n: usize) -> Self {
+    fn new(cpu: &Cpu, n: usize) -> Self {
         let shapes = [(D, D), (D, KV), (D, KV), (D, D), (D, M), (D, M), (M, D)];
         let matrices = std::iter::repeat_n(shapes, BLOCKS).flatten().map(|(n_in, n_out)| {
             let w = (0..n_in * n_out).map(|i| (i % 17) as f32 * 0.01).collect();
-            (w, LinearDims { n, n_in, n_out })
+            (cpu.matrix(w, MatrixFormat::F32), LinearDims { n, n_in, n_out })
         });
         Self { matrices: matrices.collect(), x: vec![0.1; n * M], y: vec![0.0; n * M] }
     }
@@ -137,7 +137,7 @@ fn best_of(runs: usize, mut work: impl FnMut()) -> Duration {
 /// Best of a few interleaved runs of both, on one line.
 fn print_fraction(model: &mut dyn Model<Cpu>, cpu: &Cpu, tokens: &TokenBatch, taps: &mut LastBlock) {
     let n = tokens.n_tokens();
-    let mut products = Products::new(n);
+    let mut products = Products::new(cpu, n);
     let (mut forward, mut gemm) = (Duration::MAX, Duration::MAX);
     for _ in 0..4 {
         forward = forward.min(best_of(1, || model.forward(tokens, taps).expect("runs")));
@@ -155,7 +155,7 @@ fn print_fraction(model: &mut dyn Model<Cpu>, cpu: &Cpu, tokens: &TokenBatch, ta
 }
 
 fn load<B: ModelOps>(backend: Arc<B>, source: &ModelSource, shape: BatchShape) -> Box<dyn Model<B>> {
-    model::load(backend, source, shape).expect("loads")
+    model::load(backend, source, shape, MatrixFormat::F32).expect("loads")
 }
 
 fn forward(c: &mut Criterion) {
@@ -176,7 +176,7 @@ fn forward(c: &mut Criterion) {
             b.iter(|| model.forward(&batch, &mut taps).expect("runs"));
         });
     }
-    let mut products = Products::new(4096);
+    let mut products = Products::new(&cpu, 4096);
     group.throughput(Throughput::Elements(4096));
     group.bench_function("matrix products alone", |b| b.iter(|| products.run(&cpu)));
     group.finish();

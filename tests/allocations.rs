@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harvestd::compute::Backend;
-use harvestd::compute::backend::LinearDims;
+use harvestd::compute::backend::{LinearDims, MatrixFormat};
 use harvestd::compute::cpu::Cpu;
 use harvestd::error::Result;
 use harvestd::hooks::{HookPoint, Site, Taps, Want};
@@ -93,13 +93,14 @@ fn a_forward_pass_allocates_only_what_its_products_do() {
         let folder = format!("{}/tests/fixtures/golden/{name}", env!("CARGO_MANIFEST_DIR"));
         let source = ModelSource::open(&folder).unwrap();
         let shape = BatchShape { max_tokens: n, context_length: tokens };
-        let mut model = model::load(cpu.clone(), &source, shape).unwrap();
+        let mut model = model::load(cpu.clone(), &source, shape, MatrixFormat::F32).unwrap();
         let mut taps = SomeSites { sum: 0.0, rows: vec![0.0; n * 1024] };
         let forward = allocations(|| model.forward(&batch, &mut taps).unwrap());
         assert!(taps.sum.is_finite());
 
         let dims = LinearDims { n, n_in: 32, n_out: 80 };
-        let (x, w, mut y) = (cpu.zeros(n * 32), cpu.zeros(80 * 32), cpu.zeros(n * 80));
+        let (x, mut y) = (cpu.zeros(n * 32), cpu.zeros(n * 80));
+        let w = cpu.matrix(vec![0.0; 80 * 32], MatrixFormat::F32);
         let product = allocations(|| (0..linears).for_each(|_| cpu.linear(&x, &w, None, &mut y, dims)));
 
         // the pass enters the pool about three times for each product

@@ -65,7 +65,7 @@ pub(crate) fn tokenizer(loaded: &Loaded, source: &ModelSource) -> Result<Tokeniz
 
 fn limits(spec: &ModelSpec, files: &ModelFiles) -> ModelLimits {
     ModelLimits {
-        positions: spec.rope.is_none().then_some(spec.max_positions),
+        positions: spec.has_learned_positions().then_some(spec.max_positions),
         has_bos: spec.bos.is_some() || files.names("bos"),
         has_eos: !spec.eos.is_empty() || files.names("eos"),
     }

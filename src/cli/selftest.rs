@@ -53,7 +53,7 @@ pub(crate) fn execute(args: &SelftestArgs, globals: &Globals) -> Outcome {
     let backend = Arc::new(Cpu::new(loaded.pipeline.model.threads as usize)?);
     let tokens = args.tokens.min(loaded.pipeline.tokens.context_length) as usize;
     let shape = BatchShape { max_tokens: tokens, context_length: tokens };
-    let errors = compare(backend, &source, shape, &batches)?;
+    let errors = compare(backend, &source, shape, loaded.pipeline.model.dtype.matrix_format(), &batches)?;
     let passed = errors.iter().all(within);
     if globals.json {
         output::print_json(&json!({

@@ -65,10 +65,10 @@ pub(crate) fn execute(args: &SitesArgs, globals: &Globals) -> Outcome {
 fn chosen(spec: &ModelSpec, context_length: usize, layer: Option<u32>) -> Result<Vec<PointShape>> {
     let mut points = spec.points(context_length);
     if let Some(layer) = layer {
-        if layer >= spec.n_layers {
+        if layer >= spec.n_layers() {
             return Err(Error::config(format!(
                 "--layer {layer}: the model has {} blocks, numbered from 0",
-                spec.n_layers
+                spec.n_layers()
             )));
         }
         points.retain(|shape| shape.point.layer == Some(layer));
@@ -132,7 +132,13 @@ impl Report<'_> {
             "\n{}: {} blocks, {} wide, {} heads of {}, {} key/value heads. Sizes are of one token at one block; \
              attention patterns are for a context of {}.\nA head alone: blocks.0.attn.hook_z[0]; several: [0,1], [0-3]; \
              each: [*].",
-            self.source, spec.n_layers, spec.d_model, spec.n_heads, spec.d_head, spec.n_kv_heads, self.context_length
+            self.source,
+            spec.n_layers(),
+            spec.d_model,
+            spec.n_heads,
+            spec.d_head,
+            spec.n_kv_heads,
+            self.context_length
         ));
     }
 }

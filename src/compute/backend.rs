@@ -10,6 +10,9 @@ pub trait Backend: Send + Sync + 'static {
     /// A buffer on the device.
     type Tensor: Send + Sync;
 
+    /// A model's matrix on the device, in one of the formats of [`MatrixFormat`]. It does not change.
+    type Matrix: Send + Sync;
+
     /// `reference`, `cpu`, ...
     fn name(&self) -> &'static str;
 
@@ -18,6 +21,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// A buffer with the values of `data`.
     fn upload(&self, data: &[f32]) -> Self::Tensor;
+
+    /// A matrix with the values of `data`, rounded to `format`; shapes travel as arguments, as those of buffers.
+    fn matrix(&self, data: Vec<f32>, format: MatrixFormat) -> Self::Matrix;
 
     /// Numbers in the buffer.
     fn len(&self, t: &Self::Tensor) -> usize;
@@ -41,11 +47,21 @@ pub trait Backend: Send + Sync + 'static {
     fn linear(
         &self,
         x: &Self::Tensor,
-        w: &Self::Tensor,
+        w: &Self::Matrix,
         bias: Option<&Self::Tensor>,
         y: &mut Self::Tensor,
         dims: LinearDims,
     );
+}
+
+/// How the numbers of a [`Backend::Matrix`] are kept. Products are sums of f32 products in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MatrixFormat {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bfloat16: half the memory; nothing is lost of a model that was published so.
+    Bf16,
 }
 
 /// Shape of [`Backend::linear`].

@@ -48,13 +48,37 @@ pub struct NormDims {
     pub eps: f64,
 }
 
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// By the root of the mean square.
+    Rms,
+    /// By the standard deviation, after the mean was subtracted.
+    Layer,
+}
+
 /// Shape of a rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RopeDims {
     /// Heads in a row.
     pub heads: usize,
-    /// Head width, even.
+    /// Head width.
     pub e: usize,
+    /// Channels of each head that are rotated, its first ones: even, at most `e`.
+    pub rotary: usize,
+}
+
+/// An elementwise function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// `x/2 (1 + erf(x / sqrt(2)))`.
+    GeluErf,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 /// Queries, keys and values.
@@ -79,6 +103,61 @@ pub struct AttentionDims {
     pub e: usize,
     /// Factor on `q . k` before the softmax.
     pub scale: f32,
+    /// Rows that a row sees, itself included, if not all before it: row `i` sees `i - window < j <= i`.
+    pub window: Option<usize>,
+    /// Scores `s` become `cap tanh(s / cap)` before the softmax.
+    pub softcap: Option<f32>,
+}
+
+/// What attention computes on the side, each `[n, h*t]`: column `a*t + c` belongs to head `a` and the key at position `c` of
+/// the row's sequence, zero where the row does not attend.
+#[derive(Debug)]
+pub struct AttentionSides<'a, T> {
+    /// Scores as the softmax reads them.
+    pub scores: Option<&'a mut T>,
+    /// Probabilities.
+    pub pattern: Option<&'a mut T>,
+}
+
+/// Shape of [`ModelOps::head_results`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadResultDims {
+    /// Rows.
+    pub n: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Head width.
+    pub e: usize,
+    /// Residual width.
+    pub d: usize,
+}
+
+/// How tokens are sent to experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteDims {
+    /// Rows.
+    pub n: usize,
+    /// Experts.
+    pub experts: usize,
+    /// Experts a row is sent to.
+    pub chosen: usize,
+    /// Whether the weights of the chosen experts are divided by their sum.
+    pub renormalise: bool,
+}
+
+/// Shape of [`ModelOps::expert_linear`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertDims {
+    /// Rows (tokens).
+    pub n: usize,
+    /// Experts a row is sent to.
+    pub chosen: usize,
+    /// Columns of `x` and of each expert's matrix.
+    pub n_in: usize,
+    /// Rows of each expert's matrix.
+    pub n_out: usize,
+    /// Whether `x` has a row for each chosen expert (`[n, chosen, n_in]`) or one for all of them (`[n, n_in]`).
+    pub x_by_expert: bool,
 }
 
 /// The ops of a transformer's forward pass.
@@ -93,10 +172,10 @@ pub trait ModelOps: Backend {
     fn load_batch(&self, index: &mut Self::BatchIndex, rows: BatchRows<'_>);
 
     /// `y[i, :] = table[ids[i], :]`: `table` `[v, d]`, `y` `[n, d]`.
-    fn embed_tokens(&self, index: &Self::BatchIndex, table: &Self::Tensor, y: &mut Self::Tensor, d: usize);
+    fn embed_tokens(&self, index: &Self::BatchIndex, table: &Self::Matrix, y: &mut Self::Tensor, d: usize);
 
     /// `y[i, :] = table[positions[i], :]`: `table` `[>= t, d]`, `y` `[n, d]`.
-    fn embed_positions(&self, index: &Self::BatchIndex, table: &Self::Tensor, y: &mut Self::Tensor, d: usize);
+    fn embed_positions(&self, index: &Self::BatchIndex, table: &Self::Matrix, y: &mut Self::Tensor, d: usize);
 
     /// `y[i, j] = x[i, j] / sqrt(mean_j(x[i, j]^2) + eps) * weight[j]`; without `weight` the factor is 1.
     /// `x`, `y` `[n, d]`, `weight` `[d]`.
@@ -112,10 +191,13 @@ pub trait ModelOps: Backend {
         dims: NormDims,
     );
 
-    /// Rotary embedding in place, each head's first half paired with its second (Hugging Face's convention): with
-    /// `p = positions[i]` and `a, b` the elements `j` and `j + e/2` of a head,
+    /// What a norm divides by: `y[i] = sqrt(mean_j(x[i, j]^2) + eps)`, or `sqrt(var_i + eps)`. `x` `[n, d]`, `y` `[n]`.
+    fn norm_scale(&self, kind: NormKind, x: &Self::Tensor, y: &mut Self::Tensor, dims: NormDims);
+
+    /// Rotary embedding in place, the first half of each head's rotated channels paired with their second (Hugging Face's
+    /// convention): with `r = dims.rotary`, `p = positions[i]` and `a, b` the elements `j` and `j + r/2` of a head,
     /// `a' = a cos[p, j] - b sin[p, j]`, `b' = b cos[p, j] + a sin[p, j]`.
-    /// `x` `[n, heads*e]`, `cos`, `sin` `[>= t, e/2]`.
+    /// `x` `[n, heads*e]`, `cos`, `sin` `[>= t, r/2]`.
     fn rope(
         &self,
         index: &Self::BatchIndex,
@@ -125,25 +207,58 @@ pub trait ModelOps: Backend {
         dims: RopeDims,
     );
 
-    /// Causal attention within each context: for head `a`, row `i`, and rows `j <= i` of the same context,
-    /// `p[i, a, j] = softmax_j(scale * q[i, a] . k[j, a'])`, `z[i, a] = sum_j p[i, a, j] v[j, a']`.
+    /// Causal attention within each context: for head `a`, row `i`, and the rows `j <= i` of the same context that it sees,
+    /// `p[i, a, j] = softmax_j(softcap(scale * q[i, a] . k[j, a']))`, `z[i, a] = sum_j p[i, a, j] v[j, a']`.
     ///
-    /// `z` `[n, h*e]`. If `pattern` is given, `[n, h*t]`, its rows become `p`: column `a*t + c` belongs to the key at
-    /// position `c` of the row's sequence, zero where the row does not attend.
+    /// `z` `[n, h*e]`; `sides` are computed if they are given.
     fn attention(
         &self,
         index: &mut Self::BatchIndex,
         qkv: Qkv<'_, Self::Tensor>,
         z: &mut Self::Tensor,
-        pattern: Option<&mut Self::Tensor>,
+        sides: AttentionSides<'_, Self::Tensor>,
         dims: AttentionDims,
     );
 
-    /// `gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i]` for the first `len` values.
-    fn silu_mul(&self, gate: &mut Self::Tensor, up: &Self::Tensor, len: usize);
+    /// What each head adds through the output projection: `y[i, a, :] = sum_c z[i, a*e + c] w[:, a*e + c]`.
+    /// `z` `[n, h*e]`, `w` `[d, h*e]`, `y` `[n, h*d]`.
+    fn head_results(&self, z: &Self::Tensor, w: &Self::Matrix, y: &mut Self::Tensor, dims: HeadResultDims);
 
-    /// `x[i] = x[i]/2 (1 + tanh(sqrt(2/pi) (x[i] + 0.044715 x[i]^3)))` for the first `len` values.
-    fn gelu_tanh(&self, x: &mut Self::Tensor, len: usize);
+    /// `x[i] = f(x[i])` for the first `len` values.
+    fn activate(&self, f: Activation, x: &mut Self::Tensor, len: usize);
+
+    /// `gate[i] = f(gate[i]) * up[i]` for the first `len` values.
+    fn activate_mul(&self, f: Activation, gate: &mut Self::Tensor, up: &Self::Tensor, len: usize);
+
+    /// Send each row to the experts with the largest logits: `indices[i, c]` is the number (as a float) of the expert with
+    /// the `c`-th largest logit, the smaller number first among equals, and `weights[i, c]` its share of the softmax over
+    /// all experts. `logits` `[n, experts]`, `indices`, `weights` `[n, chosen]`.
+    fn route(&self, logits: &Self::Tensor, indices: &mut Self::Tensor, weights: &mut Self::Tensor, dims: RouteDims);
+
+    /// `y[i, c, :] = w[indices[i, c]] x[i, c, :]`, with the same `x` for all `c` unless `dims.x_by_expert`.
+    /// `w` holds one matrix `[n_out, n_in]` an expert, `indices` `[n, chosen]`, `y` `[n, chosen, n_out]`.
+    fn expert_linear(
+        &self,
+        x: &Self::Tensor,
+        w: &[Self::Matrix],
+        indices: &Self::Tensor,
+        y: &mut Self::Tensor,
+        dims: ExpertDims,
+    );
+
+    /// `y[i, :] = sum_c weights[i, c] x[i, c, :]`: `x` `[n, chosen, d]`, `weights` `[n, chosen]`, `y` `[n, d]`.
+    fn mix_experts(
+        &self,
+        x: &Self::Tensor,
+        weights: &Self::Tensor,
+        y: &mut Self::Tensor,
+        n: usize,
+        chosen: usize,
+        d: usize,
+    );
+
+    /// `x[i] *= factor` for the first `len` values.
+    fn scale(&self, x: &mut Self::Tensor, factor: f32, len: usize);
 
     /// `x[i] += y[i]` for the first `len` values.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor, len: usize);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::compute::backend::MatrixFormat;
 use crate::compute::reference::Reference;
 use crate::compute::{Backend, ModelOps};
 use crate::error::{Error, Result};
@@ -31,10 +32,11 @@ pub fn compare<B: ModelOps>(
     backend: Arc<B>,
     source: &ModelSource,
     shape: BatchShape,
+    format: MatrixFormat,
     batches: &[TokenBatch],
 ) -> Result<Vec<SiteError>> {
-    let mut reference = load(Arc::new(Reference), source, shape)?;
-    let mut fast = load(backend, source, shape)?;
+    let mut reference = load(Arc::new(Reference), source, shape, MatrixFormat::F32)?;
+    let mut fast = load(backend, source, shape, format)?;
     let points: Vec<HookPoint> = fast.points().iter().map(|shape| shape.point).collect();
     let mut errors: HashMap<HookPoint, Vec<f64>> = HashMap::new();
     let mut logit_errors = Vec::new();

@@ -1,6 +1,6 @@
 //! Tensors of safetensors files, read through memory maps and widened to f32.
 //!
-//! Names are compared without the prefix (`model.`, `transformer.`) by which a language model names its base model.
+//! Names are compared without the prefix (`model.`, `transformer.`, `gpt_neox.`) by which a language model names its base model.
 //! A loader asks for every tensor it knows with the shape it expects; [`Weights::finish`] then reports what was missing,
 //! misshapen or never asked for, all at once. A tensor that nobody reads means another architecture than we believe.
 
@@ -128,7 +128,7 @@ impl Weights {
 
 /// Without the prefix of the base model.
 fn base_name(name: &str) -> &str {
-    ["model.", "transformer."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
+    ["model.", "transformer.", "gpt_neox."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
 /// Little-endian 16-bit floats to f32, in blocks that stay in the cache (the bytes may be unaligned).

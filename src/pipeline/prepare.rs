@@ -114,7 +114,8 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         model = %source.folder().display(), threads = backend.threads(), units = corpus.n_units(),
         corpus_bytes = corpus.bytes(), "loading"
     );
-    let mut model = model::load(Arc::clone(&backend), &source, batch_shape(pipeline))?;
+    let format = pipeline.model.dtype.matrix_format();
+    let mut model = model::load(Arc::clone(&backend), &source, batch_shape(pipeline), format)?;
     shared.status.readiness.release(Latch::ModelLoaded);
     let special: Vec<u32> = tokenizer.special_ids().collect();
     let mut keep = KeepRule::new(&pipeline.tokens.exclude, &special);

@@ -3,9 +3,12 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use harvestd::compute::backend::{Backend, LinearDims};
-use harvestd::compute::cpu::{BatchIndex, Cpu};
-use harvestd::compute::model_ops::{AttentionDims, BatchRows, BatchShape, ModelOps, NormDims, Qkv, RopeDims};
+use harvestd::compute::backend::{Backend, LinearDims, MatrixFormat};
+use harvestd::compute::cpu::{BatchIndex, Cpu, Matrix};
+use harvestd::compute::model_ops::{
+    Activation, AttentionDims, AttentionSides, BatchRows, BatchShape, ExpertDims, HeadResultDims, ModelOps, NormDims,
+    NormKind, Qkv, RopeDims, RouteDims,
+};
 
 pub struct Counting {
     pub cpu: Cpu,
@@ -31,6 +34,7 @@ type T = Vec<f32>;
 
 impl Backend for Counting {
     type Tensor = T;
+    type Matrix = Matrix;
 
     fn name(&self) -> &'static str {
         "counting"
@@ -40,6 +44,9 @@ impl Backend for Counting {
     }
     fn upload(&self, data: &[f32]) -> T {
         self.cpu.upload(data)
+    }
+    fn matrix(&self, data: Vec<f32>, format: MatrixFormat) -> Matrix {
+        self.cpu.matrix(data, format)
     }
     fn len(&self, t: &T) -> usize {
         self.cpu.len(t)
@@ -56,7 +63,7 @@ impl Backend for Counting {
     fn gather_rows(&self, x: &T, width: usize, columns: Range<usize>, rows: &[u32], out: &mut [f32]) {
         self.cpu.gather_rows(x, width, columns, rows, out);
     }
-    fn linear(&self, x: &T, w: &T, bias: Option<&T>, y: &mut T, dims: LinearDims) {
+    fn linear(&self, x: &T, w: &Matrix, bias: Option<&T>, y: &mut T, dims: LinearDims) {
         self.linears.fetch_add(1, Ordering::Relaxed);
         self.cpu.linear(x, w, bias, y, dims);
     }
@@ -71,10 +78,10 @@ impl ModelOps for Counting {
     fn load_batch(&self, index: &mut BatchIndex, rows: BatchRows<'_>) {
         self.cpu.load_batch(index, rows);
     }
-    fn embed_tokens(&self, index: &BatchIndex, table: &T, y: &mut T, d: usize) {
+    fn embed_tokens(&self, index: &BatchIndex, table: &Matrix, y: &mut T, d: usize) {
         self.cpu.embed_tokens(index, table, y, d);
     }
-    fn embed_positions(&self, index: &BatchIndex, table: &T, y: &mut T, d: usize) {
+    fn embed_positions(&self, index: &BatchIndex, table: &Matrix, y: &mut T, d: usize) {
         self.cpu.embed_positions(index, table, y, d);
     }
     fn rms_norm(&self, x: &T, weight: Option<&T>, y: &mut T, dims: NormDims) {
@@ -93,17 +100,35 @@ impl ModelOps for Counting {
         index: &mut BatchIndex,
         qkv: Qkv<'_, T>,
         z: &mut T,
-        pattern: Option<&mut T>,
+        sides: AttentionSides<'_, T>,
         dims: AttentionDims,
     ) {
         self.attentions.fetch_add(1, Ordering::Relaxed);
-        self.cpu.attention(index, qkv, z, pattern, dims);
+        self.cpu.attention(index, qkv, z, sides, dims);
     }
-    fn silu_mul(&self, gate: &mut T, up: &T, len: usize) {
-        self.cpu.silu_mul(gate, up, len);
+    fn norm_scale(&self, kind: NormKind, x: &T, y: &mut T, dims: NormDims) {
+        self.cpu.norm_scale(kind, x, y, dims);
     }
-    fn gelu_tanh(&self, x: &mut T, len: usize) {
-        self.cpu.gelu_tanh(x, len);
+    fn head_results(&self, z: &T, w: &Matrix, y: &mut T, dims: HeadResultDims) {
+        self.cpu.head_results(z, w, y, dims);
+    }
+    fn activate(&self, f: Activation, x: &mut T, len: usize) {
+        self.cpu.activate(f, x, len);
+    }
+    fn activate_mul(&self, f: Activation, gate: &mut T, up: &T, len: usize) {
+        self.cpu.activate_mul(f, gate, up, len);
+    }
+    fn route(&self, logits: &T, indices: &mut T, weights: &mut T, dims: RouteDims) {
+        self.cpu.route(logits, indices, weights, dims);
+    }
+    fn expert_linear(&self, x: &T, w: &[Matrix], indices: &T, y: &mut T, dims: ExpertDims) {
+        self.cpu.expert_linear(x, w, indices, y, dims);
+    }
+    fn mix_experts(&self, x: &T, weights: &T, y: &mut T, n: usize, chosen: usize, d: usize) {
+        self.cpu.mix_experts(x, weights, y, n, chosen, d);
+    }
+    fn scale(&self, x: &mut T, factor: f32, len: usize) {
+        self.cpu.scale(x, factor, len);
     }
     fn add(&self, x: &mut T, y: &T, len: usize) {
         self.cpu.add(x, y, len);

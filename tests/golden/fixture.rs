@@ -4,20 +4,46 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use harvestd::compute::Backend;
+use harvestd::compute::model_ops::NormKind;
 use harvestd::error::Result;
 use harvestd::hooks::{HookPoint, Site, Taps, Want};
-use harvestd::model::{BatchShape, Model, ModelSource};
+use harvestd::model::{BatchShape, Model, ModelSource, ModelSpec};
 use harvestd::tokens::{Segment, TokenBatch};
 use safetensors::tensor::{Dtype, SafeTensors};
 
-pub const MODELS: [&str; 4] = ["gpt2", "llama", "llama3_rope", "llama_mha_bias"];
+pub const MODELS: [&str; 21] = [
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_neox_seq",
+    "llama",
+    "llama3_rope",
+    "llama_dynamic",
+    "llama_mha_bias",
+    "llama_yarn",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "phi",
+    "phi_qk",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "qwen3_moe",
+];
 
 /// Sequences and tokens in a sequence of the golden files.
 pub const B: usize = 2;
 pub const T: usize = 24;
 
-/// Longer than the sequences, so that patterns have columns to leave empty.
-pub const SHAPE: BatchShape = BatchShape { max_tokens: B * T, context_length: 30 };
+/// Longer than the sequences, so that patterns have columns to leave empty; but `dynamic` rotary embedding follows the
+/// context's length, as it follows the sequence's in transformers.
+pub fn shape(model: &str) -> BatchShape {
+    BatchShape { max_tokens: B * T, context_length: if model == "llama_dynamic" { T } else { 30 } }
+}
 
 pub fn folder(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(model)
@@ -163,60 +189,118 @@ pub fn worst_row_error(actual: &[f32], expected: &[f32], width: usize) -> f64 {
     .fold(0.0, f64::max)
 }
 
-/// The golden value of `point`, `[B*T, width]`, if the file has it.
-pub fn golden_value(golden: &Tensors, weights: &Tensors, point: HookPoint, heads: usize) -> Option<Vec<f32>> {
+/// The golden value of `point`, `[B*T, width]`, if the file says what it is.
+pub fn golden_value(
+    golden: &Tensors,
+    weights: &Tensors,
+    point: HookPoint,
+    spec: &ModelSpec,
+    t: usize,
+) -> Option<Vec<f32>> {
     let Some(layer) = point.layer else {
-        return match point.site {
-            Site::Embed => Some(golden.get("embed").to_vec()),
-            Site::PosEmbed => Some(golden.get("pos_embed").repeat(B)),
-            Site::LnFinalOut => Some(golden.get("final_norm_out").to_vec()),
-            _ => Some(undo_affine(golden.get("final_norm_out"), weights, &["model.norm", "transformer.ln_f"])),
-        };
+        return Some(match point.site {
+            Site::Embed => golden.get("embed").to_vec(),
+            Site::PosEmbed => golden.get("pos_embed").repeat(B),
+            Site::LnFinalScale => normed(golden.get("final_norm_in"), spec).0,
+            Site::LnFinalNormalized => normed(golden.get("final_norm_in"), spec).1,
+            _ => golden.get("final_norm_out").to_vec(),
+        });
     };
     let name = |tensor: &str| format!("layers.{layer}.{tensor}");
-    let has_rope = golden.has(&name("q_pre_rope"));
-    let norm = |tensor: &str, names: [&str; 2]| {
-        let names = [format!("model.layers.{layer}.{}", names[0]), format!("transformer.h.{layer}.{}", names[1])];
-        Some(undo_affine(golden.get(&name(tensor)), weights, &[&names[0], &names[1]]))
-    };
+    let get = |tensor: &str| golden.get(&name(tensor)).to_vec();
+    let (has_rope, has_head_norm) = (golden.has(&name("q_pre_rope")), golden.has(&name("q_proj")));
+    let experts = golden.has(&name("router_logits"));
+    let before_ln2 = if golden.has(&name("resid_mid")) { "resid_mid" } else { "resid_pre" };
     let tensor = match point.site {
-        Site::Ln1Normalized => return norm("attn_in", ["input_layernorm", "ln_1"]),
-        Site::Ln2Normalized => return norm("mlp_in", ["post_attention_layernorm", "ln_2"]),
-        Site::Pattern => return Some(pattern_rows(golden.get(&name("pattern")), heads)),
+        Site::Ln1Scale => return Some(normed(&get("resid_pre"), spec).0),
+        Site::Ln1Normalized => return Some(normed(&get("resid_pre"), spec).1),
+        Site::Ln1PostScale => return Some(normed(&get("attn_out_pre_norm"), spec).0),
+        Site::Ln1PostNormalized => return Some(normed(&get("attn_out_pre_norm"), spec).1),
+        Site::Ln2Scale => return Some(normed(&get(before_ln2), spec).0),
+        Site::Ln2Normalized => return Some(normed(&get(before_ln2), spec).1),
+        Site::Ln2PostScale => return Some(normed(&get("mlp_out_pre_norm"), spec).0),
+        Site::Ln2PostNormalized => return Some(normed(&get("mlp_out_pre_norm"), spec).1),
+        Site::Pattern => return Some(pattern_rows(&get("pattern"), spec.n_heads, t)),
+        Site::AttnScores => return Some(pattern_rows(&get("attn_scores"), spec.n_heads, t)),
+        Site::Result => return Some(head_results(&get("z"), weights, layer, spec)),
         Site::ResidPre => "resid_pre",
         Site::Ln1Out => "attn_in",
+        Site::Q if has_head_norm => "q_proj",
+        Site::K if has_head_norm => "k_proj",
         Site::Q if has_rope => "q_pre_rope",
         Site::K if has_rope => "k_pre_rope",
+        Site::QNormOut => "q_pre_rope",
+        Site::KNormOut => "k_pre_rope",
         Site::Q | Site::RotQ => "q",
         Site::K | Site::RotK => "k",
         Site::V => "v",
         Site::Z => "z",
+        Site::AttnRaw => "attn_out_pre_norm",
         Site::AttnOut => "attn_out",
         Site::ResidMid => "resid_mid",
         Site::Ln2Out => "mlp_in",
+        Site::RouterLogits => "router_logits",
+        Site::ExpertIndices => "expert_indices",
+        Site::ExpertWeights => "expert_weights",
+        Site::ExpertOut => "expert_out",
+        Site::MlpPre if experts => "expert_pre",
+        Site::MlpPreLinear if experts => "expert_pre_linear",
+        Site::MlpPost if experts => "expert_post",
         Site::MlpPre => "mlp_pre",
         Site::MlpPreLinear => "mlp_pre_linear",
         Site::MlpPost => "mlp_hidden",
+        Site::MlpRaw => "mlp_out_pre_norm",
         Site::MlpOut => "mlp_out",
         Site::ResidPost => "resid_post",
-        _ => return None,
+        Site::Embed | Site::PosEmbed | Site::LnFinalScale | Site::LnFinalNormalized | Site::LnFinalOut => return None,
     };
-    Some(golden.get(&name(tensor)).to_vec())
+    Some(get(tensor))
 }
 
-/// `(out - bias) / weight` of the norm that has one of `names`.
-fn undo_affine(out: &[f32], weights: &Tensors, names: &[&str]) -> Vec<f32> {
-    let name = names.iter().find(|name| weights.has(&format!("{name}.weight"))).unwrap();
-    let weight = weights.get(&format!("{name}.weight"));
-    let zeros = vec![0.0; weight.len()];
-    let bias_name = format!("{name}.bias");
-    let bias = if weights.has(&bias_name) { weights.get(&bias_name) } else { &zeros };
-    out.iter().enumerate().map(|(i, x)| (x - bias[i % weight.len()]) / weight[i % weight.len()]).collect()
+/// What a norm of `x` divides by, and its result before weight and bias.
+fn normed(x: &[f32], spec: &ModelSpec) -> (Vec<f32>, Vec<f32>) {
+    let d = spec.d_model;
+    let (mut scales, mut out) = (Vec::new(), Vec::new());
+    for row in x.chunks_exact(d) {
+        let row: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+        let mean = match spec.norm.kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => row.iter().sum::<f64>() / d as f64,
+        };
+        let scale = (row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64 + spec.norm.eps).sqrt();
+        scales.push(scale as f32);
+        out.extend(row.iter().map(|x| ((x - mean) / scale) as f32));
+    }
+    (scales, out)
 }
 
-/// `[B, H, T, T]` to `[B*T, H * context_length]`.
-fn pattern_rows(pattern: &[f32], heads: usize) -> Vec<f32> {
-    let t = SHAPE.context_length;
+/// Each head's share of the output projection, from the heads' outputs and the file's matrix.
+fn head_results(z: &[f32], weights: &Tensors, layer: u32, spec: &ModelSpec) -> Vec<f32> {
+    const NAMES: [&str; 5] = [
+        "model.layers.{}.self_attn.o_proj.weight",
+        "model.layers.{}.self_attn.dense.weight",
+        "gpt_neox.layers.{}.attention.dense.weight",
+        "transformer.h.{}.attn.attention.out_proj.weight",
+        "transformer.h.{}.attn.c_proj.weight",
+    ];
+    let name = |pattern: &&str| pattern.replace("{}", &layer.to_string());
+    let name = NAMES.iter().map(name).find(|name| weights.has(name)).expect("one of the names");
+    let (w, transposed) = (weights.get(&name), name.ends_with("c_proj.weight"));
+    let (heads, e, d) = (spec.n_heads, spec.d_head, spec.d_model);
+    let at = |out: usize, input: usize| if transposed { w[input * d + out] } else { w[out * heads * e + input] };
+    let mut results = Vec::new();
+    for row in z.chunks_exact(heads * e) {
+        for (head, out) in (0..heads).flat_map(|head| (0..d).map(move |out| (head, out))) {
+            let inputs = head * e..(head + 1) * e;
+            let sum: f64 = inputs.map(|input| f64::from(row[input]) * f64::from(at(out, input))).sum();
+            results.push(sum as f32);
+        }
+    }
+    results
+}
+
+/// `[B, H, T, T]` to `[B*T, H * t]`.
+fn pattern_rows(pattern: &[f32], heads: usize, t: usize) -> Vec<f32> {
     let mut rows = vec![0.0; B * T * heads * t];
     for (at, p) in pattern.iter().enumerate() {
         let (key, query, head, sequence) = (at % T, at / T % T, at / (T * T) % heads, at / (T * T * heads));

@@ -21,9 +21,9 @@ fn tokens(ids: &[u32]) -> TokenBatch {
 #[test]
 fn heads_are_slices_of_the_whole_at_every_site() {
     for name in MODELS {
-        let mut model = load(cpu(), &source(name));
+        let mut model = load(cpu(), name);
         let spec = model.spec().clone();
-        let points = spec.points(SHAPE.context_length);
+        let points = spec.points(shape(name).context_length);
         let sites = hooks::resolve(&["**", "**[*]"], &points, spec.module_paths()).unwrap();
         let keep = KeepRule::new(&ExcludeConfig { positions: vec![0, 5], ..ExcludeConfig::default() }, &[]);
         let ids = Tensors::golden(name).ids();
@@ -85,7 +85,7 @@ fn cross_entropy(logits: &[f32], ids: &[u32], vocab_size: usize) -> f64 {
 #[test]
 fn evaluating_a_head_replaces_its_columns_and_no_others() {
     for name in MODELS {
-        let mut model = load(cpu(), &source(name));
+        let mut model = load(cpu(), name);
         let spec = model.spec().clone();
         let ids = Tensors::golden(name).ids();
         let (head, width) = (spec.n_heads - 1, spec.d_head);

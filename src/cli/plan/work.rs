@@ -1,7 +1,7 @@
 //! How much a forward pass computes: floating-point operations a token and bytes of memory.
 
 use crate::hooks::{HookPoint, Site};
-use crate::model::{Architecture, ModelSpec};
+use crate::model::ModelSpec;
 
 /// Bytes of an f32.
 const F32: f64 = 4.0;
@@ -24,7 +24,7 @@ pub(super) fn flops_per_token(spec: &ModelSpec, points: &[HookPoint], context_le
                 + if with_mlp { mlp } else { 0.0 }
         }
         Some(HookPoint { layer: None, site: Site::Embed | Site::PosEmbed, .. }) => 0.0,
-        Some(_) => f64::from(spec.n_layers) * (attention + mlp),
+        Some(_) => f64::from(spec.n_layers()) * (attention + mlp),
     }
 }
 
@@ -41,8 +41,8 @@ pub(super) fn parameters(spec: &ModelSpec) -> f64 {
     let (q, kv) = ((spec.n_heads * spec.d_head) as f64, (spec.n_kv_heads * spec.d_head) as f64);
     let block = 2.0 * d * q + 2.0 * d * kv + mlp_matrices(spec) * d * m;
     let heads = if spec.tied_head { 1.0 } else { 2.0 };
-    let positions = if spec.rope.is_none() { spec.max_positions as f64 * d } else { 0.0 };
-    f64::from(spec.n_layers) * block + heads * spec.vocab_size as f64 * d + positions
+    let positions = if spec.has_learned_positions() { spec.max_positions as f64 * d } else { 0.0 };
+    f64::from(spec.n_layers()) * block + heads * spec.vocab_size as f64 * d + positions
 }
 
 /// Bytes of the weights in memory.
@@ -61,8 +61,5 @@ pub(super) fn workspace_bytes(spec: &ModelSpec, points: &[HookPoint], batch_toke
 
 /// Matrices of the MLP: a gated one has three.
 fn mlp_matrices(spec: &ModelSpec) -> f64 {
-    match spec.architecture {
-        Architecture::Llama => 3.0,
-        Architecture::Gpt2 => 2.0,
-    }
+    if spec.mlp.gated { 3.0 } else { 2.0 }
 }

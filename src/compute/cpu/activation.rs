@@ -3,14 +3,30 @@
 use rayon::prelude::*;
 
 use crate::compute::cpu::Cpu;
-use crate::compute::cpu::simd::{exp, vectorized};
+use crate::compute::cpu::simd::{erf, exp, vectorized};
+use crate::compute::model_ops::Activation;
 
 /// Values in one task: long enough that starting it costs nothing, short enough to share out.
 const BLOCK: usize = 8192;
 
-/// See [`crate::compute::ModelOps::silu_mul`].
-pub(super) fn silu_mul(cpu: &Cpu, gate: &mut [f32], up: &[f32]) {
-    in_blocks(cpu, gate, up, |g, u| g / (1.0 + exp(-g)) * u);
+/// See [`crate::compute::ModelOps::activate`].
+pub(super) fn activate(cpu: &Cpu, f: Activation, x: &mut [f32]) {
+    match f {
+        Activation::Silu => alone(cpu, x, silu),
+        Activation::GeluTanh => alone(cpu, x, gelu_tanh),
+        Activation::GeluErf => alone(cpu, x, gelu_erf),
+        Activation::Relu => alone(cpu, x, relu),
+    }
+}
+
+/// See [`crate::compute::ModelOps::activate_mul`].
+pub(super) fn activate_mul(cpu: &Cpu, f: Activation, gate: &mut [f32], up: &[f32]) {
+    match f {
+        Activation::Silu => in_blocks(cpu, gate, up, |g, u| silu(g) * u),
+        Activation::GeluTanh => in_blocks(cpu, gate, up, |g, u| gelu_tanh(g) * u),
+        Activation::GeluErf => in_blocks(cpu, gate, up, |g, u| gelu_erf(g) * u),
+        Activation::Relu => in_blocks(cpu, gate, up, |g, u| relu(g) * u),
+    }
 }
 
 /// See [`crate::compute::ModelOps::add`].
@@ -18,18 +34,44 @@ pub(super) fn add(cpu: &Cpu, x: &mut [f32], y: &[f32]) {
     in_blocks(cpu, x, y, |x, y| x + y);
 }
 
-/// See [`crate::compute::ModelOps::gelu_tanh`]. With `u` the argument of `tanh`, `(1 + tanh u) / 2 = 1 / (1 + exp(-2u))`,
-/// which does not cancel where `u` is negative.
-pub(super) fn gelu_tanh(cpu: &Cpu, x: &mut [f32]) {
+/// See [`crate::compute::ModelOps::scale`].
+pub(super) fn scale(cpu: &Cpu, x: &mut [f32], factor: f32) {
+    alone(cpu, x, |x| factor * x);
+}
+
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// With `u` the argument of `tanh`, `(1 + tanh u) / 2 = 1 / (1 + exp(-2u))`, which does not cancel where `u` is negative.
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
     const MINUS_TWICE_ROOT: f32 = -std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2; // -2 sqrt(2 / pi)
+    let cubed = (x * x).mul_add(0.044_715 * x, x);
+    x / (1.0 + exp(MINUS_TWICE_ROOT * cubed))
+}
+
+#[inline(always)]
+fn gelu_erf(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    // a NaN stays one
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// `x[i] = f(x[i])`.
+fn alone(cpu: &Cpu, x: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
     cpu.run(|| {
         x.par_chunks_mut(BLOCK).for_each(|x| {
             vectorized(
                 #[inline(always)]
                 || {
                     for x in x {
-                        let cubed = (*x * *x).mul_add(0.044_715 * *x, *x);
-                        *x /= 1.0 + exp(MINUS_TWICE_ROOT * cubed);
+                        *x = f(*x);
                     }
                 },
             );

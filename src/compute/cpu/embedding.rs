@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use crate::compute::cpu::Cpu;
+use crate::compute::cpu::{Cpu, Matrix};
 
 /// Rows in one task.
 const ROWS: usize = 32;
 
 /// `y[i, :] = table[rows[i], :]`, rows of `d` values.
-pub(super) fn copy_rows(cpu: &Cpu, table: &[f32], rows: &[u32], y: &mut [f32], d: usize) {
+pub(super) fn copy_rows(cpu: &Cpu, table: &Matrix, rows: &[u32], y: &mut [f32], d: usize) {
     if d == 0 {
         return;
     }
@@ -16,7 +16,7 @@ pub(super) fn copy_rows(cpu: &Cpu, table: &[f32], rows: &[u32], y: &mut [f32], d
     cpu.run(|| {
         y.par_chunks_mut(ROWS * d).zip(rows.par_chunks(ROWS)).for_each(|(y, rows)| {
             for (y, &row) in y.chunks_exact_mut(d).zip(rows) {
-                y.copy_from_slice(&table[row as usize * d..][..d]);
+                table.copy_to(row as usize * d, y);
             }
         });
     });

@@ -7,7 +7,9 @@ mod adam;
 mod attention;
 mod coder;
 mod embedding;
+mod experts;
 mod matmul;
+mod matrix;
 mod model;
 mod norm;
 mod reduce;
@@ -17,12 +19,13 @@ mod sparse;
 mod topk;
 
 pub use attention::BatchIndex;
+pub use matrix::Matrix;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::compute::backend::{Backend, LinearDims};
+use crate::compute::backend::{Backend, LinearDims, MatrixFormat};
 use crate::error::{ErrorKind, Result, ResultExt};
 
 /// The CPU and its pool of compute threads.
@@ -55,6 +58,7 @@ impl Cpu {
 
 impl Backend for Cpu {
     type Tensor = Vec<f32>;
+    type Matrix = Matrix;
 
     fn name(&self) -> &'static str {
         "cpu"
@@ -66,6 +70,10 @@ impl Backend for Cpu {
 
     fn upload(&self, data: &[f32]) -> Vec<f32> {
         data.to_vec()
+    }
+
+    fn matrix(&self, data: Vec<f32>, format: MatrixFormat) -> Matrix {
+        Matrix::new(data, format)
     }
 
     fn len(&self, t: &Vec<f32>) -> usize {
@@ -102,7 +110,7 @@ impl Backend for Cpu {
         });
     }
 
-    fn linear(&self, x: &Vec<f32>, w: &Vec<f32>, bias: Option<&Vec<f32>>, y: &mut Vec<f32>, dims: LinearDims) {
+    fn linear(&self, x: &Vec<f32>, w: &Matrix, bias: Option<&Vec<f32>>, y: &mut Vec<f32>, dims: LinearDims) {
         matmul::linear(self, x, w, bias.map(Vec::as_slice), y, dims);
     }
 }

@@ -1,8 +1,11 @@
 //! [`ModelOps`] on the CPU: each method hands slices to the file of its family.
 
 use crate::compute::cpu::attention::{self, BatchIndex};
-use crate::compute::cpu::{Cpu, activation, embedding, norm, rope};
-use crate::compute::model_ops::{AttentionDims, BatchRows, BatchShape, ModelOps, NormDims, Qkv, RopeDims};
+use crate::compute::cpu::{Cpu, Matrix, activation, embedding, experts, matmul, norm, rope};
+use crate::compute::model_ops::{
+    Activation, AttentionDims, AttentionSides, BatchRows, BatchShape, ExpertDims, HeadResultDims, ModelOps, NormDims,
+    NormKind, Qkv, RopeDims, RouteDims,
+};
 
 impl ModelOps for Cpu {
     type BatchIndex = BatchIndex;
@@ -15,11 +18,11 @@ impl ModelOps for Cpu {
         index.load(rows);
     }
 
-    fn embed_tokens(&self, index: &BatchIndex, table: &Vec<f32>, y: &mut Vec<f32>, d: usize) {
+    fn embed_tokens(&self, index: &BatchIndex, table: &Matrix, y: &mut Vec<f32>, d: usize) {
         embedding::copy_rows(self, table, &index.ids, y, d);
     }
 
-    fn embed_positions(&self, index: &BatchIndex, table: &Vec<f32>, y: &mut Vec<f32>, d: usize) {
+    fn embed_positions(&self, index: &BatchIndex, table: &Matrix, y: &mut Vec<f32>, d: usize) {
         embedding::copy_rows(self, table, &index.positions, y, d);
     }
 
@@ -41,18 +44,42 @@ impl ModelOps for Cpu {
         index: &mut BatchIndex,
         qkv: Qkv<'_, Vec<f32>>,
         z: &mut Vec<f32>,
-        pattern: Option<&mut Vec<f32>>,
+        sides: AttentionSides<'_, Vec<f32>>,
         dims: AttentionDims,
     ) {
-        attention::attention(self, index, qkv, z, pattern.map(Vec::as_mut_slice), dims);
+        attention::attention(self, index, qkv, z, sides, dims);
     }
 
-    fn silu_mul(&self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize) {
-        activation::silu_mul(self, &mut gate[..len], &up[..len]);
+    fn norm_scale(&self, kind: NormKind, x: &Vec<f32>, y: &mut Vec<f32>, dims: NormDims) {
+        norm::norm_scale(self, kind, x, y, dims);
     }
 
-    fn gelu_tanh(&self, x: &mut Vec<f32>, len: usize) {
-        activation::gelu_tanh(self, &mut x[..len]);
+    fn head_results(&self, z: &Vec<f32>, w: &Matrix, y: &mut Vec<f32>, dims: HeadResultDims) {
+        matmul::head_results(self, z, w, y, dims);
+    }
+
+    fn activate(&self, f: Activation, x: &mut Vec<f32>, len: usize) {
+        activation::activate(self, f, &mut x[..len]);
+    }
+
+    fn activate_mul(&self, f: Activation, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize) {
+        activation::activate_mul(self, f, &mut gate[..len], &up[..len]);
+    }
+
+    fn route(&self, logits: &Vec<f32>, indices: &mut Vec<f32>, weights: &mut Vec<f32>, dims: RouteDims) {
+        experts::route(self, logits, indices, weights, dims);
+    }
+
+    fn expert_linear(&self, x: &Vec<f32>, w: &[Matrix], indices: &Vec<f32>, y: &mut Vec<f32>, dims: ExpertDims) {
+        experts::expert_linear(self, x, w, indices, y, dims);
+    }
+
+    fn mix_experts(&self, x: &Vec<f32>, weights: &Vec<f32>, y: &mut Vec<f32>, n: usize, chosen: usize, d: usize) {
+        experts::mix_experts(self, x, weights, &mut y[..n * d], chosen, d);
+    }
+
+    fn scale(&self, x: &mut Vec<f32>, factor: f32, len: usize) {
+        activation::scale(self, &mut x[..len], factor);
     }
 
     fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) {

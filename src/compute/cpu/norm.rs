@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::simd::{sum, vectorized};
-use crate::compute::model_ops::NormDims;
+use crate::compute::model_ops::{NormDims, NormKind};
 
 /// Rows in one task.
 const ROWS: usize = 16;
@@ -62,6 +62,31 @@ pub(super) fn layer_norm(cpu: &Cpu, x: &[f32], affine: Option<(&[f32], &[f32])>,
             }
         },
     );
+}
+
+/// See [`crate::compute::ModelOps::norm_scale`].
+pub(super) fn norm_scale(cpu: &Cpu, kind: NormKind, x: &[f32], y: &mut [f32], dims: NormDims) {
+    let NormDims { n, d, .. } = dims;
+    let (width, eps) = (d as f32, dims.eps as f32);
+    if d == 0 {
+        return;
+    }
+    cpu.run(|| {
+        y[..n].par_chunks_mut(ROWS).zip(x[..n * d].par_chunks(ROWS * d)).for_each(|(y, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.iter_mut().zip(x.chunks_exact(d)) {
+                        let mean = match kind {
+                            NormKind::Rms => 0.0,
+                            NormKind::Layer => sum(x, |x| x) / width,
+                        };
+                        *y = (sum(x, |x| (x - mean) * (x - mean)) / width + eps).sqrt();
+                    }
+                },
+            );
+        });
+    });
 }
 
 /// `row(x[i, :], y[i, :])` for all rows.

@@ -11,8 +11,8 @@ const ROWS: usize = 16;
 
 /// See [`crate::compute::ModelOps::rope`]; `x` holds a row for each position.
 pub(super) fn rope(cpu: &Cpu, positions: &[u32], x: &mut [f32], cos: &[f32], sin: &[f32], dims: RopeDims) {
-    let RopeDims { heads, e } = dims;
-    let (width, half) = (heads * e, e / 2);
+    let RopeDims { heads, e, rotary } = dims;
+    let (width, half) = (heads * e, rotary / 2);
     if half == 0 || heads == 0 {
         return;
     }
@@ -25,7 +25,7 @@ pub(super) fn rope(cpu: &Cpu, positions: &[u32], x: &mut [f32], cos: &[f32], sin
                         let angle = position as usize * half;
                         let (cos, sin) = (&cos[angle..][..half], &sin[angle..][..half]);
                         for head in row.chunks_exact_mut(e) {
-                            rotate(head, cos, sin);
+                            rotate(&mut head[..rotary], cos, sin);
                         }
                     }
                 },

@@ -155,6 +155,49 @@ pub(crate) fn exp(x: f32) -> f32 {
     e_r * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
 }
 
+/// `tanh x` within 3 ulp: near 0 an odd polynomial (coefficients from Cephes' `tanhf`), elsewhere by [`exp`].
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let z = x * x;
+    let p = (-5.704_99e-3f32).mul_add(z, 2.063_908_8e-2);
+    let p = p.mul_add(z, -5.373_971_5e-2);
+    let p = p.mul_add(z, 1.333_144_2e-1);
+    let p = p.mul_add(z, -3.333_328e-1);
+    let small = (p * z).mul_add(x, x);
+    let a = x.abs();
+    let large = 1.0 - 2.0 / (exp(2.0 * a) + 1.0);
+    let large = if a > 9.0 { 1.0 } else { large };
+    let large = if x < 0.0 { -large } else { large };
+    if a < 0.625 {
+        small
+    } else if x.is_nan() {
+        x
+    } else {
+        large
+    }
+}
+
+/// The error function within `4e-7`: `x P(x^2) / Q(x^2)` on the interval beyond which it is 1 in f32 (the rational minimax
+/// approximation that XLA uses).
+#[inline(always)]
+pub(crate) fn erf(x: f32) -> f32 {
+    const LIMIT: f32 = 3.832_507;
+    let x = if x > LIMIT { LIMIT } else { x };
+    let x = if x < -LIMIT { -LIMIT } else { x };
+    let z = x * x;
+    let p = 2.290_506_5e-4f32.mul_add(z, 3.408_291e-3);
+    let p = p.mul_add(z, 5.095_569_5e-2);
+    let p = p.mul_add(z, 1.852_083_2e-1);
+    let p = p.mul_add(z, std::f32::consts::FRAC_2_SQRT_PI);
+    let q = (-1.179_160_3e-7f32).mul_add(z, 2.354_796_6e-5);
+    let q = q.mul_add(z, 1.017_962_5e-3);
+    let q = q.mul_add(z, 1.407_047e-2);
+    let q = q.mul_add(z, 1.109_850_5e-1);
+    let q = q.mul_add(z, 4.974_692_5e-1);
+    let q = q.mul_add(z, 1.0);
+    x * p / q
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +212,22 @@ mod tests {
             worst = worst.max((f64::from(exp(x)) - exact).abs() / ulp);
         }
         assert!(worst <= 2.0, "{worst} ulp");
+    }
+
+    #[test]
+    fn tanh_and_erf_are_what_they_say() {
+        let (mut tanh_ulps, mut erf_error) = (0.0f64, 0.0f64);
+        for i in 0..2_000_000 {
+            let x = -12.0 + 24.0 * (i as f32 / 2e6);
+            let exact = f64::from(x).tanh();
+            let ulp = f64::from((exact.abs() as f32).next_up()) - f64::from(exact.abs() as f32);
+            tanh_ulps = tanh_ulps.max((f64::from(tanh(x)) - exact).abs() / ulp);
+            erf_error = erf_error.max((f64::from(erf(x)) - libm::erf(f64::from(x))).abs());
+        }
+        assert!(tanh_ulps <= 3.0, "{tanh_ulps} ulp");
+        assert!(erf_error <= 4e-7, "{erf_error:e}");
+        assert!(tanh(f32::NAN).is_nan() && erf(f32::NAN).is_nan());
+        assert_eq!((tanh(f32::INFINITY), erf(f32::NEG_INFINITY)), (1.0, erf(-4.0)));
     }
 
     #[test]

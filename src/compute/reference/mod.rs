@@ -5,7 +5,7 @@ pub mod model;
 
 use std::ops::Range;
 
-use crate::compute::backend::{Backend, LinearDims};
+use crate::compute::backend::{Backend, LinearDims, MatrixFormat};
 
 /// The f64 reference.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,6 +13,7 @@ pub struct Reference;
 
 impl Backend for Reference {
     type Tensor = Vec<f64>;
+    type Matrix = Vec<f64>;
 
     fn name(&self) -> &'static str {
         "reference"
@@ -24,6 +25,11 @@ impl Backend for Reference {
 
     fn upload(&self, data: &[f32]) -> Vec<f64> {
         data.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    /// Never rounded: the reference says what the published weights compute.
+    fn matrix(&self, data: Vec<f32>, _: MatrixFormat) -> Vec<f64> {
+        data.into_iter().map(f64::from).collect()
     }
 
     fn len(&self, t: &Vec<f64>) -> usize {

@@ -1,7 +1,8 @@
 //! [`ModelOps`] in f64, one loop per sum sign.
 
 use crate::compute::model_ops::{
-    AttentionDims, AttentionRows, BatchRows, BatchShape, ModelOps, NormDims, Qkv, RopeDims,
+    Activation, AttentionDims, AttentionRows, AttentionSides, BatchRows, BatchShape, ExpertDims, HeadResultDims,
+    ModelOps, NormDims, NormKind, Qkv, RopeDims, RouteDims,
 };
 use crate::compute::reference::Reference;
 
@@ -59,9 +60,21 @@ impl ModelOps for Reference {
         }
     }
 
+    fn norm_scale(&self, kind: NormKind, x: &Vec<f64>, y: &mut Vec<f64>, dims: NormDims) {
+        let NormDims { n, d, eps } = dims;
+        for i in 0..n {
+            let row = &x[i * d..][..d];
+            let mean = match kind {
+                NormKind::Rms => 0.0,
+                NormKind::Layer => row.iter().sum::<f64>() / d as f64,
+            };
+            y[i] = (row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / d as f64 + eps).sqrt();
+        }
+    }
+
     fn rope(&self, index: &BatchIndex, x: &mut Vec<f64>, cos: &Vec<f64>, sin: &Vec<f64>, dims: RopeDims) {
-        let RopeDims { heads, e } = dims;
-        let half = e / 2;
+        let RopeDims { heads, e, rotary } = dims;
+        let half = rotary / 2;
         for (i, &position) in index.positions.iter().enumerate() {
             for head in 0..heads {
                 for j in 0..half {
@@ -80,50 +93,116 @@ impl ModelOps for Reference {
         index: &mut BatchIndex,
         qkv: Qkv<'_, Vec<f64>>,
         z: &mut Vec<f64>,
-        mut pattern: Option<&mut Vec<f64>>,
+        sides: AttentionSides<'_, Vec<f64>>,
         dims: AttentionDims,
     ) {
-        let AttentionDims { heads, kv_heads, e, scale } = dims;
+        let AttentionDims { heads, kv_heads, e, scale, window, softcap } = dims;
         let t = index.context_length;
-        if let Some(pattern) = pattern.as_deref_mut() {
-            pattern[..index.ids.len() * heads * t].fill(0.0);
+        let AttentionSides { scores: mut all_scores, mut pattern } = sides;
+        for side in [&mut all_scores, &mut pattern].into_iter().flatten() {
+            side[..index.ids.len() * heads * t].fill(0.0);
         }
         for context in &index.contexts {
             for (i, head) in (0..context.len).flat_map(|i| (0..heads).map(move |head| (i, head))) {
                 let row = context.start + i;
                 let q = &qkv.q[(row * heads + head) * e..][..e];
                 let kv_at = |j: usize| ((context.start + j) * kv_heads + head / (heads / kv_heads)) * e;
-                let scores: Vec<f64> = (0..=i).map(|j| f64::from(scale) * dot(q, &qkv.k[kv_at(j)..][..e])).collect();
+                let capped = |s: f64| softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh());
+                let first = window.map_or(0, |window| (i + 1).saturating_sub(window));
+                let scores: Vec<f64> =
+                    (first..=i).map(|j| capped(f64::from(scale) * dot(q, &qkv.k[kv_at(j)..][..e]))).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 let p: Vec<f64> = scores.iter().map(|s| (s - max).exp() / sum).collect();
                 for c in 0..e {
-                    z[(row * heads + head) * e + c] = (0..=i).map(|j| p[j] * qkv.v[kv_at(j) + c]).sum();
+                    z[(row * heads + head) * e + c] = (first..=i).map(|j| p[j - first] * qkv.v[kv_at(j) + c]).sum();
                 }
-                if let Some(pattern) = pattern.as_deref_mut() {
-                    pattern[(row * heads + head) * t + context.column..][..=i].copy_from_slice(&p);
+                for (side, values) in [(&mut all_scores, &scores), (&mut pattern, &p)] {
+                    if let Some(side) = side {
+                        let at = (row * heads + head) * t + context.column + first;
+                        side[at..][..values.len()].copy_from_slice(values);
+                    }
                 }
             }
         }
     }
 
-    fn silu_mul(&self, gate: &mut Vec<f64>, up: &Vec<f64>, len: usize) {
-        for (g, u) in gate[..len].iter_mut().zip(up) {
-            *g = *g / (1.0 + (-*g).exp()) * u;
+    fn head_results(&self, z: &Vec<f64>, w: &Vec<f64>, y: &mut Vec<f64>, dims: HeadResultDims) {
+        let HeadResultDims { n, heads, e, d } = dims;
+        for (i, head) in (0..n).flat_map(|i| (0..heads).map(move |head| (i, head))) {
+            let z = &z[(i * heads + head) * e..][..e];
+            for j in 0..d {
+                y[(i * heads + head) * d + j] = dot(z, &w[j * heads * e + head * e..][..e]);
+            }
         }
     }
 
-    fn gelu_tanh(&self, x: &mut Vec<f64>, len: usize) {
-        let factor = (2.0 / std::f64::consts::PI).sqrt();
+    fn activate(&self, f: Activation, x: &mut Vec<f64>, len: usize) {
         for x in &mut x[..len] {
-            *x = *x / 2.0 * (1.0 + (factor * (*x + 0.044715 * x.powi(3))).tanh());
+            *x = activation(f, *x);
         }
+    }
+
+    fn activate_mul(&self, f: Activation, gate: &mut Vec<f64>, up: &Vec<f64>, len: usize) {
+        for (g, u) in gate[..len].iter_mut().zip(up) {
+            *g = activation(f, *g) * u;
+        }
+    }
+
+    fn route(&self, logits: &Vec<f64>, indices: &mut Vec<f64>, weights: &mut Vec<f64>, dims: RouteDims) {
+        let RouteDims { n, experts, chosen, renormalise } = dims;
+        for i in 0..n {
+            let row = &logits[i * experts..][..experts];
+            let mut order: Vec<usize> = (0..experts).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a])); // stable: smaller numbers first
+            let max = row[order[0]];
+            let exps: Vec<f64> = row.iter().map(|l| (l - max).exp()).collect();
+            let of = if renormalise { &order[..chosen] } else { &order[..] };
+            let sum: f64 = of.iter().map(|&r| exps[r]).sum();
+            for (c, &r) in order[..chosen].iter().enumerate() {
+                indices[i * chosen + c] = r as f64;
+                weights[i * chosen + c] = exps[r] / sum;
+            }
+        }
+    }
+
+    fn expert_linear(&self, x: &Vec<f64>, w: &[Vec<f64>], indices: &Vec<f64>, y: &mut Vec<f64>, dims: ExpertDims) {
+        let ExpertDims { n, chosen, n_in, n_out, x_by_expert } = dims;
+        for slot in 0..n * chosen {
+            let row = if x_by_expert { slot } else { slot / chosen };
+            let w = &w[indices[slot] as usize];
+            for j in 0..n_out {
+                y[slot * n_out + j] = dot(&x[row * n_in..][..n_in], &w[j * n_in..][..n_in]);
+            }
+        }
+    }
+
+    fn mix_experts(&self, x: &Vec<f64>, weights: &Vec<f64>, y: &mut Vec<f64>, n: usize, chosen: usize, d: usize) {
+        for (i, j) in (0..n).flat_map(|i| (0..d).map(move |j| (i, j))) {
+            y[i * d + j] = (0..chosen).map(|c| weights[i * chosen + c] * x[(i * chosen + c) * d + j]).sum();
+        }
+    }
+
+    fn scale(&self, x: &mut Vec<f64>, factor: f32, len: usize) {
+        x[..len].iter_mut().for_each(|x| *x *= f64::from(factor));
     }
 
     fn add(&self, x: &mut Vec<f64>, y: &Vec<f64>, len: usize) {
         for (x, y) in x[..len].iter_mut().zip(y) {
             *x += y;
         }
+    }
+}
+
+fn activation(f: Activation, x: f64) -> f64 {
+    match f {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let factor = (2.0 / std::f64::consts::PI).sqrt();
+            x / 2.0 * (1.0 + (factor * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::GeluErf => x / 2.0 * libm::erfc(-x / std::f64::consts::SQRT_2),
+        Activation::Relu => x.max(0.0),
     }
 }
 

@@ -3,11 +3,15 @@
 use crate::compute::ModelOps;
 use crate::compute::backend::LinearDims;
 use crate::error::{Error, Result};
+use crate::model::blocks::loader::Loader;
 
 /// Logits of rows of the final norm's output.
 pub(in crate::model) struct Head<B: ModelOps> {
     /// `[v, d]`; `None` if the head is the token embedding.
-    pub(in crate::model) w: Option<B::Tensor>,
+    w: Option<B::Matrix>,
+    /// `[v]`.
+    bias: Option<B::Tensor>,
+    softcap: Option<f64>,
     d: usize,
     vocab_size: usize,
     /// `[rows, d]` and `[rows, v]`, made when logits are first wanted.
@@ -15,9 +19,13 @@ pub(in crate::model) struct Head<B: ModelOps> {
 }
 
 impl<B: ModelOps> Head<B> {
-    /// A head with its own matrix, or with the token embedding if `w` is `None`.
-    pub(in crate::model) fn new(w: Option<B::Tensor>, d: usize, vocab_size: usize) -> Self {
-        Self { w, d, vocab_size, buffers: None }
+    /// A head with its own matrix, or with the token embedding if it is tied.
+    pub(in crate::model) fn load(loader: &mut Loader<'_, B>) -> Self {
+        let (spec, name) = (loader.spec, loader.names().head);
+        let (d, vocab_size) = (spec.d_model, spec.vocab_size);
+        let w = (!spec.tied_head).then(|| loader.matrix(&format!("{name}.weight"), vocab_size, d));
+        let bias = spec.head_bias.then(|| loader.vector(&format!("{name}.bias"), vocab_size));
+        Self { w, bias, softcap: spec.logit_softcap, d, vocab_size, buffers: None }
     }
 
     /// Rows at a time: enough to read the matrix seldom, few enough to stay within 64 MiB.
@@ -25,11 +33,11 @@ impl<B: ModelOps> Head<B> {
         ((16 << 20) / self.vocab_size).clamp(1, 256)
     }
 
-    /// `logits = hidden w^T`: `hidden` `[n, d]`, `logits` `[n, v]`.
+    /// `logits = softcap(hidden w^T + bias)`: `hidden` `[n, d]`, `logits` `[n, v]`.
     pub(in crate::model) fn apply(
         &mut self,
         backend: &B,
-        embedding: &B::Tensor,
+        embedding: &B::Matrix,
         hidden: &[f32],
         logits: &mut Vec<f32>,
     ) -> Result<()> {
@@ -42,8 +50,11 @@ impl<B: ModelOps> Head<B> {
         for (hidden, logits) in hidden.chunks(rows * d).zip(logits.chunks_mut(rows * v)) {
             backend.write(x, 0, hidden);
             let dims = LinearDims { n: hidden.len() / d, n_in: d, n_out: v };
-            backend.linear(x, self.w.as_ref().unwrap_or(embedding), None, y, dims);
+            backend.linear(x, self.w.as_ref().unwrap_or(embedding), self.bias.as_ref(), y, dims);
             backend.read(y, 0, logits);
+        }
+        if let Some(cap) = self.softcap {
+            logits.iter_mut().for_each(|l| *l = (cap * (f64::from(*l) / cap).tanh()) as f32);
         }
         Ok(())
     }

@@ -2,62 +2,40 @@
 
 use crate::compute::ModelOps;
 use crate::compute::backend::LinearDims;
-use crate::model::weights::Weights;
+use crate::model::blocks::loader::Loader;
 
 /// `y = x w^T + bias`.
 pub(in crate::model) struct Linear<B: ModelOps> {
     /// `[n_out, n_in]`.
-    w: B::Tensor,
+    pub(in crate::model) w: B::Matrix,
     /// `[n_out]`.
     bias: Option<B::Tensor>,
     n_in: usize,
     n_out: usize,
 }
 
-/// Whether a matrix has a bias beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::model) enum Bias {
-    /// `NAME.bias`.
-    Present,
-    /// None.
-    Absent,
-}
-
-impl From<bool> for Bias {
-    fn from(present: bool) -> Self {
-        if present { Self::Present } else { Self::Absent }
-    }
-}
-
 impl<B: ModelOps> Linear<B> {
     /// From values: `w` `[n_out, n_in]`, `bias` `[n_out]`.
-    pub(in crate::model) fn new(backend: &B, w: &[f32], bias: Option<&[f32]>, n_in: usize, n_out: usize) -> Self {
-        Self { w: backend.upload(w), bias: bias.map(|b| backend.upload(b)), n_in, n_out }
+    pub(in crate::model) fn new(
+        loader: &Loader<'_, B>,
+        w: Vec<f32>,
+        bias: Option<&[f32]>,
+        (n_in, n_out): (usize, usize),
+    ) -> Self {
+        let bias = bias.map(|bias| loader.backend.upload(bias));
+        Self { w: loader.backend.matrix(w, loader.format), bias, n_in, n_out }
     }
 
     /// `NAME.weight` `[n_out, n_in]` and `NAME.bias`.
     pub(in crate::model) fn load(
-        backend: &B,
-        weights: &mut Weights,
+        loader: &mut Loader<'_, B>,
         name: &str,
         (n_in, n_out): (usize, usize),
-        bias: Bias,
+        has_bias: bool,
     ) -> Self {
-        let w = weights.tensor(&format!("{name}.weight"), &[n_out, n_in]);
-        let bias = (bias == Bias::Present).then(|| weights.tensor(&format!("{name}.bias"), &[n_out]));
-        Self::new(backend, &w, bias.as_deref(), n_in, n_out)
-    }
-
-    /// As [`Linear::load`], of gpt2's `Conv1D`, which stores `[n_in, n_out]`.
-    pub(in crate::model) fn load_conv1d(
-        backend: &B,
-        weights: &mut Weights,
-        name: &str,
-        (n_in, n_out): (usize, usize),
-    ) -> Self {
-        let w = weights.transposed(&format!("{name}.weight"), n_out, n_in);
-        let bias = weights.tensor(&format!("{name}.bias"), &[n_out]);
-        Self::new(backend, &w, Some(&bias), n_in, n_out)
+        let w = loader.matrix(&format!("{name}.weight"), n_out, n_in);
+        let bias = has_bias.then(|| loader.vector(&format!("{name}.bias"), n_out));
+        Self { w, bias, n_in, n_out }
     }
 
     /// `y[i, :] = w x[i, :] + bias` for `n` rows.

@@ -1,14 +1,14 @@
-//! Norms with their two hook points.
+//! Norms with their hook points.
 
 use crate::compute::ModelOps;
-use crate::compute::model_ops::NormDims;
-use crate::hooks::HookPoint;
-use crate::model::ModelSpec;
+use crate::compute::model_ops::{NormDims, NormKind};
+use crate::hooks::{HookPoint, Site};
+use crate::model::blocks::loader::Loader;
 use crate::model::blocks::pass::{Pass, Step};
-use crate::model::weights::Weights;
 
 /// An RMS norm (no bias) or a layer norm.
 pub(in crate::model) struct Norm<B: ModelOps> {
+    kind: NormKind,
     /// `[d]`.
     weight: B::Tensor,
     /// `[d]`; a layer norm has one.
@@ -17,29 +17,46 @@ pub(in crate::model) struct Norm<B: ModelOps> {
     eps: f64,
 }
 
-/// A norm's two points.
+/// A norm's points: what it divides by, before weight and bias, after them.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct NormPoints {
-    /// Before weight and bias.
-    pub(in crate::model) normalized: HookPoint,
-    /// After them.
-    pub(in crate::model) out: HookPoint,
+    scale: HookPoint,
+    normalized: HookPoint,
+    out: HookPoint,
+}
+
+impl NormPoints {
+    /// Of a norm in block `layer`.
+    pub(in crate::model) fn block(layer: u32, [scale, normalized, out]: [Site; 3]) -> Self {
+        let at = |site| HookPoint::block(layer, site);
+        Self { scale: at(scale), normalized: at(normalized), out: at(out) }
+    }
+
+    /// Of the final norm.
+    pub(in crate::model) fn last() -> Self {
+        let at = HookPoint::outside;
+        Self { scale: at(Site::LnFinalScale), normalized: at(Site::LnFinalNormalized), out: at(Site::LnFinalOut) }
+    }
 }
 
 impl<B: ModelOps> Norm<B> {
-    /// The RMS norm `NAME.weight`.
-    pub(in crate::model) fn load_rms(backend: &B, weights: &mut Weights, name: &str, spec: &ModelSpec) -> Self {
-        let weight = backend.upload(&weights.tensor(&format!("{name}.weight"), &[spec.d_model]));
-        Self { weight, bias: None, d: spec.d_model, eps: spec.norm_eps }
+    /// `NAME.weight` and, of a layer norm, `NAME.bias`, of `d` numbers.
+    pub(in crate::model) fn load(loader: &mut Loader<'_, B>, name: &str, d: usize) -> Self {
+        let spec = loader.spec.norm;
+        let mut weight = loader.weights.tensor(&format!("{name}.weight"), &[d]);
+        if spec.stored_minus_one {
+            weight.iter_mut().for_each(|w| *w += 1.0);
+        }
+        Self {
+            kind: spec.kind,
+            weight: loader.backend.upload(&weight),
+            bias: (spec.kind == NormKind::Layer).then(|| loader.vector(&format!("{name}.bias"), d)),
+            d,
+            eps: spec.eps,
+        }
     }
 
-    /// The layer norm `NAME.weight`, `NAME.bias`.
-    pub(in crate::model) fn load_layer(backend: &B, weights: &mut Weights, name: &str, spec: &ModelSpec) -> Self {
-        let bias = backend.upload(&weights.tensor(&format!("{name}.bias"), &[spec.d_model]));
-        Self { bias: Some(bias), ..Self::load_rms(backend, weights, name, spec) }
-    }
-
-    /// `y = norm(x)`, both `[n, d]`. `y` also serves for the value before weight and bias, if that is wanted.
+    /// `y = norm(x)`, both `[n, d]`. `y` also serves for the values on the side, if they are wanted.
     pub(in crate::model) fn apply(
         &self,
         pass: &mut Pass<'_, B>,
@@ -48,17 +65,27 @@ impl<B: ModelOps> Norm<B> {
         y: &mut B::Tensor,
     ) -> Step {
         let dims = NormDims { n: pass.n, d: self.d, eps: self.eps };
+        if pass.wants(points.scale) {
+            pass.backend.norm_scale(self.kind, x, y, dims);
+        }
+        pass.tap(points.scale, y, 1)?;
         if pass.wants(points.normalized) {
-            match &self.bias {
-                Some(_) => pass.backend.layer_norm(x, None, y, dims),
-                None => pass.backend.rms_norm(x, None, y, dims),
+            match self.kind {
+                NormKind::Layer => pass.backend.layer_norm(x, None, y, dims),
+                NormKind::Rms => pass.backend.rms_norm(x, None, y, dims),
             }
         }
         pass.tap(points.normalized, y, self.d)?;
-        match &self.bias {
-            Some(bias) => pass.backend.layer_norm(x, Some((&self.weight, bias)), y, dims),
-            None => pass.backend.rms_norm(x, Some(&self.weight), y, dims),
-        }
+        self.run(pass.backend, x, y, pass.n);
         pass.tap(points.out, y, self.d)
+    }
+
+    /// `y = norm(x)` of `n` rows, of which nothing can be captured.
+    pub(in crate::model) fn run(&self, backend: &B, x: &B::Tensor, y: &mut B::Tensor, n: usize) {
+        let dims = NormDims { n, d: self.d, eps: self.eps };
+        match &self.bias {
+            Some(bias) => backend.layer_norm(x, Some((&self.weight, bias)), y, dims),
+            None => backend.rms_norm(x, Some(&self.weight), y, dims),
+        }
     }
 }

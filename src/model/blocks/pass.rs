@@ -49,6 +49,14 @@ impl<'a, B: ModelOps> Pass<'a, B> {
         }
         if point == self.last { Err(Halt::Done) } else { Ok(()) }
     }
+
+    /// As [`Pass::tap`], of a value that is there only if it is wanted.
+    pub(in crate::model) fn tap_side(&mut self, point: HookPoint, value: Option<&mut B::Tensor>, width: usize) -> Step {
+        match value {
+            Some(value) if self.wants(point) => self.tap(point, value, width),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The last of `points` that is wanted. Refuses edits where they would not propagate.

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -25,15 +25,15 @@ fn refusal(config: &Value) -> String {
 #[test]
 fn reads_llama_with_its_defaults() {
     let spec = ModelSpec::parse(&llama_config()).unwrap();
-    assert_eq!((spec.n_kv_heads, spec.d_head, spec.norm_eps, spec.tied_head), (4, 8, 1e-6, false));
-    assert_eq!(spec.rope, Some(Rope { theta: 5e5, scaling: RopeScaling::Default }));
+    assert_eq!((spec.n_kv_heads, spec.d_head, spec.norm.eps, spec.tied_head), (4, 8, 1e-6, false));
+    assert_eq!(spec.ropes, [Rope { theta: 5e5, rotary: 8, scaling: RopeScaling::Default }]);
     assert_eq!((spec.bos, spec.eos, spec.pad), (Some(1), vec![2, 3], None));
 }
 
 #[test]
 fn reads_gpt2_with_its_defaults() {
     let spec = ModelSpec::parse(&gpt2_config()).unwrap();
-    assert_eq!((spec.d_mlp, spec.max_positions, spec.tied_head, spec.rope), (128, 64, true, None));
+    assert_eq!((spec.d_mlp, spec.max_positions, spec.tied_head, spec.has_learned_positions()), (128, 64, true, true));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn old_and_new_rope_settings_mean_the_same() {
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192});
     let spec = ModelSpec::parse(&with(llama_config(), "rope_scaling", llama3)).unwrap();
-    assert!(matches!(spec.rope.unwrap().scaling, RopeScaling::Llama3 { original_positions: 8192.0, .. }));
+    assert!(matches!(spec.ropes[0].scaling, RopeScaling::Llama3 { original_positions: 8192.0, .. }));
 }
 
 #[test]
@@ -75,11 +75,11 @@ fn refuses_what_it_does_not_compute_and_names_it() {
         llama("attention_bias", json!("yes")),
         llama("eos_token_id", json!("</s>")),
         llama("rope_scaling", json!("linear")),
-        (with(llama_config(), "rope_scaling", json!({"rope_type": "yarn", "factor": 2.0})), "rope_type".to_owned()),
+        (with(llama_config(), "rope_scaling", json!({"rope_type": "longrope", "factor": 2.0})), "rope_type".to_owned()),
         (with(llama_config(), "rope_scaling", json!({"type": "linear"})), "rope_scaling.factor".to_owned()),
         (with(llama_config(), "rope_scaling", json!({"rope_type": "default", "mscale": 2.0})), "mscale".to_owned()),
         (with(llama_config(), "rope_parameters", json!({"full_attention": {}})), "full_attention".to_owned()),
-        gpt2("activation_function", json!("relu")),
+        gpt2("activation_function", json!("tanh")),
         gpt2("scale_attn_weights", json!(false)),
         gpt2("scale_attn_by_inverse_layer_idx", json!(true)),
         gpt2("add_cross_attention", json!(true)),

@@ -1,6 +1,8 @@
 //! The inner loops of attention.
 
-use crate::compute::cpu::simd::{Vectors, exp, max, sum};
+use std::ops::Range;
+
+use crate::compute::cpu::simd::{Vectors, exp, max, sum, tanh, vectorized};
 
 /// Queries whose sums are kept in registers together.
 pub(super) const ROWS: usize = 4;
@@ -41,25 +43,44 @@ pub(super) fn scores(queries: &[f32], keys: &[f32], out: &mut [f32], width: usiz
 }
 
 /// `scores[j] = exp(scores[j]) / sum_j exp(scores[j])`.
-#[inline(always)]
 pub(super) fn softmax(scores: &mut [f32]) {
-    let top = max(scores);
-    for s in scores.iter_mut() {
-        *s = exp(*s - top);
-    }
-    let factor = 1.0 / sum(scores, |s| s);
-    for s in scores {
-        *s *= factor;
-    }
+    vectorized(
+        #[inline(always)]
+        || {
+            let top = max(scores);
+            for s in scores.iter_mut() {
+                *s = exp(*s - top);
+            }
+            let factor = 1.0 / sum(scores, |s| s);
+            for s in scores {
+                *s *= factor;
+            }
+        },
+    );
 }
 
-/// [`ROWS`] rows, `width` apart, of probabilities that start at `offset`. Row `r` sees `keys + r` keys.
-#[derive(Clone, Copy)]
+/// `scores[j] = softcap tanh(scores[j] / softcap)`.
+pub(super) fn cap(scores: &mut [f32], softcap: f32) {
+    vectorized(
+        #[inline(always)]
+        || {
+            let inverse = 1.0 / softcap;
+            for s in scores {
+                *s = softcap * tanh(inverse * *s);
+            }
+        },
+    );
+}
+
+/// [`ROWS`] rows, `width` apart, of probabilities that start at `offset`. The first row sees `keys`; row `r` sees `r` more at
+/// the end, and its probabilities of those at the start that it does not see are zero.
+#[derive(Clone)]
 pub(super) struct Probabilities<'a> {
     pub(super) rows: &'a [f32],
     pub(super) width: usize,
     pub(super) offset: usize,
-    pub(super) keys: usize,
+    pub(super) keys: Range<usize>,
+    pub(super) window: Option<usize>,
 }
 
 /// Columns from `column` on, of rows of `width`.
@@ -84,23 +105,25 @@ pub(super) fn mix(p: Probabilities<'_>, v: Columns<'_>, mut z: ColumnsMut<'_>, e
     for row in z.values.chunks_exact_mut(z.width) {
         row[z.column..][..e].fill(0.0);
     }
-    for first in (0..p.keys).step_by(CHAIN) {
+    for first in p.keys.clone().step_by(CHAIN) {
         let mut c = 0;
         while c + 32 <= e {
-            mix_channels::<32>(p, v, &mut z, first, c);
+            mix_channels::<32>(&p, v, &mut z, first, c);
             c += 32;
         }
         while c + 8 <= e {
-            mix_channels::<8>(p, v, &mut z, first, c);
+            mix_channels::<8>(&p, v, &mut z, first, c);
             c += 8;
         }
         while c < e {
-            mix_channels::<1>(p, v, &mut z, first, c);
+            mix_channels::<1>(&p, v, &mut z, first, c);
             c += 1;
         }
     }
     for (r, row) in z.values.chunks_exact_mut(z.width).enumerate() {
-        for j in p.keys..p.keys + r {
+        let end = p.keys.end + r;
+        let start = p.window.map_or(p.keys.end, |window| p.keys.end.max(end.saturating_sub(window)));
+        for j in start..end {
             let p = p.rows[r * p.width + p.offset + j];
             for (z, v) in row[z.column..][..e].iter_mut().zip(&v.values[j * v.width + v.column..]) {
                 *z += p * v;
@@ -110,10 +133,10 @@ pub(super) fn mix(p: Probabilities<'_>, v: Columns<'_>, mut z: ColumnsMut<'_>, e
 }
 
 /// Adds to `z` what [`CHAIN`] keys from `first` on, those that all rows see, contribute to `W` channels from `c` on.
-fn mix_channels<const W: usize>(p: Probabilities<'_>, v: Columns<'_>, z: &mut ColumnsMut<'_>, first: usize, c: usize) {
+fn mix_channels<const W: usize>(p: &Probabilities<'_>, v: Columns<'_>, z: &mut ColumnsMut<'_>, first: usize, c: usize) {
     let a = Strided { values: &p.rows[p.offset + first..], row: p.width, step: 1 };
     let b = &v.values[first * v.width + v.column + c..];
-    let sums: [[f32; W]; ROWS] = product(a, b, v.width, CHAIN.min(p.keys - first));
+    let sums: [[f32; W]; ROWS] = product(a, b, v.width, CHAIN.min(p.keys.end - first));
     for (row, sums) in z.values.chunks_exact_mut(z.width).zip(&sums) {
         for (z, sum) in row[z.column + c..][..W].iter_mut().zip(sums) {
             *z += sum;

@@ -18,10 +18,10 @@ pub use index::BatchIndex;
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::attention::index::{QueryBlock, Scratch};
 use crate::compute::cpu::attention::kernels::{
-    Columns, ColumnsMut, KEYS, Probabilities, ROWS, mix, pack_queries, scores, softmax, transpose,
+    Columns, ColumnsMut, KEYS, Probabilities, ROWS, cap, mix, pack_queries, scores, softmax, transpose,
 };
 use crate::compute::cpu::simd::vectorized;
-use crate::compute::model_ops::{AttentionDims, Qkv};
+use crate::compute::model_ops::{AttentionDims, AttentionSides, Qkv};
 
 /// Queries in a block.
 const QUERIES: usize = 64;
@@ -32,7 +32,7 @@ pub(super) fn attention(
     index: &mut BatchIndex,
     qkv: Qkv<'_, Vec<f32>>,
     z: &mut [f32],
-    pattern: Option<&mut [f32]>,
+    sides: AttentionSides<'_, Vec<f32>>,
     dims: AttentionDims,
 ) {
     let n = index.ids.len();
@@ -44,7 +44,11 @@ pub(super) fn attention(
     if n == 0 || e == 0 {
         return;
     }
-    let pattern = pattern.map(|pattern| &mut pattern[..n * heads * index.context_length]);
+    let side = n * heads * index.context_length;
+    let sides = Sides {
+        scores: sides.scores.map(|scores| &mut scores[..side]),
+        pattern: sides.pattern.map(|pattern| &mut pattern[..side]),
+    };
     cpu.run(|| {
         let panels = &mut index.key_panels[..n.div_ceil(KEYS) * KEYS * kv_width];
         panels.par_chunks_mut(KEYS * kv_width).zip(k.par_chunks(KEYS * kv_width)).for_each(|(panel, rows)| {
@@ -53,7 +57,7 @@ pub(super) fn attention(
                 || transpose(rows, panel, kv_width),
             )
         });
-        Job { index, q, v, dims }.blocks(&index.blocks, z, pattern);
+        Job { index, q, v, dims }.blocks(&index.blocks, z, sides);
     });
 }
 
@@ -65,49 +69,77 @@ struct Job<'a> {
     dims: AttentionDims,
 }
 
+/// What is written on the side: rows of `heads * context_length`.
+#[derive(Default)]
+struct Sides<'a> {
+    scores: Option<&'a mut [f32]>,
+    pattern: Option<&'a mut [f32]>,
+}
+
+impl<'a> Sides<'a> {
+    /// The first `at` numbers of each, and the rest.
+    fn split_at(self, at: usize) -> (Self, Self) {
+        let (scores, more_scores) = self.scores.map(|side| side.split_at_mut(at)).unzip();
+        let (pattern, more_pattern) = self.pattern.map(|side| side.split_at_mut(at)).unzip();
+        (Self { scores, pattern }, Self { scores: more_scores, pattern: more_pattern })
+    }
+}
+
 impl Job<'_> {
-    /// All of `blocks`, which lie one after the other: `z` and `pattern` start at the first one's first row.
-    fn blocks(&self, blocks: &[QueryBlock], z: &mut [f32], pattern: Option<&mut [f32]>) {
+    /// All of `blocks`, which lie one after the other: `z` and `sides` start at the first one's first row.
+    fn blocks(&self, blocks: &[QueryBlock], z: &mut [f32], sides: Sides<'_>) {
         match blocks {
             [] => {}
-            [block] => self.block(block, z, pattern),
+            [block] => self.block(block, z, sides),
             _ => {
                 let (left, right) = blocks.split_at(blocks.len() / 2);
                 let rows = right[0].row() - left[0].row();
                 let (z_left, z_right) = z.split_at_mut(rows * self.dims.heads * self.dims.e);
-                let (p_left, p_right) =
-                    pattern.map(|p| p.split_at_mut(rows * self.dims.heads * self.index.context_length)).unzip();
-                rayon::join(|| self.blocks(left, z_left, p_left), || self.blocks(right, z_right, p_right));
+                let (s_left, s_right) = sides.split_at(rows * self.dims.heads * self.index.context_length);
+                rayon::join(|| self.blocks(left, z_left, s_left), || self.blocks(right, z_right, s_right));
             }
         }
     }
 
     /// One block, all heads.
-    fn block(&self, block: &QueryBlock, z: &mut [f32], mut pattern: Option<&mut [f32]>) {
+    fn block(&self, block: &QueryBlock, z: &mut [f32], mut sides: Sides<'_>) {
         let thread = rayon::current_thread_index().expect("runs inside the pool");
         let mut scratch = self.index.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
         let Scratch { queries, tile: rows } = &mut *scratch;
         let tile = Tile::of(block);
         for head in 0..self.dims.heads {
             self.scores(block, head, &tile, queries, rows);
-            vectorized(
-                #[inline(always)]
-                || {
-                    for i in 0..block.len {
-                        softmax(&mut rows[i * tile.width + tile.offset..][..block.first + i + 1]);
-                    }
-                },
-            );
+            if let Some(softcap) = self.dims.softcap {
+                self.each_visible(block, &tile, rows, |scores| cap(scores, softcap));
+            }
+            if let Some(side) = sides.scores.as_deref_mut() {
+                self.copy_side(block, head, &tile, rows, side);
+            }
+            self.each_visible(block, &tile, rows, softmax);
             self.mix(block, head, &tile, rows, z);
-            if let Some(pattern) = pattern.as_deref_mut() {
-                self.copy_pattern(block, head, &tile, rows, pattern);
+            if let Some(side) = sides.pattern.as_deref_mut() {
+                self.copy_side(block, head, &tile, rows, side);
             }
         }
     }
 
+    /// `f` of the part of each row that the row sees.
+    fn each_visible(&self, block: &QueryBlock, tile: &Tile, rows: &mut [f32], f: impl Fn(&mut [f32])) {
+        for i in 0..block.len {
+            let seen = self.seen(block, i);
+            f(&mut rows[i * tile.width + tile.offset..][seen]);
+        }
+    }
+
+    /// The keys that row `i` of a block sees, counted from the context's start.
+    fn seen(&self, block: &QueryBlock, i: usize) -> std::ops::Range<usize> {
+        let end = block.first + i + 1;
+        self.dims.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+
     /// `rows[i, offset + j] = scale * q[i] . k[j]`, at least for the keys that row `i` sees.
     fn scores(&self, block: &QueryBlock, head: usize, tile: &Tile, queries: &mut [f32], rows: &mut [f32]) {
-        let AttentionDims { heads, kv_heads, e, scale } = self.dims;
+        let AttentionDims { heads, kv_heads, e, scale, .. } = self.dims;
         let q = &self.q[block.row() * heads * e..(block.row() + block.len) * heads * e];
         for (group, packed) in queries.chunks_exact_mut(e * ROWS).take(block.len.div_ceil(ROWS)).enumerate() {
             pack_queries(&q[group * ROWS * heads * e..], heads * e, head * e, scale, packed);
@@ -116,36 +148,51 @@ impl Job<'_> {
         for panel in 0..tile.width / KEYS {
             let keys = &self.index.key_panels[(tile.first_panel + panel) * KEYS * kv_heads * e + column..][..e * KEYS];
             for (group, packed) in queries.chunks_exact(e * ROWS).take(block.len.div_ceil(ROWS)).enumerate() {
-                if panel * KEYS < tile.offset + block.first + (group + 1) * ROWS {
+                let first_seen = tile.offset + self.seen(block, group * ROWS).start;
+                let needed =
+                    first_seen < (panel + 1) * KEYS && panel * KEYS < tile.offset + block.first + (group + 1) * ROWS;
+                if needed {
                     scores(packed, keys, &mut rows[group * ROWS * tile.width + panel * KEYS..], tile.width);
                 }
             }
         }
     }
 
-    /// `z[i] = sum_j rows[i, offset + j] v[j]`; `z` starts at the block's first row.
-    fn mix(&self, block: &QueryBlock, head: usize, tile: &Tile, rows: &[f32], z: &mut [f32]) {
+    /// `z[i] = sum_j rows[i, offset + j] v[j]`; `z` starts at the block's first row. Within a group of rows those keys that
+    /// only some rows see get probability 0 in the others.
+    fn mix(&self, block: &QueryBlock, head: usize, tile: &Tile, rows: &mut [f32], z: &mut [f32]) {
         let AttentionDims { heads, kv_heads, e, .. } = self.dims;
         let v = &self.v[block.context.start * kv_heads * e..];
         let column = head / (heads / kv_heads) * e;
         for group in (0..block.len).step_by(ROWS) {
             let len = ROWS.min(block.len - group);
             let keys = block.first + group + 1;
-            let p = Probabilities { rows: &rows[group * tile.width..], width: tile.width, offset: tile.offset, keys };
+            let start = self.seen(block, group).start;
+            for r in 1..len {
+                let blind = start..self.seen(block, group + r).start.min(keys);
+                rows[(group + r) * tile.width + tile.offset..][blind].fill(0.0);
+            }
+            let p = Probabilities {
+                rows: &rows[group * tile.width..],
+                width: tile.width,
+                offset: tile.offset,
+                keys: start..keys,
+                window: self.dims.window,
+            };
             let z = &mut z[group * heads * e..(group + len) * heads * e];
             let z = ColumnsMut { values: z, width: heads * e, column: head * e };
             mix(p, Columns { values: v, width: kv_heads * e, column }, z, e);
         }
     }
 
-    /// The tile's rows to the pattern's columns of `head`; `pattern` starts at the block's first row.
-    fn copy_pattern(&self, block: &QueryBlock, head: usize, tile: &Tile, rows: &[f32], pattern: &mut [f32]) {
+    /// The tile's rows to the columns of `head` of a side, which starts at the block's first row.
+    fn copy_side(&self, block: &QueryBlock, head: usize, tile: &Tile, rows: &[f32], side: &mut [f32]) {
         let t = self.index.context_length;
         for i in 0..block.len {
-            let row = &mut pattern[(i * self.dims.heads + head) * t..][..t];
-            let visible = block.first + i + 1;
+            let row = &mut side[(i * self.dims.heads + head) * t..][..t];
+            let seen = self.seen(block, i);
             row.fill(0.0);
-            row[block.context.column..][..visible].copy_from_slice(&rows[i * tile.width + tile.offset..][..visible]);
+            row[block.context.column..][seen.clone()].copy_from_slice(&rows[i * tile.width + tile.offset..][seen]);
         }
     }
 }
