@@ -138,8 +138,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("anyhow", &["cli"]),
 ];
 
-/// Where `unsafe` may be written: arithmetic, and the memory map of weights.
-const UNSAFE: &[&str] = &["compute/", "model/weights.rs"];
+/// Where `unsafe` may be written: arithmetic.
+const UNSAFE: &[&str] = &["compute/"];
 
 /// Files over [`LONG_FILE`] production lines, and why they are not split.
 const LONG_FILES: &[(&str, &str)] =

@@ -12,8 +12,8 @@ use crate::hub;
 use crate::model::{ModelSource, ModelSpec};
 use crate::pipeline::locate::Located;
 use crate::runtime::shutdown::Shutdown;
+use crate::tokens::Tokenizer;
 use crate::tokens::special::ModelFiles;
-use crate::tokens::{SpecialIds, Tokenizer};
 
 /// Bring the model here if it is on a hub, showing how far that is; open it and resolve the pipeline's sites in it.
 pub(crate) fn open(loaded: &Loaded) -> Result<(ModelSource, Sites), Failure> {
@@ -34,7 +34,7 @@ pub(crate) fn fetch(source: &str) -> Result<Located, Error> {
 /// Open the model and resolve the pipeline's sites in it.
 pub(crate) fn open_located(loaded: &Loaded, located: &Located) -> Result<(ModelSource, Sites), Failure> {
     let source = located.open()?;
-    let files = ModelFiles::read(source.folder())?;
+    let files = source.token_files()?;
     let limits = loaded.check_limits(limits(source.spec(), &files));
     let points = source.spec().points(loaded.pipeline.tokens.context_length as usize);
     match loaded.sites(&points, source.spec().module_paths()) {
@@ -49,18 +49,15 @@ pub(crate) fn open_located(loaded: &Loaded, located: &Located) -> Result<(ModelS
 
 /// The model's tokenizer, or none if the corpus is token ids already.
 pub(crate) fn tokenizer(loaded: &Loaded, source: &ModelSource) -> Result<Tokenizer, Error> {
-    let spec = source.spec();
-    let ids = SpecialIds { bos: spec.bos, eos: spec.eos.first().copied(), pad: spec.pad };
-    let vocab = u32::try_from(spec.vocab_size)
-        .map_err(|_| Error::data(format!("a vocabulary of {} is not supported", spec.vocab_size)))?;
-    match source.tokenizer_file() {
-        _ if loaded.pipeline.corpus.pre_tokenised() => Tokenizer::none(ids, vocab),
-        Some(file) => Tokenizer::load(&file, ids, vocab),
-        None => Err(Error::config(format!(
+    if loaded.pipeline.corpus.pre_tokenised() {
+        return source.tokenizer_for_ids();
+    }
+    source.tokenizer()?.ok_or_else(|| {
+        Error::config(format!(
             "`{}` has no tokenizer.json: add it, or read token ids with `corpus.tokens_field`",
             source.folder().display()
-        ))),
-    }
+        ))
+    })
 }
 
 fn limits(spec: &ModelSpec, files: &ModelFiles) -> ModelLimits {

@@ -14,6 +14,7 @@ pub mod architectures;
 mod blocks;
 pub mod config;
 mod decoder;
+pub mod gguf;
 mod json;
 mod rope;
 pub mod selftest;

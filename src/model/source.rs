@@ -1,7 +1,8 @@
-//! Where a model comes from: a folder in Hugging Face's layout.
+//! Where a model comes from: a folder in Hugging Face's layout, or a GGUF file.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -10,11 +11,20 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::model::ModelSpec;
+use crate::model::gguf::{self, Gguf};
+use crate::model::weights::{DataFile, check_quantization};
+use crate::tokens::special::ModelFiles;
+use crate::tokens::{SpecialIds, Tokenizer};
 
-/// A model's folder, opened: `config.json` is read and checked, weight files are found, nothing is hashed yet.
+/// Bytes of a JSON file beside the weights, at most: an index of 100 000 tensors has 10 MB.
+const JSON_BYTES_MAX: u64 = 64 << 20;
+
+/// A model's files, opened: its configuration is read and checked, weight files are found, nothing is hashed yet.
 #[derive(Debug)]
 pub struct ModelSource {
     folder: PathBuf,
+    /// The head of the GGUF file, if it is one.
+    gguf: Option<Gguf>,
     spec: ModelSpec,
     weight_files: Vec<PathBuf>,
     fingerprint: OnceLock<Fingerprint>,
@@ -23,7 +33,7 @@ pub struct ModelSource {
 /// SHA-256 digests, in hexadecimal, of the files that decide what a model computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// Of `config.json`.
+    /// Of `config.json`; of a GGUF file, which holds everything, here and below.
     pub config: String,
     /// Of the weights: of the file if there is one, else of the lines `DIGEST  NAME` of all files in the order of names (what
     /// `sha256sum *.safetensors | sha256sum` prints).
@@ -33,7 +43,7 @@ pub struct Fingerprint {
 }
 
 impl ModelSource {
-    /// Open the folder that `source` names.
+    /// Open the folder or the GGUF file that `source` names.
     pub fn open(source: &str) -> Result<Self> {
         if source.starts_with("hf://") {
             return Err(Error::config(format!(
@@ -41,17 +51,33 @@ impl ModelSource {
                  (config.json, *.safetensors, tokenizer.json)"
             )));
         }
-        let folder = PathBuf::from(source);
-        if !folder.is_dir() {
-            return Err(Error::config(format!("model source `{source}` is not a folder")));
+        let path = PathBuf::from(source);
+        if path.is_file() {
+            return Self::open_gguf(path).map_err(|e| e.context(format!("read model `{source}`")));
         }
-        let config = read_json(&folder.join("config.json"))?;
-        let spec = ModelSpec::parse(&config).map_err(|e| e.context(format!("read model `{source}`")))?;
-        let weight_files = find_weights(&folder)?;
-        Ok(Self { folder, spec, weight_files, fingerprint: OnceLock::new() })
+        if !path.is_dir() {
+            return Err(Error::config(format!("model source `{source}` is neither a folder nor a GGUF file")));
+        }
+        let mut config = read_json(&path.join("config.json"))?;
+        let spec = specification(&mut config).map_err(|e| e.context(format!("read model `{source}`")))?;
+        let weight_files = find_weights(&path)?;
+        Ok(Self { folder: path, gguf: None, spec, weight_files, fingerprint: OnceLock::new() })
     }
 
-    /// The folder.
+    fn open_gguf(path: PathBuf) -> Result<Self> {
+        let file = DataFile::open(&path)?;
+        if !gguf::is_gguf(&file)? {
+            return Err(Error::config(
+                "a model is a folder with config.json and safetensors, or a GGUF file: this is neither",
+            ));
+        }
+        let gguf = Gguf::read(&file)?;
+        let spec = ModelSpec::parse(&gguf.config()?)?;
+        let weight_files = vec![path.clone()];
+        Ok(Self { folder: path, gguf: Some(gguf), spec, weight_files, fingerprint: OnceLock::new() })
+    }
+
+    /// The folder, or the GGUF file.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -61,7 +87,7 @@ impl ModelSource {
         &self.spec
     }
 
-    /// The safetensors files, in the order of their names.
+    /// The safetensors files, in the order of their names; or the GGUF file.
     pub fn weight_files(&self) -> &[PathBuf] {
         &self.weight_files
     }
@@ -71,10 +97,49 @@ impl ModelSource {
         Some(self.folder.join("tokenizer.json")).filter(|path| path.is_file())
     }
 
+    /// The ids that the configuration names, and the number of embeddings. A model that has several EOS writes the first.
+    fn special_ids(&self) -> Result<(SpecialIds, u32)> {
+        let spec = &self.spec;
+        let vocab = u32::try_from(spec.vocab_size)
+            .map_err(|_| Error::data(format!("a vocabulary of {} is not supported", spec.vocab_size)))?;
+        Ok((SpecialIds { bos: spec.bos, eos: spec.eos.first().copied(), pad: spec.pad }, vocab))
+    }
+
+    /// What stands for a tokenizer where the corpus is token ids.
+    pub fn tokenizer_for_ids(&self) -> Result<Tokenizer> {
+        let (ids, vocab) = self.special_ids()?;
+        Tokenizer::none(ids, vocab)
+    }
+
+    /// The model's tokenizer, if it has one.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let (ids, vocab) = self.special_ids()?;
+        if let Some(gguf) = &self.gguf {
+            let context = |e: Error| e.context(format!("read the tokenizer of `{}`", self.folder.display()));
+            let json = gguf.tokenizer_json().map_err(context)?.to_string();
+            let files = self.token_files()?;
+            return Tokenizer::from_json(json.as_bytes(), &files, ids, vocab).map_err(context).map(Some);
+        }
+        self.tokenizer_file().map(|file| Tokenizer::load(&file, ids, vocab)).transpose()
+    }
+
+    /// What the model's files say of tokens; a GGUF file says what its folder's files would.
+    pub fn token_files(&self) -> Result<ModelFiles> {
+        let Some(gguf) = &self.gguf else { return ModelFiles::read(&self.folder) };
+        let object = |json: Value| json.as_object().cloned().unwrap_or_default();
+        let (config, tokenizer) = (object(gguf.config()?), object(gguf.tokenizer_config()?));
+        Ok(ModelFiles { config, tokenizer, ..ModelFiles::default() })
+    }
+
     /// Digests of the model's files. The first call reads all weights.
     pub fn fingerprint(&self) -> Result<&Fingerprint> {
         if let Some(fingerprint) = self.fingerprint.get() {
             return Ok(fingerprint);
+        }
+        if self.gguf.is_some() {
+            let digest = sha256_of(&self.folder)?;
+            let fingerprint = Fingerprint { config: digest.clone(), weights: digest.clone(), tokenizer: Some(digest) };
+            return Ok(self.fingerprint.get_or_init(|| fingerprint));
         }
         let fingerprint = Fingerprint {
             config: sha256_of(&self.folder.join("config.json"))?,
@@ -83,6 +148,15 @@ impl ModelSource {
         };
         Ok(self.fingerprint.get_or_init(|| fingerprint))
     }
+}
+
+/// What `config.json` says. How the weights are stored is checked here and is no part of it.
+fn specification(config: &mut Value) -> Result<ModelSpec> {
+    let stored = config.as_object_mut().and_then(|config| config.remove("quantization_config"));
+    if let Some(stored) = stored.filter(|stored| !stored.is_null()) {
+        check_quantization(&stored)?;
+    }
+    ModelSpec::parse(config)
 }
 
 /// `model.safetensors`, or the files that `model.safetensors.index.json` names, or the only `*.safetensors` there is.
@@ -127,14 +201,22 @@ fn indexed_weights(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
         if Path::new(name).file_name().is_none_or(|file| file != name) {
             return Err(Error::data(format!("`{}` names `{name}`, which is not a plain file name", index.display())));
         }
+        if !folder.join(name).is_file() {
+            return Err(Error::data(format!("`{}` names `{name}`, which is not there", index.display())));
+        }
         files.push(folder.join(name));
     }
     Ok(files)
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).or_kind(ErrorKind::Data, || format!("cannot parse `{}`", path.display()))
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let mut text = Vec::new();
+    file.take(JSON_BYTES_MAX + 1).read_to_end(&mut text).map_err(|e| Error::io("read", path, e))?;
+    if text.len() as u64 > JSON_BYTES_MAX {
+        return Err(Error::data(format!("`{}` has more than {JSON_BYTES_MAX} bytes", path.display())));
+    }
+    serde_json::from_slice(&text).or_kind(ErrorKind::Data, || format!("cannot parse `{}`", path.display()))
 }
 
 fn sha256_of(path: &Path) -> Result<String> {
@@ -196,7 +278,12 @@ mod tests {
         let single = folder(&[("config.json", CONFIG), ("model.safetensors", ""), ("other.safetensors", "")]);
         assert_eq!(file_names(&open(&single).unwrap()), ["model.safetensors"]);
         let index = r#"{"weight_map": {"a": "m-2.safetensors", "b": "m-1.safetensors", "c": "m-2.safetensors"}}"#;
-        let sharded = folder(&[("config.json", CONFIG), ("model.safetensors.index.json", index)]);
+        let sharded = folder(&[
+            ("config.json", CONFIG),
+            ("model.safetensors.index.json", index),
+            ("m-1.safetensors", ""),
+            ("m-2.safetensors", ""),
+        ]);
         assert_eq!(file_names(&open(&sharded).unwrap()), ["m-1.safetensors", "m-2.safetensors"]);
         let odd_name = folder(&[("config.json", CONFIG), ("weights.safetensors", "")]);
         assert_eq!(file_names(&open(&odd_name).unwrap()), ["weights.safetensors"]);
@@ -212,6 +299,10 @@ mod tests {
                 "plain file name",
             ),
             (vec![("config.json", CONFIG), ("model.safetensors.index.json", r#"{"weight_map": {}}"#)], "weight_map"),
+            (
+                vec![("config.json", CONFIG), ("model.safetensors.index.json", r#"{"weight_map": {"a": "gone"}}"#)],
+                "`gone`, which is not there",
+            ),
             (vec![("config.json", "{")], "parse"),
             (vec![], "config.json"),
         ] {
@@ -237,7 +328,9 @@ mod tests {
             ("a.safetensors", ""),
             ("b.safetensors", ""),
         ];
-        let source = open(&folder(&files)).unwrap();
+        let gone = folder(&files);
+        let source = open(&gone).unwrap();
+        drop(gone);
         assert_eq!(source.fingerprint().unwrap_err().kind(), ErrorKind::Data, "the folder is gone");
         let kept = folder(&files);
         let weights = open(&kept).unwrap().fingerprint().unwrap().weights.clone();

@@ -27,7 +27,6 @@ use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
 use crate::runtime::readiness::Latch;
 use crate::sink::ParquetSink;
 use crate::store::Location;
-use crate::tokens::SpecialIds;
 use crate::tokens::stream::TokenStream;
 use crate::tokens::tokenizer::Tokenizer;
 use crate::trainer::{Trainer, TrainerSettings};
@@ -67,12 +66,9 @@ pub fn batch_shape(pipeline: &Pipeline) -> BatchShape {
 
 /// The tokenizer of a model's folder; none is needed where the corpus is token ids.
 pub fn open_tokenizer(pipeline: &Pipeline, source: &ModelSource) -> Result<Tokenizer> {
-    let spec = source.spec();
-    let ids = SpecialIds { bos: spec.bos, eos: spec.eos.first().copied(), pad: spec.pad };
-    let vocab = spec.vocab_size as u32;
-    match source.tokenizer_file() {
-        Some(file) => Tokenizer::load(&file, ids, vocab),
-        None if pipeline.corpus.pre_tokenised() => Tokenizer::none(ids, vocab),
+    match source.tokenizer()? {
+        Some(tokenizer) => Ok(tokenizer),
+        None if pipeline.corpus.pre_tokenised() => source.tokenizer_for_ids(),
         None => Err(Error::config(format!(
             "`{}` has no tokenizer.json: add it, or give a pre-tokenised corpus (tokens_field)",
             source.folder().display()

