@@ -78,6 +78,26 @@ fn validate_exits_78_and_shows_every_problem() {
 }
 
 #[test]
+fn a_misspelt_site_is_found_without_the_model() {
+    let validate = |site: &str| {
+        let sets = ["model.source=no/such/model".to_owned(), format!("trainers.0.input={site}")];
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        harvestd(&[&["validate", "pipelines/two-trainers.yaml"], &sets[..]].concat())
+    };
+    let output = validate("blocks.3.attn.hook_z[5]");
+    assert_eq!(code(&output), 0, "{}", stdout(&output));
+    assert!(stdout(&output).contains("only the form of sites' names was checked"), "{}", stdout(&output));
+    let output = validate("model.layers.3.mpl");
+    assert_eq!(code(&output), 78);
+    assert!(
+        stdout(&output).contains("trainers[0].input: model.layers.3.mpl: is not the name of a site"),
+        "{}",
+        stdout(&output)
+    );
+    assert!(stdout(&output).contains("did you mean `model.layers.3.mlp`?"), "{}", stdout(&output));
+}
+
+#[test]
 fn set_is_validated_too() {
     let file = "pipelines/two-trainers.yaml";
     assert_eq!(code(&harvestd(&["validate", file, "--set", "trainers.1.rows=2M", "--set", "seed=3"])), 0);

@@ -10,6 +10,7 @@ use super::{Failure, Globals, Outcome, model_folder, output};
 use crate::config::{self, Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::HubName;
+use crate::model::Architecture;
 use crate::pipeline::header;
 use crate::pipeline::locate::Located;
 use crate::tokens::Tokenizer;
@@ -22,7 +23,7 @@ use crate::tokens::config::PrependBos;
   harvestd validate p.yaml --set trainers.0.rows=1M
   harvestd validate p.yaml --json | jq '.[].problems'
 
-Where the model is on this machine, the names of sites and the memory of trainers are checked too.
+Where the model is on this machine, whether it has the sites and the memory of trainers are checked too.
 Exit code 78 if any pipeline has a problem; notes are no problems.")]
 pub(crate) struct ValidateArgs {
     /// Pipeline files, or folders of them
@@ -81,8 +82,13 @@ fn check_model(loaded: &Loaded) -> Vec<Problem> {
                 true => "this model is not in the hub's cache (`harvestd plan` downloads it)",
                 false => "this folder is not here",
             };
-            let rule = format!("{what}, so the names of sites were not checked");
-            return vec![loaded.problem(Severity::Note, "model.source", rule)];
+            let rule = format!(
+                "{what}, so only the form of sites' names was checked: whether it has them, its limits and the memory of \
+                 trainers were not checked"
+            );
+            let note = loaded.problem(Severity::Note, "model.source", rule);
+            let tables = Architecture::ALL.map(Architecture::module_paths);
+            return std::iter::once(note).chain(loaded.check_names(&tables)).collect();
         }
         Err(e) => return vec![loaded.problem(Severity::Error, "model.source", e.to_string())],
     };

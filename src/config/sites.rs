@@ -71,6 +71,19 @@ impl Loaded {
         problems
     }
 
+    /// Names that no model can have; `tables` are the module paths of all architectures. For when there is no model to ask.
+    pub fn check_names(&self, tables: &[&ModulePaths]) -> Vec<Problem> {
+        let capture = self.pipeline.capture.iter().enumerate().map(|(i, name)| (format!("capture[{i}]"), name));
+        let inputs = self.pipeline.trainers.iter().enumerate();
+        let inputs = inputs.map(|(i, trainer)| (format!("trainers[{i}].input"), &trainer.input));
+        let check = |(path, name): (String, &String)| {
+            let found = selection::check(name, tables).err()?;
+            let hint = found.nearest.map(|nearest| format!("did you mean `{nearest}`?"));
+            Some(located(&self.tree, Severity::Error, &path, found.reason, hint))
+        };
+        capture.chain(inputs).filter_map(check).collect()
+    }
+
     /// Resolve site names against the points that a model declares and its module paths, and check the memory that the
     /// trainers need.
     pub fn sites(&self, declared: &[PointShape], paths: &ModulePaths) -> Result<Sites, Problems> {

@@ -24,7 +24,10 @@ pub fn markdown(examples: &[Example]) -> String {
     }
     let mut out = INTRODUCTION.to_owned();
     // writing to a string cannot fail
-    let _ = definitions(&mut out).and_then(|()| matrix(&mut out, &by_type)).and_then(|()| aliases(&mut out, &by_type));
+    let _ = definitions(&mut out)
+        .map(|()| out.push_str(COMPARISON))
+        .and_then(|()| matrix(&mut out, &by_type))
+        .and_then(|()| aliases(&mut out, &by_type));
     out
 }
 
@@ -40,6 +43,22 @@ One head of a site is written in brackets behind the name: `blocks.3.attn.hook_z
 as a column of its own as `[*]`. Key/value sites count key/value heads; in a mixture of experts the sites of the chosen
 experts count those. The whole and its heads may be captured together.
 
+";
+
+const COMPARISON: &str = "
+## Compared with TransformerLens
+
+Names and values are those of a `TransformerBridge`, or of `HookedTransformer.from_pretrained_no_processing`; the default
+processing of `from_pretrained` folds and centres weights, which changes the residual stream. Besides:
+
+- heads lie side by side in a row, `[h*e]`, where TransformerLens has `[h, e]`; scores and patterns are rows of a query, `[h*t]`,
+  where it has `[h, query, key]`.
+- `hook_normalized` never has the norm's weight and bias. In a `HookedTransformer` that was not folded a layer norm's has them:
+  that is `hook_out` here, as in a `TransformerBridge`.
+- `attn.hook_attn_scores` is 0 where a token does not attend; TransformerLens has -infinity.
+- `mlp.hook_expert_weights` has the chosen experts' weights; a `HookedTransformer`'s has the softmax over all experts.
+- Only a `TransformerBridge` has `ln1.hook_out`, `ln2.hook_out`, `ln_final.hook_out`, `attn.hook_out`, `mlp.hook_out` and the outputs
+  of query and key norms.
 ";
 
 fn definitions(out: &mut String) -> std::fmt::Result {

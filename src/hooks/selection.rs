@@ -11,7 +11,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use crate::hooks::heads::{self, Heads};
 use crate::hooks::name::{INPUT, OUTPUT};
-use crate::hooks::{HookPoint, ModulePaths, PointShape, SiteWidth};
+use crate::hooks::{HookPoint, ModulePaths, PointShape, Site, SiteWidth};
 
 /// A pattern that selects nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,29 @@ pub fn resolve<P: AsRef<str>>(
         }
     }
     if problems.is_empty() { Ok(chosen.into_values().collect()) } else { Err(problems) }
+}
+
+/// Whether `pattern` can mean something in any model: as far as that can be said without one. `tables` are the module paths
+/// of all architectures.
+pub fn check(pattern: &str, tables: &[&ModulePaths]) -> Result<(), SelectionProblem> {
+    let problem = |reason: String, nearest| SelectionProblem { pattern: pattern.to_owned(), reason, nearest };
+    let (whole, inside) = heads::split(pattern);
+    inside.map(Heads::parse).transpose().map_err(|reason| problem(reason, None))?;
+    if is_glob(whole) {
+        return matcher(whole).map(drop).map_err(|reason| problem(reason, None));
+    }
+    if whole.parse::<HookPoint>().is_ok() || tables.iter().any(|paths| paths.point(whole).is_some()) {
+        return Ok(());
+    }
+    let layer = whole.split('.').find_map(heads::number).unwrap_or(0);
+    let points = Site::ALL.map(|site| {
+        let point = HookPoint { layer: site.in_block().then_some(layer), site, head: None };
+        PointShape { point, width: 1, heads: 1 }
+    });
+    let nearest = tables.iter().filter_map(|paths| Declared { points: &points, paths }.nearest(whole, inside));
+    let likeness = |name: &String| strsim::normalized_damerau_levenshtein(pattern, name);
+    let nearest = nearest.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    Err(problem("is not the name of a site of any architecture".to_owned(), nearest))
 }
 
 impl Declared<'_> {
@@ -184,7 +207,6 @@ fn with_layer_of(pattern: &str, point: HookPoint, name: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hooks::Site;
 
     const PATHS: ModulePaths = ModulePaths {
         blocks: &["model.layers", "layers"],
@@ -340,6 +362,22 @@ mod tests {
                 Err(problems) => assert_eq!(problems.len(), 1),
             }
         }
+    }
+
+    #[test]
+    fn without_a_model_only_what_no_model_has_is_a_problem() {
+        for fine in
+            ["blocks.99.hook_resid_post", "layers.3.mlp", "blocks.3.attn.hook_result[40]", "blocks.*.x", "hook_*[*]"]
+        {
+            assert_eq!(check(fine, &[&PATHS]), Ok(()), "{fine}");
+        }
+        let problem = |pattern: &str| check(pattern, &[&PATHS]).unwrap_err().to_string();
+        let found = problem("blocks.7.attn.hook_zz[2]");
+        assert!(found.ends_with("of any architecture; did you mean `blocks.7.attn.hook_z[2]`?"), "{found}");
+        let found = problem("layers.11.mpl");
+        assert!(found.ends_with("did you mean `layers.11.mlp`?"), "{found}");
+        assert!(problem("blocks.[.hook_z").contains("not a glob"));
+        assert!(problem("blocks.3.attn.hook_z[a]").contains("[0-3]"));
     }
 
     #[test]
