@@ -10,7 +10,7 @@ use super::{Failure, Globals, Outcome, model_folder, output};
 use crate::config::{self, Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::HubName;
-use crate::model::Architecture;
+use crate::model::ARCHITECTURES;
 use crate::pipeline::header;
 use crate::pipeline::locate::Located;
 use crate::tokens::Tokenizer;
@@ -87,7 +87,7 @@ fn check_model(loaded: &Loaded) -> Vec<Problem> {
                  trainers were not checked"
             );
             let note = loaded.problem(Severity::Note, "model.source", rule);
-            let tables = Architecture::ALL.map(Architecture::module_paths);
+            let tables = ARCHITECTURES.map(|architecture| &architecture.paths);
             return std::iter::once(note).chain(loaded.check_names(&tables)).collect();
         }
         Err(e) => return vec![loaded.problem(Severity::Error, "model.source", e.to_string())],

@@ -57,6 +57,7 @@ processing of `from_pretrained` folds and centres weights, which changes the res
   that is `hook_out` here, as in a `TransformerBridge`.
 - `attn.hook_attn_scores` is 0 where a token does not attend; TransformerLens has -infinity.
 - `mlp.hook_expert_weights` has the chosen experts' weights; a `HookedTransformer`'s has the softmax over all experts.
+- Where attention and MLP read the same residual stream (Pythia, Phi) there is no `hook_resid_mid`, as there.
 - Only a `TransformerBridge` has `ln1.hook_out`, `ln2.hook_out`, `ln_final.hook_out`, `attn.hook_out`, `mlp.hook_out` and the outputs
   of query and key norms.
 ";
@@ -80,7 +81,7 @@ elsewhere only its reconstruction is judged. *Norm*: `tokens.exclude.norm_above_
             "| `{}` | {} | {} | {} | {} | {} |",
             site.suffix(),
             site.width(),
-            yes(site.is_per_head()),
+            site.parts(),
             yes(site.edits_propagate()),
             yes(site.has_norm()),
             site.definition()

@@ -276,6 +276,17 @@ impl Site {
         )
     }
 
+    /// What a row's equal parts are counted by, in the letters of [`Site`].
+    pub fn parts(self) -> &'static str {
+        match self {
+            Self::K | Self::V | Self::KNormOut | Self::RotK => "k",
+            Self::ExpertIndices | Self::ExpertWeights | Self::ExpertOut => "s",
+            Self::MlpPre | Self::MlpPreLinear | Self::MlpPost => "s, if there are experts",
+            _ if self.is_per_head() => "h",
+            _ => "",
+        }
+    }
+
     /// Whether a row is made of attention heads.
     pub fn is_per_head(self) -> bool {
         matches!(

@@ -3,6 +3,9 @@
 mod counting;
 mod fixture;
 mod heads;
+mod paths;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::Path;
 use std::sync::Arc;
