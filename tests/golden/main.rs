@@ -1,6 +1,7 @@
 //! The forward pass against transformers, site by site, and the promises that do not depend on values.
 
 mod counting;
+mod fidelity;
 mod fixture;
 mod heads;
 mod paths;
@@ -42,39 +43,44 @@ fn everywhere(_: HookPoint) -> bool {
 
 // === values ===
 
-/// What differs from transformers by more than the tolerance.
-fn differences<B: ModelOps>(backend: Arc<B>, name: &str) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut check = |what: String, error: f64| {
-        if error > TOLERANCE {
-            wrong.push(format!("{name} {what}: {error:.1e}"));
-        }
-    };
+/// How far each point, the logits (`logits`) and the losses (`loss`) are from transformers, norm-wise.
+fn errors<B: ModelOps>(
+    backend: Arc<B>,
+    name: &str,
+    format: MatrixFormat,
+) -> Vec<(Option<HookPoint>, &'static str, f64)> {
     let golden = Tensors::golden(name);
     let weights = Tensors::read(&folder(name).join("model.safetensors"));
-    let mut model = load(backend, name);
+    let mut model = model::load(backend, &source(name), shape(name), format).unwrap();
     let ids = golden.ids();
     let seen = record(model.as_mut(), &batch(&[&ids[..T], &ids[T..]]), &everywhere);
     let spec = model.spec().clone();
     let points = model.points().to_vec();
     assert_eq!(seen.len(), points.len(), "every declared point is visited");
+    let mut errors = Vec::new();
     for PointShape { point, width, .. } in points {
         let expected = golden_value(&golden, &weights, point, &spec, shape(name).context_length).unwrap();
-        let error = worst_row_error(&seen[&point], &expected, width);
-        check(point.to_string(), error);
+        errors.push((Some(point), point.site.suffix(), worst_row_error(&seen[&point], &expected, width)));
     }
     let mut logits = Vec::new();
     model.unembed(&seen[&HookPoint::outside(Site::LnFinalOut)], &mut logits).unwrap();
-    let vocab_size = model.spec().vocab_size;
-    let error = worst_row_error(&logits, golden.get("logits"), vocab_size);
-    check("logits".to_owned(), error);
+    let vocab_size = spec.vocab_size;
+    errors.push((None, "logits", worst_row_error(&logits, golden.get("logits"), vocab_size)));
     let losses: Vec<f32> = (0..B)
         .flat_map(|sequence| (sequence * T..sequence * T + T - 1).map(|row| (row, ids[row + 1])))
         .map(|(row, next)| cross_entropy(&logits[row * vocab_size..][..vocab_size], next))
         .collect();
-    let error = worst_row_error(&losses, golden.get("loss_per_token"), B * (T - 1));
-    check("losses".to_owned(), error);
+    errors.push((None, "loss", worst_row_error(&losses, golden.get("loss_per_token"), B * (T - 1))));
+    errors
+}
+
+/// What differs from transformers by more than the tolerance.
+fn differences<B: ModelOps>(backend: Arc<B>, name: &str) -> Vec<String> {
+    let errors = errors(backend, name, MatrixFormat::F32);
+    let wrong = errors.into_iter().filter(|(_, _, error)| *error > TOLERANCE);
     wrong
+        .map(|(point, what, error)| format!("{name} {} {error:.1e}", point.map_or(what.to_owned(), |p| p.to_string())))
+        .collect()
 }
 
 fn cross_entropy(logits: &[f32], target: u32) -> f32 {
@@ -132,14 +138,7 @@ fn old_spellings_of_a_configuration_mean_the_same() {
 #[test]
 fn bfloat16_matrices_are_within_their_promise() {
     for name in MODELS {
-        let (golden, ids) = (Tensors::golden(name), Tensors::golden(name).ids());
-        let tokens = batch(&[&ids[..T], &ids[T..]]);
-        let mut model = model::load(cpu(), &source(name), shape(name), MatrixFormat::Bf16).unwrap();
-        let point = HookPoint::block(1, Site::ResidPost);
-        let seen = record(model.as_mut(), &tokens, &|p| p == point).remove(&point).unwrap();
-        let exact = golden.get("layers.1.resid_post");
-        let whole = |values: &[f32]| worst_row_error(values, exact, exact.len());
-        let (ours, theirs) = (whole(&seen), whole(golden.get("bf16.layers.1.resid_post")));
+        let (ours, theirs) = fidelity::bfloat16_errors(name);
         eprintln!("{name}: {ours:.1e}, transformers in bfloat16 {theirs:.1e}");
         assert!(ours > 1e-5, "{name}: the matrices are not rounded");
         assert!(ours <= 2e-2 && ours < theirs, "{name}: {ours:e}, transformers in bfloat16 {theirs:e}");
