@@ -20,6 +20,8 @@ pub enum DropReason {
     EmptyDocument,
     /// A line or document beyond the size that is read at all.
     OversizedDocument,
+    /// A conversation whose messages are not messages, or that the chat template refuses.
+    MalformedConversation,
     /// A document that the tokenizer refuses.
     Untokenizable,
     /// A file that ends in the middle of its compressed stream, or whose compressed data is damaged: counted once a file.
@@ -32,6 +34,8 @@ pub enum DropReason {
     Truncated,
     /// Rows at special tokens (BOS, EOS, padding, added special tokens).
     SpecialToken,
+    /// Rows of a conversation outside what the assistant wrote, where only that is kept.
+    OutsideAssistant,
     /// Rows at an excluded position.
     ExcludedPosition,
     /// Rows whose norm at a captured site is an outlier.
@@ -61,19 +65,21 @@ pub enum Noun {
 
 impl DropReason {
     /// All reasons, in the order of the data path.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidUtf8,
         Self::BrokenJson,
         Self::MissingField,
         Self::WrongType,
         Self::EmptyDocument,
         Self::OversizedDocument,
+        Self::MalformedConversation,
         Self::Untokenizable,
         Self::DamagedFile,
         Self::EmptyFile,
         Self::Holdout,
         Self::Truncated,
         Self::SpecialToken,
+        Self::OutsideAssistant,
         Self::ExcludedPosition,
         Self::OutlierNorm,
         Self::NonFinite,
@@ -91,12 +97,14 @@ impl DropReason {
             Self::WrongType => "wrong_type",
             Self::EmptyDocument => "empty_document",
             Self::OversizedDocument => "oversized_document",
+            Self::MalformedConversation => "malformed_conversation",
             Self::Untokenizable => "untokenizable",
             Self::DamagedFile => "damaged_file",
             Self::EmptyFile => "empty_file",
             Self::Holdout => "holdout",
             Self::Truncated => "truncated",
             Self::SpecialToken => "special_token",
+            Self::OutsideAssistant => "outside_assistant",
             Self::ExcludedPosition => "excluded_position",
             Self::OutlierNorm => "outlier_norm",
             Self::NonFinite => "non_finite",
@@ -115,11 +123,13 @@ impl DropReason {
             | Self::WrongType
             | Self::EmptyDocument
             | Self::OversizedDocument
+            | Self::MalformedConversation
             | Self::Untokenizable
             | Self::Holdout => Noun::Documents,
             Self::DamagedFile | Self::EmptyFile => Noun::Files,
             Self::Truncated => Noun::Tokens,
             Self::SpecialToken
+            | Self::OutsideAssistant
             | Self::ExcludedPosition
             | Self::OutlierNorm
             | Self::NonFinite

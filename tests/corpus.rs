@@ -27,6 +27,7 @@ fn jsonl(paths: &[&str], unit_bytes: u64) -> CorpusConfig {
         paths: owned(paths),
         field: None,
         tokens_field: None,
+        messages_field: None,
         unit_bytes: ByteSize(unit_bytes),
         holdout: Percent::from_share(0.0),
     }
@@ -44,6 +45,7 @@ fn parquet(path: &str, field: &str, unit_bytes: u64) -> CorpusConfig {
         paths: vec![path.to_owned()],
         field: (!tokens).then(|| name.clone()),
         tokens_field: tokens.then_some(name),
+        messages_field: None,
         unit_bytes: ByteSize(unit_bytes),
         holdout: Percent::from_share(0.0),
     }
@@ -229,6 +231,7 @@ fn token_lists_are_read_from_json() {
         paths: vec![path],
         field: None,
         tokens_field: Some("ids".to_owned()),
+        messages_field: None,
         unit_bytes: ByteSize(1),
         holdout: Percent::from_share(0.0),
     };

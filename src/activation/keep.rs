@@ -42,6 +42,8 @@ impl KeepRule {
             for row in batch.sequence_rows(sequence) {
                 if self.special.contains(&batch.ids[row]) {
                     dropped.add(DropReason::SpecialToken, 1);
+                } else if batch.outside.get(row) == Some(&true) {
+                    dropped.add(DropReason::OutsideAssistant, 1);
                 } else if self.positions.contains(&batch.positions[row]) {
                     dropped.add(DropReason::ExcludedPosition, 1);
                 } else {
@@ -116,6 +118,16 @@ mod tests {
         assert_eq!(dropped[0].get(DropReason::SpecialToken), 2);
         assert_eq!(dropped[0].get(DropReason::ExcludedPosition), 1);
         assert_eq!(dropped[1].get(DropReason::SpecialToken), 1);
+    }
+
+    #[test]
+    fn rows_outside_the_assistants_text_are_counted_as_such() {
+        let batch = TokenBatch { outside: vec![true, true, false, true, true, false], ..batch() };
+        let mut dropped = vec![DropCounts::new(); 2];
+        let kept = KeepRule::new(&ExcludeConfig::default(), &[0, 1]).by_token(&batch, &mut dropped);
+        assert_eq!(kept, [2, 5]);
+        assert_eq!(dropped[0].get(DropReason::OutsideAssistant), 1);
+        assert_eq!(dropped[0].get(DropReason::SpecialToken), 2, "a special token is that first");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::hub;
 use crate::model::{ModelSource, ModelSpec};
 use crate::pipeline::locate::Located;
+use crate::pipeline::prepare;
 use crate::runtime::shutdown::Shutdown;
 use crate::tokens::Tokenizer;
 use crate::tokens::special::ModelFiles;
@@ -52,12 +53,13 @@ pub(crate) fn tokenizer(loaded: &Loaded, source: &ModelSource) -> Result<Tokeniz
     if loaded.pipeline.corpus.pre_tokenised() {
         return source.tokenizer_for_ids();
     }
-    source.tokenizer()?.ok_or_else(|| {
+    let tokenizer = source.tokenizer()?.ok_or_else(|| {
         Error::config(format!(
             "`{}` has no tokenizer.json: add it, or read token ids with `corpus.tokens_field`",
             source.folder().display()
         ))
-    })
+    })?;
+    prepare::with_chat(&loaded.pipeline, source, tokenizer)
 }
 
 fn limits(spec: &ModelSpec, files: &ModelFiles) -> ModelLimits {

@@ -14,12 +14,16 @@ pub enum CorpusConfig {
         /// Local paths or object-store URLs; globs (`*`, `**`, `?`, `[a-z]`, `{a,b}`) allowed.
         #[schemars(length(min = 1), inner(length(min = 1)))]
         paths: Vec<String>,
-        /// The key that holds the text. At most one of `field` and `tokens_field`; `text` if neither is given.
+        /// The key that holds the text. At most one of `field`, `tokens_field` and `messages_field`; `text` if none is given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
         /// The key that holds a list of token ids (pre-tokenised rows; the model then needs no tokenizer).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens_field: Option<String>,
+        /// The key that holds a conversation: a list of messages `{role, content}` (or `{from, value}`), which the model's
+        /// chat template renders (see `tokens.chat`). A list under the key `tools` goes with it. Instead of `field`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        messages_field: Option<String>,
         /// How much input one unit of work holds, about.
         #[serde(default = "default_unit_bytes")]
         #[schemars(extend("minimum" = 1))]
@@ -49,12 +53,16 @@ pub enum CorpusConfig {
         /// Local paths or object-store URLs; globs allowed.
         #[schemars(length(min = 1), inner(length(min = 1)))]
         paths: Vec<String>,
-        /// The column that holds the text. At most one of `field` and `tokens_field`; `text` if neither is given.
+        /// The column that holds the text. At most one of `field`, `tokens_field` and `messages_field`; `text` if none is given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
         /// The column that holds lists of token ids.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens_field: Option<String>,
+        /// The column that holds conversations: lists of messages `{role, content}` (or `{from, value}`), or such lists as
+        /// JSON in text. The model's chat template renders them (see `tokens.chat`). Instead of `field`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        messages_field: Option<String>,
         /// How much input one unit of work holds, about.
         #[serde(default = "default_unit_bytes")]
         #[schemars(extend("minimum" = 1))]
@@ -115,6 +123,14 @@ impl CorpusConfig {
         match self {
             Self::Jsonl { tokens_field, .. } | Self::Parquet { tokens_field, .. } => tokens_field.is_some(),
             Self::Text { .. } => false,
+        }
+    }
+
+    /// The field of conversations, if the documents are conversations.
+    pub fn messages_field(&self) -> Option<&str> {
+        match self {
+            Self::Jsonl { messages_field, .. } | Self::Parquet { messages_field, .. } => messages_field.as_deref(),
+            Self::Text { .. } => None,
         }
     }
 }

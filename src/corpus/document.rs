@@ -3,23 +3,27 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::accounting::DropReason;
+use crate::corpus::chat::Chat;
 
 /// One document of a corpus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// xxh3-64 of the UTF-8 text, or of the token ids as little-endian u32: the same text has the same id everywhere.
+    /// xxh3-64 of the UTF-8 text, of the token ids as little-endian u32, or of the messages as JSON: the same text has the
+    /// same id everywhere.
     pub id: u64,
     /// What it says.
     pub content: Content,
 }
 
-/// Text, or token ids of a pre-tokenised corpus. Never empty.
+/// Text, token ids of a pre-tokenised corpus, or a conversation. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Text.
     Text(String),
     /// Token ids, as stored; whether they are in the vocabulary is not known here.
     Tokens(Vec<u32>),
+    /// A conversation.
+    Chat(Box<Chat>),
 }
 
 /// What a reader yields: a document, or an account of what could not be one.
@@ -37,6 +41,7 @@ impl Content {
         match self {
             Self::Text(text) => text.is_empty(),
             Self::Tokens(ids) => ids.is_empty(),
+            Self::Chat(chat) => chat.messages.is_empty(),
         }
     }
 
@@ -45,6 +50,7 @@ impl Content {
         match self {
             Self::Text(text) => text.len(),
             Self::Tokens(ids) => ids.len() * 4,
+            Self::Chat(chat) => chat.to_json().len(),
         }
     }
 
@@ -55,6 +61,7 @@ impl Content {
                 let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
                 xxh3_64(&bytes)
             }
+            Self::Chat(chat) => xxh3_64(chat.to_json().as_bytes()),
         }
     }
 }

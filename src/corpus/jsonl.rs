@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::accounting::DropReason;
+use crate::corpus::chat;
 use crate::corpus::document::{Content, Item};
 use crate::corpus::lines::{Fault, Line, Lines, TextSource};
 use crate::corpus::reader::{Field, FieldKind, SpanReader};
@@ -63,6 +64,12 @@ fn parse(line: &[u8], field: &Field) -> Item {
     let Ok(text) = std::str::from_utf8(line) else { return Item::Dropped(DropReason::InvalidUtf8, 1) };
     if text.trim_ascii().is_empty() {
         return Item::Dropped(DropReason::EmptyDocument, 1);
+    }
+    if field.kind == FieldKind::Messages {
+        let Ok(mut record) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) else {
+            return Item::Dropped(DropReason::BrokenJson, 1);
+        };
+        return chat::conversation(record.remove(&field.name), record.remove("tools"));
     }
     let mut json = serde_json::Deserializer::from_str(text);
     let found = (RecordSeed { field }).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
@@ -159,7 +166,7 @@ impl<'de> Visitor<'de> for ValueSeed {
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Found, E> {
         Ok(match self.kind {
             FieldKind::Text => Found::Content(Content::Text(text.to_owned())),
-            FieldKind::Tokens => Found::WrongType,
+            FieldKind::Tokens | FieldKind::Messages => Found::WrongType,
         })
     }
 

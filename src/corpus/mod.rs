@@ -7,6 +7,7 @@
 //!
 //! Listing is async; reading runs on plain threads, with the fetching behind it on the runtime that opened the corpus.
 
+mod chat;
 pub mod config;
 pub mod cursor;
 mod document;
@@ -15,6 +16,7 @@ mod jsonl;
 mod lines;
 mod listing;
 mod parquet;
+mod parquet_records;
 mod plain_text;
 mod ranges;
 mod reader;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 
+pub use chat::Chat;
 pub use document::{Content, Document, Item, is_holdout};
 pub use fetch::ReaderCounters;
 pub use listing::{Compression, SourceFile};
@@ -145,16 +148,21 @@ fn warn_of_oversized(config: &CorpusConfig, files: &[SourceFile]) {
 
 /// Which field of a record is the document (`text` unless something is said). Text files have none.
 fn field_of(config: &CorpusConfig) -> Result<Field> {
-    let (field, tokens_field) = match config {
-        CorpusConfig::Jsonl { field, tokens_field, .. } | CorpusConfig::Parquet { field, tokens_field, .. } => {
-            (field.as_ref(), tokens_field.as_ref())
+    let given: Vec<(&String, FieldKind)> = match config {
+        CorpusConfig::Jsonl { field, tokens_field, messages_field, .. }
+        | CorpusConfig::Parquet { field, tokens_field, messages_field, .. } => {
+            let kinds = [FieldKind::Text, FieldKind::Tokens, FieldKind::Messages];
+            let fields = [field, tokens_field, messages_field].into_iter().zip(kinds);
+            fields.filter_map(|(name, kind)| Some((name.as_ref()?, kind))).collect()
         }
-        CorpusConfig::Text { .. } => (None, None),
+        CorpusConfig::Text { .. } => Vec::new(),
     };
-    match (field, tokens_field) {
-        (Some(_), Some(_)) => Err(Error::config("give one of `corpus.field` and `corpus.tokens_field`, not both")),
-        (None, Some(name)) => Ok(Field { name: name.clone(), kind: FieldKind::Tokens }),
-        (name, None) => Ok(Field { name: name.map_or("text", |n| n).to_owned(), kind: FieldKind::Text }),
+    match given.as_slice() {
+        [] => Ok(Field { name: "text".to_owned(), kind: FieldKind::Text }),
+        [(name, kind)] => Ok(Field { name: (*name).clone(), kind: *kind }),
+        _ => Err(Error::config(
+            "give one of `corpus.field`, `corpus.tokens_field` and `corpus.messages_field`, not several",
+        )),
     }
 }
 

@@ -18,13 +18,14 @@ use crate::accounting::DropReason;
 use crate::corpus::document::{Content, Item};
 use crate::corpus::fetch::Fetcher;
 use crate::corpus::listing::SourceFile;
+use crate::corpus::parquet_records::Conversations;
 use crate::corpus::ranges::RangeSource;
 use crate::corpus::reader::{Field, FieldKind, SpanReader};
 use crate::corpus::units::Part;
 use crate::error::Result;
 
 /// Records that are decoded at a time. Each holds on to its page, so this bounds pages in memory too.
-const RECORDS_AT_A_TIME: usize = 64;
+pub(super) const RECORDS_AT_A_TIME: usize = 64;
 
 /// Reader of one file, or of some of its row groups.
 pub(crate) struct ParquetReader {
@@ -146,8 +147,15 @@ impl ParquetReader {
         let (start, length) = file.metadata().row_group(group).column(*column).byte_range();
         self.source.expect_end(start.saturating_add(length));
         let descriptor = file.metadata().file_metadata().schema_descr().column(*column);
-        let reader = file.get_row_group(group)?.get_column_reader(*column)?;
-        *rows = Some((Box::new(Rows::new(reader, &descriptor)?), rows_in(file.metadata(), group)));
+        let group_reader = file.get_row_group(group)?;
+        let open = if self.field.kind == FieldKind::Messages {
+            // every column of the conversation is read, to the end of the last of them
+            self.source.expect_end(u64::MAX);
+            Rows::Messages(Conversations::new(file.as_ref(), group_reader.as_ref(), &self.field.name)?)
+        } else {
+            Rows::new(group_reader.get_column_reader(*column)?, &descriptor)?
+        };
+        *rows = Some((Box::new(open), rows_in(file.metadata(), group)));
         Ok(())
     }
 }
@@ -217,6 +225,8 @@ fn find_column(schema: &SchemaDescriptor, field: &Field) -> Result<usize, DropRe
                 && descriptor.physical_type() == PhysicalType::BYTE_ARRAY
                 && descriptor.converted_type() != ConvertedType::DECIMAL
         }
+        // a column of text holds JSON; a list of structs is read record by record
+        FieldKind::Messages => descriptor.max_rep_level() > 0 || descriptor.physical_type() == PhysicalType::BYTE_ARRAY,
         FieldKind::Tokens => descriptor.max_rep_level() == 1 && whole_numbers(&descriptor) && leaves.next().is_none(),
     };
     if fits { Ok(column) } else { Err(DropReason::WrongType) }
@@ -251,6 +261,7 @@ enum Rows {
     Text(Column<ByteArrayType>),
     Ids32(Column<Int32Type>, bool),
     Ids64(Column<Int64Type>),
+    Messages(Conversations),
 }
 
 impl Rows {
@@ -269,6 +280,7 @@ impl Rows {
     fn take(&mut self, items: &mut Vec<Item>, limit: usize) -> Result<usize, ParquetError> {
         match self {
             Self::Text(column) => column.texts(items, limit),
+            Self::Messages(conversations) => conversations.take(items, limit),
             Self::Ids32(column, unsigned) => {
                 let unsigned = *unsigned;
                 column.lists(items, limit, |&v| if unsigned { Some(v as u32) } else { u32::try_from(v).ok() })

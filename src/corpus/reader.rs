@@ -29,6 +29,7 @@ pub(crate) struct Field {
 pub(crate) enum FieldKind {
     Text,
     Tokens,
+    Messages,
 }
 
 /// Reads one file or part of one.

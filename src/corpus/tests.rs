@@ -102,6 +102,7 @@ fn jsonl(path: &str) -> CorpusConfig {
         paths: vec![path.to_owned()],
         field: None,
         tokens_field: None,
+        messages_field: None,
         unit_bytes: ByteSize(1 << 20),
         holdout: Percent::from_share(0.0),
     }

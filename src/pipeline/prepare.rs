@@ -27,6 +27,7 @@ use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
 use crate::runtime::readiness::Latch;
 use crate::sink::ParquetSink;
 use crate::store::Location;
+use crate::tokens::chat::ChatRules;
 use crate::tokens::stream::TokenStream;
 use crate::tokens::tokenizer::Tokenizer;
 use crate::trainer::{Trainer, TrainerSettings};
@@ -66,14 +67,24 @@ pub fn batch_shape(pipeline: &Pipeline) -> BatchShape {
 
 /// The tokenizer of a model's folder; none is needed where the corpus is token ids.
 pub fn open_tokenizer(pipeline: &Pipeline, source: &ModelSource) -> Result<Tokenizer> {
-    match source.tokenizer()? {
+    let tokenizer = match source.tokenizer()? {
         Some(tokenizer) => Ok(tokenizer),
         None if pipeline.corpus.pre_tokenised() => source.tokenizer_for_ids(),
         None => Err(Error::config(format!(
             "`{}` has no tokenizer.json: add it, or give a pre-tokenised corpus (tokens_field)",
             source.folder().display()
         ))),
+    }?;
+    with_chat(pipeline, source, tokenizer)
+}
+
+/// The tokenizer with the model's chat template, if the corpus is conversations.
+pub fn with_chat(pipeline: &Pipeline, source: &ModelSource, tokenizer: Tokenizer) -> Result<Tokenizer> {
+    if pipeline.corpus.messages_field().is_none() {
+        return Ok(tokenizer);
     }
+    let chat = pipeline.tokens.chat.clone().unwrap_or_default();
+    tokenizer.with_chat(ChatRules::new(&chat, source.folder(), &source.token_files()?)?)
 }
 
 /// The model's files, found and opened.

@@ -29,6 +29,8 @@ pub struct TokenBatch {
     pub positions: Vec<u32>,
     /// `[n_tokens]` hash of the document that each token belongs to (for BOS and separators: of the document they stand at).
     pub doc_ids: Vec<u64>,
+    /// `[n_tokens]` whether a row lies outside what the configuration keeps of a conversation; empty if none can.
+    pub outside: Vec<bool>,
     /// `[n_sequences + 1]` row at which each sequence starts, and the number of rows.
     pub seq_starts: Vec<u32>,
     /// Attention contexts in row order; they tile the rows.

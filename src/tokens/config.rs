@@ -6,6 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::tokens::chat::config::ChatConfig;
+
 /// How documents become sequences, and which positions are kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +28,9 @@ pub struct TokensConfig {
     /// What stands between two documents of a sequence.
     #[serde(default)]
     pub separator: Separator,
+    /// How conversations (`corpus.messages_field`) become text, and whose rows are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatConfig>,
     /// Whether tokens may attend to earlier documents of their sequence. If not, positions restart with each document.
     #[serde(default)]
     pub attend_across_documents: bool,
@@ -167,6 +172,7 @@ impl Default for TokensConfig {
             packing: Packing::default(),
             prepend_bos: PrependBos::Auto,
             separator: Separator::default(),
+            chat: None,
             attend_across_documents: false,
             exclude: ExcludeConfig::default(),
             batch_tokens: default_batch_tokens(),

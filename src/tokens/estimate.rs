@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::corpus::{Content, Corpus, Item, is_holdout};
+use crate::corpus::{Corpus, Item, is_holdout};
 use crate::error::{ErrorKind, Result};
 use crate::tokens::tokenizer::Tokenizer;
 
@@ -30,6 +30,8 @@ pub struct Estimate {
     pub holdout_share: f64,
     /// Share of the records that could not be read as documents.
     pub dropped_share: f64,
+    /// Share of the tokens that lies outside what is kept of conversations.
+    pub outside_share: f64,
 }
 
 #[derive(Default)]
@@ -37,6 +39,7 @@ struct Seen {
     documents: u64,
     held_out: u64,
     dropped: u64,
+    outside: u64,
     tokens: u64,
     bytes: u64,
     /// Bytes of input, as stored, that held them.
@@ -62,6 +65,7 @@ pub fn estimate(corpus: &Arc<Corpus>, tokenizer: &Tokenizer) -> Result<Estimate>
         tokens: seen.tokens as f64 * scale,
         holdout_share: per(seen.held_out, seen.documents),
         dropped_share: per(seen.dropped, seen.documents + seen.dropped),
+        outside_share: per(seen.outside, seen.tokens),
     })
 }
 
@@ -76,13 +80,13 @@ fn look_into(corpus: &Arc<Corpus>, tokenizer: &Tokenizer, unit: u32, seen: &mut 
                 documents += 1;
                 bytes += document.content.bytes() as u64;
                 seen.held_out += u64::from(is_holdout(document.id, corpus.config().holdout().share()));
-                match document.content {
-                    Content::Tokens(ids) => seen.tokens += ids.len() as u64,
-                    Content::Text(text) => match tokenizer.encode(&text) {
-                        Ok(ids) => seen.tokens += ids.len() as u64,
-                        Err(error) if error.kind() == ErrorKind::Data => seen.dropped += 1,
-                        Err(error) => return Err(error),
-                    },
+                match tokenizer.encode_content(document.content) {
+                    Ok(encoded) => {
+                        seen.tokens += encoded.ids.len() as u64;
+                        seen.outside += encoded.outside.iter().filter(|&&outside| outside).count() as u64;
+                    }
+                    Err(error) if error.kind() == ErrorKind::Data => seen.dropped += 1,
+                    Err(error) => return Err(error),
                 }
             }
         }

@@ -6,6 +6,7 @@
 
 mod added;
 pub mod batch;
+pub mod chat;
 pub mod config;
 pub mod estimate;
 pub mod packer;

@@ -19,6 +19,8 @@ pub struct Sequence {
     pub positions: Vec<u32>,
     /// `[n]` document of each token.
     pub doc_ids: Vec<u64>,
+    /// `[n]` whether each token lies outside what is kept of its conversation; empty where [`Rules::marks`] is off.
+    pub outside: Vec<bool>,
     /// Attention contexts, which tile the sequence; starts count from its first token.
     pub segments: Vec<Segment>,
     /// What was dropped since the previous sequence, up to this one's last token.
@@ -50,6 +52,8 @@ pub struct Rules {
     pub separator: Option<u32>,
     /// Whether a whole sequence is one attention context.
     pub attend_across_documents: bool,
+    /// Whether documents come with marks of what is kept of them.
+    pub marks: bool,
 }
 
 impl Rules {
@@ -61,6 +65,7 @@ impl Rules {
             bos,
             separator,
             attend_across_documents: config.attend_across_documents,
+            marks: false,
         }
     }
 }
@@ -78,7 +83,14 @@ impl Packer {
     }
 
     /// Pack a document of at least one token. Sequences that are full become available from [`Packer::pop`].
-    pub fn push(&mut self, doc_id: u64, mut tokens: &[u32]) {
+    pub fn push(&mut self, doc_id: u64, tokens: &[u32]) {
+        self.push_marked(doc_id, tokens, &[]);
+    }
+
+    /// The same, with a mark for each token that lies outside what is kept of the document. BOS and separators lie outside.
+    pub fn push_marked(&mut self, doc_id: u64, mut tokens: &[u32], outside: &[bool]) {
+        debug_assert!(outside.is_empty() || outside.len() == tokens.len());
+        let mut outside = outside.iter().copied();
         assert!(!tokens.is_empty(), "documents without tokens are dropped before packing");
         if self.rules.packing == Packing::Truncate {
             let room = self.rules.context_length - usize::from(self.rules.bos.is_some());
@@ -96,6 +108,7 @@ impl Packer {
             }
             let n = tokens.len().min(self.room());
             self.append(&tokens[..n], doc_id);
+            self.mark(outside.by_ref().take(n), false);
             tokens = &tokens[n..];
         }
         self.end_document(doc_id);
@@ -131,6 +144,7 @@ impl Packer {
         self.at_break = false;
         if let Some(bos) = self.rules.bos {
             self.append(&[bos], doc_id);
+            self.mark(std::iter::empty(), true);
         }
     }
 
@@ -142,6 +156,14 @@ impl Packer {
         self.open.doc_ids.resize(self.open.ids.len(), doc_id);
     }
 
+    /// Mark the tokens that were just appended; those that `marks` does not reach are as `rest`.
+    fn mark(&mut self, marks: impl Iterator<Item = bool>, rest: bool) {
+        if self.rules.marks {
+            self.open.outside.extend(marks);
+            self.open.outside.resize(self.open.ids.len(), rest);
+        }
+    }
+
     /// The separator stands only where the sequence goes on after the document's last token: it never starts one.
     fn end_document(&mut self, doc_id: u64) {
         self.open.documents += 1;
@@ -149,6 +171,7 @@ impl Packer {
             && self.room() > 0
         {
             self.append(&[separator], doc_id);
+            self.mark(std::iter::empty(), true);
         }
         let alone = self.rules.packing != Packing::Concat;
         let next_needs = 1 + usize::from(self.rules.bos.is_some() && !self.rules.attend_across_documents);

@@ -8,8 +8,10 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tokenizers::ModelWrapper;
 
+use crate::corpus::{Chat, Content};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tokens::added;
+use crate::tokens::chat::{ChatRules, Rendered};
 use crate::tokens::config::{PrependBos, Separator, TokensConfig};
 use crate::tokens::special::{self, Around, BosCustom, ModelFiles, SpecialIds};
 
@@ -27,6 +29,33 @@ pub struct Tokenizer {
     special: BTreeSet<u32>,
     fingerprint: String,
     warnings: Vec<String>,
+    /// For corpora of conversations.
+    chat: Option<ChatRules>,
+}
+
+/// A document's tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// `[n]` ids.
+    pub ids: Vec<u32>,
+    /// `[n]` whether a token lies outside what is kept; empty if all are kept.
+    pub outside: Vec<bool>,
+}
+
+impl Encoded {
+    /// Leave out a BOS that is the first token and a separator that is the last one: the packer adds its own.
+    pub(crate) fn without_ends(&mut self, bos: Option<u32>, separator: Option<u32>) {
+        if separator.is_some() && self.ids.last() == separator.as_ref() {
+            self.ids.pop();
+            self.outside.truncate(self.ids.len());
+        }
+        if bos.is_some() && self.ids.first() == bos.as_ref() {
+            self.ids.remove(0);
+            if !self.outside.is_empty() {
+                self.outside.remove(0);
+            }
+        }
+    }
 }
 
 impl Tokenizer {
@@ -80,14 +109,23 @@ impl Tokenizer {
         warnings.extend(disagreement);
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
-        Self { inner: Some(inner), vocab, ids, bos_custom, special, fingerprint, warnings }.checked()
+        Self { inner: Some(inner), vocab, ids, bos_custom, special, fingerprint, warnings, chat: None }.checked()
     }
 
     /// For corpora that are already token ids.
     pub fn none(ids: SpecialIds, vocab: u32) -> Result<Self> {
         let (bos_custom, fingerprint) = (BosCustom::default(), "none".to_owned());
-        Self { inner: None, vocab, ids, bos_custom, special: BTreeSet::new(), fingerprint, warnings: Vec::new() }
-            .checked()
+        Self {
+            inner: None,
+            vocab,
+            ids,
+            bos_custom,
+            special: BTreeSet::new(),
+            fingerprint,
+            warnings: Vec::new(),
+            chat: None,
+        }
+        .checked()
     }
 
     fn checked(mut self) -> Result<Self> {
@@ -116,6 +154,51 @@ impl Tokenizer {
         let encoding = catch(|| inner.encode_fast(text, false))?;
         let encoding = encoding.or_kind(ErrorKind::Data, || "cannot tokenise".to_owned())?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokenizer for a corpus of conversations, rendered by `rules`.
+    ///
+    /// Errors: there is no tokenizer of text.
+    pub fn with_chat(mut self, rules: ChatRules) -> Result<Self> {
+        if self.inner.is_none() {
+            return Err(Error::config("the corpus is conversations but the model has no tokenizer.json: add it"));
+        }
+        self.fingerprint = sha256(format!("{} {}", self.fingerprint, rules.fingerprint()).as_bytes());
+        let begins = rules.sample().and_then(|text| self.encode(&text).ok()).and_then(|ids| ids.first().copied());
+        let prepends = self.ids.bos.is_some() && begins == self.ids.bos;
+        let does = if prepends { "begins" } else { "does not begin" };
+        self.bos_custom = BosCustom { prepends, because: format!("the chat template {does} with BOS") };
+        self.chat = Some(rules);
+        Ok(self)
+    }
+
+    /// The tokens of a document, with marks of what is kept of it.
+    ///
+    /// Errors: as [`Self::encode`]; the chat template refuses the conversation.
+    pub fn encode_content(&self, content: Content) -> Result<Encoded> {
+        match (content, &self.chat) {
+            (Content::Tokens(ids), _) => Ok(Encoded { ids, outside: Vec::new() }),
+            (Content::Text(text), _) => Ok(Encoded { ids: self.encode(&text)?, outside: Vec::new() }),
+            (Content::Chat(chat), Some(rules)) => self.encode_chat(&chat, rules),
+            (Content::Chat(_), None) => Err(Error::internal("conversations, but no chat template was loaded")),
+        }
+    }
+
+    fn encode_chat(&self, chat: &Chat, rules: &ChatRules) -> Result<Encoded> {
+        let rendered = rules.render(chat)?;
+        if !rules.keeps_assistant_only() {
+            return Ok(Encoded { ids: self.encode(&rendered.text)?, outside: Vec::new() });
+        }
+        let inner = self.inner.as_ref().ok_or_else(|| Error::internal("conversations without a tokenizer"))?;
+        let encoding = catch(|| inner.encode_char_offsets(rendered.text.as_str(), false))?;
+        let encoding = encoding.or_kind(ErrorKind::Data, || "cannot tokenise".to_owned())?;
+        let outside = outside(&rendered, &encoding);
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), outside })
+    }
+
+    /// Whether its documents come with marks of what is kept of them.
+    pub fn marks(&self) -> bool {
+        self.chat.as_ref().is_some_and(ChatRules::keeps_assistant_only)
     }
 
     /// Whether the model has an embedding for each id.
@@ -217,6 +300,28 @@ fn catch<T>(call: impl FnOnce() -> T) -> Result<T> {
         let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         Error::data(format!("the tokenizer's file is not one that can be used: {message}"))
     })
+}
+
+/// Marks of the tokens outside the assistant's text. A range reaches from the token that holds its first character to the
+/// one that holds its last, as in `transformers`.
+fn outside(rendered: &Rendered, encoding: &tokenizers::Encoding) -> Vec<bool> {
+    let mut outside = vec![true; encoding.get_ids().len()];
+    let (mut bytes, mut chars) = (0, 0);
+    let mut char_at = |byte: usize| {
+        chars += rendered.text[bytes..byte].chars().count();
+        bytes = byte;
+        chars
+    };
+    for range in &rendered.assistant {
+        let (start, end) = (char_at(range.start), char_at(range.end));
+        let Some(first) = encoding.char_to_token(start, 0) else { break };
+        if start == end {
+            continue;
+        }
+        let last = encoding.char_to_token(end - 1, 0).map_or(outside.len(), |last| last + 1);
+        outside[first..last.max(first)].fill(false);
+    }
+    outside
 }
 
 /// BPE dropout is for training tokenizers; here it would give other tokens in every run.

@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, Result};
 use crate::tokens::batch::{Segment, TokenBatch};
 use crate::tokens::config::TokensConfig;
 use crate::tokens::packer::{Packer, Rules, Sequence};
-use crate::tokens::tokenizer::Tokenizer;
+use crate::tokens::tokenizer::{Encoded, Tokenizer};
 
 /// Which documents are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,8 @@ impl BatchRules {
     ///
     /// Errors: an id that the configuration needs and the model's config does not name.
     pub fn new(config: &TokensConfig, tokenizer: Arc<Tokenizer>, holdout: f64) -> Result<Self> {
-        let packing = Rules::new(config, tokenizer.bos_for(config)?, tokenizer.separator_for(config)?);
+        let mut packing = Rules::new(config, tokenizer.bos_for(config)?, tokenizer.separator_for(config)?);
+        packing.marks = tokenizer.marks();
         Ok(Self { tokenizer, packing, sequences: config.batch_sequences(), holdout })
     }
 }
@@ -126,24 +127,29 @@ impl<I: Iterator<Item = Result<Item>>> UnitBatcher<I> {
             }
             (Split::Holdout, false) => return Ok(()),
         }
-        let tokens = match document.content {
-            Content::Tokens(ids) => ids,
-            Content::Text(text) => match self.rules.tokenizer.encode(&text) {
-                Ok(ids) => ids,
-                Err(error) if error.kind() == ErrorKind::Data => {
-                    tracing::debug!(%error, unit = self.unit, doc_id = document.id, "document cannot be tokenised");
-                    self.count(DropReason::Untokenizable, 1);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            },
+        let refused = match &document.content {
+            Content::Chat(_) => DropReason::MalformedConversation,
+            _ => DropReason::Untokenizable,
         };
+        let mut encoded = match self.rules.tokenizer.encode_content(document.content) {
+            Ok(encoded) => encoded,
+            Err(error) if error.kind() == ErrorKind::Data => {
+                tracing::debug!(%error, unit = self.unit, doc_id = document.id, "document cannot be tokenised");
+                self.count(refused, 1);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if refused == DropReason::MalformedConversation {
+            encoded.without_ends(self.rules.packing.bos, self.rules.packing.separator);
+        }
+        let Encoded { ids: tokens, outside } = encoded;
         if tokens.is_empty() {
             self.count(DropReason::EmptyDocument, 1);
         } else if !self.rules.tokenizer.all_in_vocabulary(&tokens) {
             self.count(DropReason::WrongType, 1);
         } else {
-            self.packer.push(document.id, &tokens);
+            self.packer.push_marked(document.id, &tokens, &outside);
         }
         Ok(())
     }
@@ -164,6 +170,7 @@ fn assemble(sequences: impl Iterator<Item = Sequence>) -> TokenBatch {
         batch.ids.extend(sequence.ids);
         batch.positions.extend(sequence.positions);
         batch.doc_ids.extend(sequence.doc_ids);
+        batch.outside.extend(sequence.outside);
         batch.seq_starts.push(batch.ids.len() as u32);
         batch.dropped.push(sequence.dropped);
         batch.documents += sequence.documents;

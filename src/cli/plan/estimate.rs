@@ -214,7 +214,7 @@ fn stream(tokens: &TokensConfig, estimate: &Estimate, share: f64) -> Stream {
     let computed = text + bos + documents * separator;
     let special = tokens.exclude.special;
     let excluded = tokens.exclude.positions.iter().filter(|&&p| !(p == 0 && prepends && special)).count() as f64;
-    let kept = if special { text } else { computed };
+    let kept = if special { text } else { computed } - text * estimate.outside_share;
     Stream { tokens: computed, rows: (kept - excluded * contexts).max(0.0) }
 }
 

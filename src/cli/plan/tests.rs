@@ -48,6 +48,7 @@ fn plan_with(sets: &[&str]) -> Plan {
         tokens: 10_000_000.0,
         holdout_share: 0.1,
         dropped_share: 0.0,
+        outside_share: 0.0,
     };
     let rates = rate::Rates { flops_per_second: 1e11, bytes_per_second: 1e10 };
     let facts = Facts {

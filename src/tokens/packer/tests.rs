@@ -24,6 +24,7 @@ fn rules() -> impl Strategy<Value = Rules> {
             packing,
             bos: bos.then_some(BOS),
             separator: separator.then_some(SEPARATOR),
+            marks: false,
             attend_across_documents,
         },
     )
@@ -143,7 +144,14 @@ proptest! {
 }
 
 fn rules_of(packing: Packing, attend_across_documents: bool) -> Rules {
-    Rules { context_length: 6, packing, bos: Some(BOS), separator: Some(SEPARATOR), attend_across_documents }
+    Rules {
+        context_length: 6,
+        packing,
+        bos: Some(BOS),
+        separator: Some(SEPARATOR),
+        attend_across_documents,
+        marks: false,
+    }
 }
 
 fn ids(rules: Rules, documents: &[&[u32]]) -> Vec<Vec<u32>> {
@@ -192,4 +200,25 @@ fn drops_ride_on_the_sequence_in_which_they_happen() {
         std::iter::from_fn(|| packer.pop()).map(|s| s.dropped.iter().collect()).chain([end.iter().collect()]).collect();
     let expected = [(DropReason::BrokenJson, 1), (DropReason::EmptyDocument, 2), (DropReason::Holdout, 3)];
     assert_eq!(dropped, expected.map(|d| vec![d]));
+}
+
+#[test]
+fn marks_stay_with_their_tokens() {
+    for packing in [Packing::Concat, Packing::Pad, Packing::Truncate] {
+        let mut packer = Packer::new(Rules { marks: true, ..rules_of(packing, false) });
+        // even tokens lie outside
+        let tokens: Vec<u32> = (100..117).collect();
+        let outside: Vec<bool> = tokens.iter().map(|t| t % 2 == 0).collect();
+        packer.push_marked(1, &tokens, &outside);
+        packer.push_marked(2, &tokens[..3], &outside[..3]);
+        packer.finish();
+        let sequences: Vec<Sequence> = std::iter::from_fn(|| packer.pop()).collect();
+        assert!(!sequences.is_empty());
+        for sequence in sequences {
+            assert_eq!(sequence.outside.len(), sequence.ids.len());
+            for (id, outside) in sequence.ids.iter().zip(&sequence.outside) {
+                assert_eq!(*outside, *id < 100 || id % 2 == 0, "{packing:?}: {id}");
+            }
+        }
+    }
 }

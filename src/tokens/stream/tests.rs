@@ -32,6 +32,7 @@ fn fixture(sizes: &[usize], holdout: f64) -> Fixture {
         paths: vec![format!("{}/*.zst", folder.path().display())],
         field: None,
         tokens_field: Some("ids".to_owned()),
+        messages_field: None,
         unit_bytes: ByteSize(1),
         holdout: Percent::from_share(holdout),
     };
