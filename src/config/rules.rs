@@ -111,9 +111,16 @@ impl Rules<'_> {
     }
 
     fn corpus(&mut self) {
-        let named = |key: &str| self.written::<String>(&format!("corpus.{key}")).is_some();
-        if named("field") && named("tokens_field") {
+        let [text, ids, messages] = ["field", "tokens_field", "messages_field"]
+            .map(|key| self.written::<String>(&format!("corpus.{key}")).is_some());
+        if text && ids {
             self.broken("corpus.tokens_field", "excludes `field`: rows are either text or token ids");
+        }
+        if messages && (text || ids) {
+            self.broken("corpus.messages_field", "excludes `field` and `tokens_field`: rows are conversations");
+        }
+        if !messages && self.written::<Value>("tokens.chat").is_some() {
+            self.broken("tokens.chat", "is for conversations: name their field with corpus.messages_field");
         }
         for (i, path) in self.value::<Vec<String>>("corpus.paths").unwrap_or_default().iter().enumerate() {
             if let Some(hint) = unknown_scheme(path) {

@@ -20,6 +20,7 @@ compile_template = chat_template_utils._compile_jinja_template
 
 def without_the_day(source):
     template = compile_template(source)
+    template.environment.globals.pop("strftime_now", None)
     template.globals.pop("strftime_now", None)
     return template
 

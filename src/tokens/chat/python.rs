@@ -1,6 +1,7 @@
 //! Values as Python prints them: `True`, `None`, `{'a': 1}`, and JSON with a space after `,` and `:`.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};
@@ -82,14 +83,8 @@ fn dump(out: &mut String, value: &serde_json::Value, style: &Style, depth: usize
             out.push('}');
         }
         Json::String(text) => quoted(out, text, style.ascii),
-        Json::Number(n) => out.push_str(&number(n)),
         other => out.push_str(&other.to_string()),
     }
-}
-
-/// A float has a fraction in Python, whole or not.
-fn number(n: &serde_json::Number) -> String {
-    n.to_string()
 }
 
 fn quoted(out: &mut String, text: &str, ascii: bool) {
@@ -148,6 +143,10 @@ fn repr(value: &Value, depth: usize) -> String {
     }
 }
 
+/// What Python escapes: controls, formats, private use, unassigned, and all spaces but the plain one.
+static UNPRINTABLE: LazyLock<regex::Regex> =
+    LazyLock::new(|| regex::Regex::new(r"[\p{C}\p{Z}]").expect("a valid pattern"));
+
 fn repr_of_text(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::from(quote);
@@ -158,7 +157,12 @@ fn repr_of_text(text: &str) -> String {
             '\r' => out.write_str("\\r"),
             '\t' => out.write_str("\\t"),
             c if c == quote => write!(out, "\\{c}"),
-            c if c.is_ascii_control() => write!(out, "\\x{:02x}", u32::from(c)),
+            ' ' => out.write_char(' '),
+            c if UNPRINTABLE.is_match(c.encode_utf8(&mut [0; 4])) => match u32::from(c) {
+                code @ ..0x100 => write!(out, "\\x{code:02x}"),
+                code @ ..0x1_0000 => write!(out, "\\u{code:04x}"),
+                code => write!(out, "\\U{code:08x}"),
+            },
             c => out.write_char(c),
         };
     }
