@@ -16,6 +16,30 @@ pub(super) fn string(value: &Value) -> String {
     text(value)
 }
 
+/// Python's methods of strings, lists and dictionaries.
+pub(super) fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    match (name, value.as_str(), arguments) {
+        // the crate's begins words at white space only
+        ("title", Some(text), []) => Ok(Value::from(title(text))),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments),
+    }
+}
+
+/// `str.title()`: a letter is large unless a letter stands before it.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside = false;
+    for c in text.chars() {
+        if inside {
+            out.extend(c.to_lowercase())
+        } else {
+            out.extend(c.to_uppercase())
+        }
+        inside = c.is_lowercase() || c.is_uppercase();
+    }
+    out
+}
+
 /// The filter `tojson`: what `json.dumps(value, ensure_ascii=False)` gives, with the options that templates use.
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = options.get("indent")?;

@@ -43,7 +43,7 @@ impl Template {
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(STEPS_MAX));
         environment.set_recursion_limit(DEPTH_MAX);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
         environment.set_formatter(python::print);
         environment.add_filter("tojson", python::tojson);
         environment.add_filter("string", python::string);
