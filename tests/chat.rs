@@ -1,6 +1,6 @@
 //! Conversations against `transformers`: the same text, the same ids and the same assistant's tokens for every template.
 //!
-//! Needs what `tests/tokenizers.rs` needs.
+//! What compares with `transformers` needs what `tests/tokenizers.rs` needs.
 
 mod support;
 
@@ -204,4 +204,88 @@ fn without_tags_the_assistants_words_are_kept() {
         }
     }
     assert!(kept_all > 100, "{kept_all}");
+}
+
+/// Chapters of the shipped text as conversations, with one that is none.
+fn write_chats(folder: &Path) {
+    let plain = folder.join("plain");
+    support::write_corpus(&plain, 12, 4);
+    for (i, entry) in support::files(&plain).values().enumerate() {
+        let mut lines = Vec::new();
+        for line in String::from_utf8_lossy(entry).lines() {
+            let text = serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned();
+            let words: Vec<&str> = text.split_whitespace().take(600).collect();
+            let turns = words.chunks(40).enumerate();
+            let turns = turns
+                .map(|(i, words)| json!({"from": if i % 2 == 0 { "human" } else { "gpt" }, "value": words.join(" ")}));
+            lines.push(json!({"chat": turns.collect::<Vec<_>>()}).to_string());
+        }
+        lines.push(json!({"chat": [{"from": "nobody", "value": "x"}]}).to_string());
+        std::fs::write(folder.join(format!("chats-{i}.jsonl")), lines.join("\n")).unwrap();
+    }
+}
+
+fn write_chat_pipeline(corpus: &Path, out: &Path) -> PathBuf {
+    let text = format!(
+        r#"version: 1
+name: chats
+model: {{source: pipelines/quickstart/model}}
+corpus: {{type: jsonl, paths: ["{corpus}/*.jsonl"], messages_field: chat, unit_bytes: 20KiB, holdout: 0%}}
+tokens:
+  context_length: 128
+  batch_tokens: 1024
+  separator: none
+  chat:
+    template: "{{% for m in messages %}}{{{{ bos_token }}}}<{{{{ m.role }}}}> {{{{ m.content }}}}\n{{% endfor %}}"
+    keep: assistant
+capture: ["blocks.1.hook_resid_post"]
+dataset: {{url: "{out}/acts", rows_per_shard: 500}}
+"#,
+        corpus = corpus.display(),
+        out = out.display()
+    );
+    std::fs::create_dir_all(out).unwrap();
+    let path = out.join("pipeline.yaml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Rows of the assistant only, all others counted; and a run that is killed ends in the same bytes.
+#[test]
+fn a_run_keeps_the_assistants_rows_and_resumes_exactly() {
+    let scratch = tempfile::tempdir().unwrap();
+    let corpus = scratch.path().join("corpus");
+    std::fs::create_dir_all(&corpus).unwrap();
+    write_chats(&corpus);
+    let whole = scratch.path().join("whole");
+    let pipeline = write_chat_pipeline(&corpus, &whole);
+    let ran = support::harvestd(&["run", pipeline.to_str().unwrap(), "--json"]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let summary = support::summary(&ran);
+    let dropped = |reason: &str| summary["dropped"][reason].as_u64().unwrap_or(0);
+    assert_eq!(dropped("malformed_conversation"), 3, "{summary}");
+    let (rows, tokens) = (summary["rows"].as_u64().unwrap(), summary["tokens"].as_u64().unwrap());
+    assert_eq!(rows + dropped("special_token") + dropped("outside_assistant"), tokens, "{summary}");
+    // half of the words are the assistant's, and names of roles are nobody's
+    assert!((0.3..0.5).contains(&(rows as f64 / tokens as f64)), "{rows} of {tokens}");
+    let reference = support::dataset_bytes(&whole);
+    assert!(reference.len() > 10);
+    let header: Value = serde_json::from_slice(&std::fs::read(whole.join("acts/dataset.json")).unwrap()).unwrap();
+    let special = &header["special_tokens"];
+    assert_eq!(
+        (&special["bos"], &special["prepend_bos"]),
+        (&json!(0), &json!(false)),
+        "no tokenizer_config.json: {special}"
+    );
+
+    let out = scratch.path().join("killed");
+    let pipeline = write_chat_pipeline(&corpus, &out);
+    for delay in [150, 250, 400, 600, 900] {
+        let mut child = support::start(&pipeline, &out.join("log"), &[]);
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        support::signal(&child, 9);
+        child.wait().unwrap();
+    }
+    assert!(support::start(&pipeline, &out.join("log"), &[]).wait().unwrap().success());
+    assert!(reference == support::dataset_bytes(&out), "a resumed run ends in other bytes");
 }

@@ -85,7 +85,7 @@ fn texts(documents: &[Content]) -> Vec<&str> {
     for content in documents {
         match content {
             Content::Text(text) => texts.push(text.as_str()),
-            Content::Tokens(ids) => panic!("{ids:?} is not text"),
+            other => panic!("{other:?} is not text"),
         }
     }
     texts
@@ -521,8 +521,60 @@ fn both_fields_are_refused() {
         paths: vec![path],
         field: Some("a".to_owned()),
         tokens_field: Some("b".to_owned()),
+        messages_field: None,
         unit_bytes: ByteSize(1),
         holdout: Percent::from_share(0.0),
     };
     assert_eq!(open(&config).unwrap_err().kind(), ErrorKind::Config);
+}
+
+/// pyarrow's list of structs, and the same as JSON in text: the conversations of a jsonl file.
+#[test]
+fn conversations_are_the_same_in_every_format() {
+    let rows = [
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\u03b2"}]}"#,
+        r#"{"messages": null}"#,
+        r#"{"messages": []}"#,
+        r#"{"messages": [{"role": "user", "content": "c"}], "tools": [{"name": "f"}]}"#,
+        r#"{"messages": [{"role": "user"}]}"#,
+        r#"{"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]}"#,
+    ];
+    let (_folder, path) = file("chats.jsonl", rows.join("\n").as_bytes());
+    let holdout = Percent::from_share(0.0);
+    let messages_field = Some("messages".to_owned());
+    let (field, tokens_field) = (None, None);
+    let jsonl = CorpusConfig::Jsonl {
+        paths: vec![path],
+        field,
+        tokens_field,
+        messages_field: messages_field.clone(),
+        unit_bytes: ByteSize(u64::MAX),
+        holdout,
+    };
+    let expected = read(&jsonl);
+    assert_eq!(expected.0.len(), 3);
+    let reasons = [DropReason::MissingField, DropReason::EmptyDocument, DropReason::MalformedConversation];
+    assert_eq!(expected.1, counts(&reasons.map(|reason| (reason, 1))));
+    for name in ["messages_structs", "messages_json"] {
+        for unit_bytes in [1, u64::MAX] {
+            let config = CorpusConfig::Parquet {
+                paths: vec![fixture(name)],
+                field: None,
+                tokens_field: None,
+                messages_field: messages_field.clone(),
+                unit_bytes: ByteSize(unit_bytes),
+                holdout,
+            };
+            assert_eq!(read(&config), expected, "{name}");
+        }
+    }
+    let (nothing, dropped) = read(&CorpusConfig::Parquet {
+        paths: vec![fixture("text_utf8")],
+        field: None,
+        tokens_field: None,
+        messages_field: Some("before".to_owned()),
+        unit_bytes: ByteSize(u64::MAX),
+        holdout,
+    });
+    assert!(nothing.is_empty() && dropped.get(DropReason::WrongType) == 6, "{dropped:?}");
 }

@@ -15,11 +15,12 @@ const WEIGHTS: &str = "model.safetensors";
 /// Names the files that the weights are spread over.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// Small files that a repository may have.
-pub(super) const OPTIONAL: [&str; 5] = [
+pub(super) const OPTIONAL: [&str; 6] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 ];
 /// Endings of weights that are not read: pickles may run code, the others belong to other frameworks.
