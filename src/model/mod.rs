@@ -33,6 +33,7 @@ pub use crate::model::architectures::{ARCHITECTURES, Architecture};
 use crate::model::decoder::Decoder;
 pub use crate::model::source::{Fingerprint, ModelSource};
 pub use crate::model::spec::ModelSpec;
+pub use crate::model::weights::WeightCount;
 use crate::model::weights::Weights;
 use crate::tokens::TokenBatch;
 
@@ -68,10 +69,20 @@ pub fn load<B: ModelOps>(
     check_shape(&spec, shape)?;
     let mut weights = Weights::open(source.weight_files())?;
     let model = Decoder::load(backend, spec, shape, &mut weights, format);
-    let spec = model.spec();
-    let head = spec.tied_head.then(|| format!("{}.weight", spec.architecture.tensors.head));
-    weights.finish(|name| is_buffer(name) || head.as_deref() == Some(name))?;
+    weights.finish(|name| is_unused(source.spec(), name))?;
     Ok(Box::new(model))
+}
+
+/// How many numbers [`load`] would load, by the headers of the files.
+pub fn weight_count(source: &ModelSource) -> Result<WeightCount> {
+    let weights = Weights::open(source.weight_files())?;
+    Ok(weights.count(|name| is_unused(source.spec(), name)))
+}
+
+/// Whether a model is whole without the tensor `name`: constants, and heads that are written out though they are tied.
+fn is_unused(spec: &ModelSpec, name: &str) -> bool {
+    let head = spec.architecture.tensors.head;
+    is_buffer(name) || (spec.tied_head && name.strip_suffix(".weight") == Some(head))
 }
 
 /// Learned positions end; rotary ones only grow less accurate, as they do in Hugging Face.

@@ -54,7 +54,7 @@ struct Sums {
 }
 
 /// Rows of logits computed at a time.
-const LOGIT_ROWS: usize = 128;
+pub const LOGIT_ROWS: usize = 128;
 
 /// Evaluate `coders` on batches of held-out text until `tokens` have been computed. `None` for all where there is no
 /// held-out text.

@@ -220,7 +220,7 @@ fn restore_trainers(
         let (trainer, checkpoint) = match found {
             Some(found) => {
                 let files: Vec<(String, Vec<u8>)> =
-                    found.files.into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect();
+                    found.files.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
                 let trainer = Trainer::restore(backend, settings, &files)
                     .map_err(|e| e.context(format!("restore trainer `{}` from `{}`", config.name, found.folder)))?;
                 tracing::info!(trainer = config.name, checkpoint = found.folder, "restored");

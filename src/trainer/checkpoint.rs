@@ -117,10 +117,16 @@ pub(super) fn write<B: CoderOps>(
         files.push((TENSORS.to_owned(), tensors(backend, training)?));
     }
     let n = buffer.len();
-    let parts = [("rows", vec![n, width]), ("doc_ids", vec![n]), ("draws", vec![n])];
-    let parts = parts.into_iter().map(|(name, shape)| (name, BufferPart { buffer, name, shape }));
-    let bytes = safetensors::serialize(parts, None).or_kind(ErrorKind::Internal, || format!("write {BUFFER}"))?;
-    files.push((BUFFER.to_owned(), bytes));
+    let part = |name: &str, dtype, shape, write| Part { name: name.to_owned(), dtype, shape, write };
+    let rows: Write<'_> = Box::new(|out| buffer.iter().for_each(|(row, ..)| extend_f32(out, row)));
+    let doc_ids: Write<'_> = Box::new(|out| buffer.iter().for_each(|(_, id, _)| out.extend(id.to_le_bytes())));
+    let draws: Write<'_> = Box::new(|out| out.extend(buffer.iter().map(|(.., draws)| draws)));
+    let parts = vec![
+        part("rows", Dtype::F32, vec![n, width], rows),
+        part("doc_ids", Dtype::U64, vec![n], doc_ids),
+        part("draws", Dtype::U8, vec![n], draws),
+    ];
+    files.push((BUFFER.to_owned(), file(BUFFER, parts)?));
     Ok(files)
 }
 
@@ -130,32 +136,48 @@ fn tensors<B: CoderOps>(backend: &B, training: &Training<B>) -> Result<Vec<u8>> 
     let mut parts = Vec::new();
     for (prefix, group) in groups {
         for ((name, tensor), shape) in PerParam::<()>::NAMES.into_iter().zip(group.each()).zip(&shapes) {
-            let mut values = vec![0f32; shape.iter().product()];
-            backend.read(tensor, 0, &mut values);
-            parts.push((
-                format!("{prefix}{name}"),
-                Part { dtype: Dtype::F32, shape: shape.clone(), bytes: f32_bytes(values) },
-            ));
+            let len = shape.iter().product();
+            let write: Write<'_> = Box::new(move |out| {
+                let mut values = vec![0f32; len];
+                backend.read(tensor, 0, &mut values);
+                extend_f32(out, &values);
+            });
+            parts.push(Part { name: format!("{prefix}{name}"), dtype: Dtype::F32, shape: shape.clone(), write });
         }
     }
     let silent = training.dead.silent_tokens();
-    let bytes = silent.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
-    parts.push(("silent_tokens".to_owned(), Part { dtype: Dtype::U64, shape: vec![silent.len()], bytes }));
-    safetensors::serialize(parts, None).or_kind(ErrorKind::Internal, || format!("write {TENSORS}"))
+    let write: Write<'_> = Box::new(|out| out.extend(silent.iter().flat_map(|tokens| tokens.to_le_bytes())));
+    parts.push(Part { name: "silent_tokens".to_owned(), dtype: Dtype::U64, shape: vec![silent.len()], write });
+    file(TENSORS, parts)
 }
 
-fn f32_bytes(values: Vec<f32>) -> Vec<u8> {
-    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+fn extend_f32(out: &mut Vec<u8>, values: &[f32]) {
+    out.extend(values.iter().flat_map(|x| x.to_le_bytes()));
 }
 
-/// A tensor in memory.
-struct Part {
+/// Appends a tensor's bytes.
+type Write<'a> = Box<dyn Fn(&mut Vec<u8>) + 'a>;
+
+/// A tensor that is written straight into its file: the mixing buffer may be large, and is not held a third time.
+struct Part<'a> {
+    name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    write: Write<'a>,
 }
 
-impl View for Part {
+/// The file `name` of `parts`.
+fn file(name: &str, mut parts: Vec<Part<'_>>) -> Result<Vec<u8>> {
+    // as the format wants them: by size of their numbers, then by name
+    parts.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let views = parts.iter().map(|part| (part.name.as_str(), part));
+    // the header, and room for everything; the views have no data
+    let mut bytes = safetensors::serialize(views, None).or_kind(ErrorKind::Internal, || format!("write {name}"))?;
+    parts.iter().for_each(|part| (part.write)(&mut bytes));
+    Ok(bytes)
+}
+
+impl View for &Part<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -165,48 +187,11 @@ impl View for Part {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        Cow::Borrowed(&[])
     }
 
     fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-/// A tensor of the mixing buffer, made only when it is written: the buffer may be large.
-struct BufferPart<'a> {
-    buffer: &'a MixingBuffer,
-    name: &'static str,
-    shape: Vec<usize>,
-}
-
-impl View for BufferPart<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.name {
-            "rows" => Dtype::F32,
-            "doc_ids" => Dtype::U64,
-            _ => Dtype::U8,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = Vec::with_capacity(self.data_len());
-        for (row, doc_id, draws) in self.buffer.iter() {
-            match self.name {
-                "rows" => bytes.extend(row.iter().flat_map(|x| x.to_le_bytes())),
-                "doc_ids" => bytes.extend(doc_id.to_le_bytes()),
-                _ => bytes.push(draws),
-            }
-        }
-        Cow::Owned(bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }
 

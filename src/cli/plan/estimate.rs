@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::memory::{self, MemoryPlan};
 use super::rate::Rates;
 use super::work;
 use crate::config::sites::{self, SiteWidth};
@@ -10,7 +11,7 @@ use crate::dataset::config::StoredDtype;
 use crate::dataset::header::SpecialTokens;
 use crate::error::Result;
 use crate::hooks::HookPoint;
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, WeightCount};
 use crate::sae::config::CoderConfig;
 use crate::tokens::config::{Packing, PrependBos, Separator, TokensConfig};
 use crate::tokens::estimate::Estimate;
@@ -86,16 +87,6 @@ pub(super) struct TrainerPlan {
     pub(super) seconds: f64,
 }
 
-/// Memory, in bytes.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct MemoryPlan {
-    pub(super) model: f64,
-    pub(super) workspace: f64,
-    pub(super) trainers: f64,
-    /// What `limits.memory` leaves for queues; they fill only where somebody is slow.
-    pub(super) queues_at_most: f64,
-}
-
 /// Time, in seconds.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct TimePlan {
@@ -127,6 +118,9 @@ pub(super) struct Facts<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) sites: &'a Sites,
     pub(super) spec: &'a ModelSpec,
+    pub(super) weights: WeightCount,
+    /// Of `tokenizer.json`; 0 if none is needed.
+    pub(super) tokenizer_bytes: u64,
     pub(super) files: usize,
     pub(super) units: u32,
     pub(super) bytes: u64,
@@ -154,7 +148,6 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
     }
     let points: Vec<HookPoint> = facts.sites.captured.iter().map(|(point, _)| *point).collect();
     let forward = forward(facts, &points, &stream);
-    let memory = memory(facts, &points, &trainers);
     let dataset = dataset(facts, stream.rows);
     let time = TimePlan {
         rates: facts.rates,
@@ -162,9 +155,10 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
             / work::usable(facts.rates.flops_per_second, facts.spec.d_model as f64),
         trainer_seconds: trainers.iter().map(|t| t.seconds).sum(),
     };
+    let memory = memory::memory(facts, &points, &trainers, time.forward_seconds);
     Ok(Plan {
         pipeline: pipeline.name.clone(),
-        parameters: work::parameters(facts.spec),
+        parameters: facts.weights.values() as f64,
         corpus: CorpusPlan {
             files: facts.files,
             units: facts.units,
@@ -299,17 +293,4 @@ fn trainer_seconds(config: &TrainerConfig, width: f64, steps: f64, rates: Rates)
     let (parameters, rows) = (2.0 * width * f64::from(*latents), config.rows.0 as f64);
     let values = rows * f64::from(*k) * width * SPARSE_PASSES + parameters * ADAM_PASSES * steps;
     parameters * rows / work::usable(rates.flops_per_second, width) + values * 4.0 / rates.bytes_per_second
-}
-
-fn memory(facts: &Facts<'_>, points: &[HookPoint], trainers: &[TrainerPlan]) -> MemoryPlan {
-    let tokens = &facts.pipeline.tokens;
-    let context = tokens.context_length as usize;
-    let batch_tokens = tokens.batch_sequences() * context;
-    let held = trainers.iter().map(|t| (t.buffer_bytes + t.coder_bytes) as f64).sum();
-    MemoryPlan {
-        model: work::weight_bytes(facts.spec),
-        workspace: work::workspace_bytes(facts.spec, points, batch_tokens, context),
-        trainers: held,
-        queues_at_most: (facts.pipeline.memory_limit.0 / crate::pipeline::prepare::QUEUE_SHARE) as f64,
-    }
 }

@@ -1,6 +1,7 @@
 //! `harvestd plan`: what a run would read, compute, keep and write, before the first forward pass.
 
 mod estimate;
+mod memory;
 mod rate;
 mod work;
 
@@ -15,6 +16,7 @@ use crate::compute::cpu::Cpu;
 use crate::config;
 use crate::corpus::Corpus;
 use crate::error::{ErrorKind, ResultExt};
+use crate::model;
 use crate::pipeline::header;
 use crate::tokens::estimate::{Estimate, estimate};
 use crate::units::{ByteSize, Count};
@@ -50,6 +52,11 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         pipeline,
         sites: &sites,
         spec,
+        weights: model::weight_count(&source)?,
+        tokenizer_bytes: match pipeline.corpus.pre_tokenised() {
+            true => 0,
+            false => source.tokenizer_file().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len()),
+        },
         files: corpus.files().len(),
         units: corpus.n_units(),
         bytes: corpus.bytes(),
@@ -116,11 +123,17 @@ fn print(plan: &Plan, model: &str) {
     line(
         "memory",
         format!(
-            "{}: model {}, workspace {}, trainers {}; queues at most {}",
-            bytes(memory.model + memory.workspace + memory.trainers),
+            "peak about {}: process {}, model {}, workspace {}, trainers {}; running: batches {}, dataset {}, checkpoints \
+             {}; or evaluating: {}; queues at most {}",
+            bytes(memory.peak),
+            bytes(memory.process),
             bytes(memory.model),
             bytes(memory.workspace),
             bytes(memory.trainers),
+            bytes(memory.batches),
+            bytes(memory.dataset),
+            bytes(memory.checkpoints),
+            bytes(memory.evaluation),
             bytes(memory.queues_at_most)
         ),
     );

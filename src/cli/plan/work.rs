@@ -2,6 +2,7 @@
 
 use crate::hooks::{HookPoint, Site};
 use crate::model::ModelSpec;
+use crate::model::spec::HeadNorm;
 
 /// Bytes of an f32.
 const F32: f64 = 4.0;
@@ -35,28 +36,20 @@ pub(super) fn usable(flops_per_second: f64, width: f64) -> f64 {
     flops_per_second * 0.75 * width / (width + 256.0)
 }
 
-/// Parameters, embeddings included.
-pub(super) fn parameters(spec: &ModelSpec) -> f64 {
-    let (d, m) = (spec.d_model as f64, spec.d_mlp as f64);
-    let (q, kv) = ((spec.n_heads * spec.d_head) as f64, (spec.n_kv_heads * spec.d_head) as f64);
-    let block = 2.0 * d * q + 2.0 * d * kv + mlp_matrices(spec) * d * m;
-    let heads = if spec.tied_head { 1.0 } else { 2.0 };
-    let positions = if spec.has_learned_positions() { spec.max_positions as f64 * d } else { 0.0 };
-    f64::from(spec.n_layers()) * block + heads * spec.vocab_size as f64 * d + positions
-}
-
-/// Bytes of the weights in memory.
-pub(super) fn weight_bytes(spec: &ModelSpec) -> f64 {
-    parameters(spec) * F32
-}
-
-/// Bytes of the forward pass's buffers for batches of `batch_tokens`, attention patterns included if one is captured.
+/// Bytes of the forward pass's buffers for batches of `batch_tokens`, with those that captured `points` need.
 pub(super) fn workspace_bytes(spec: &ModelSpec, points: &[HookPoint], batch_tokens: usize, context: usize) -> f64 {
-    let (q, kv) = (spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
-    let hidden = if mlp_matrices(spec) > 2.0 { 2 * spec.d_mlp } else { spec.d_mlp };
-    let pattern = points.iter().any(|p| p.site == Site::Pattern);
-    let values = 3 * spec.d_model + 2 * q + 2 * kv + hidden + if pattern { spec.n_heads * context } else { 0 };
-    (values * batch_tokens) as f64 * F32
+    let (d, q, kv) = (spec.d_model, spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
+    let wants = |site: Site| points.iter().any(|point| point.site == site);
+    let only_if = |there: bool, width: usize| if there { width } else { 0 };
+    let always = 3 * d + 2 * q + 2 * kv + spec.hidden_width();
+    let by_family = only_if(spec.attention.head_norm != HeadNorm::Absent, q + kv)
+        + only_if(spec.form.is_parallel(), d)
+        + only_if(spec.mlp.gated, spec.hidden_width())
+        + spec.experts.map_or(0, |experts| experts.count + experts.chosen * (2 + d));
+    let by_point = only_if(wants(Site::AttnScores), spec.n_heads * context)
+        + only_if(wants(Site::Pattern), spec.n_heads * context)
+        + only_if(wants(Site::Result), spec.n_heads * d);
+    ((always + by_family + by_point) * batch_tokens) as f64 * F32
 }
 
 /// Matrices of the MLP: a gated one has three.

@@ -61,6 +61,27 @@ pub struct Tensor {
     pub taken: bool,
 }
 
+/// How many numbers a model's weights hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightCount {
+    /// In matrices.
+    pub matrices: u64,
+    /// In vectors.
+    pub vectors: u64,
+}
+
+impl WeightCount {
+    /// All of them.
+    pub fn values(self) -> u64 {
+        self.matrices + self.vectors
+    }
+
+    /// What they take in memory, in bytes, if a number of a matrix takes `matrix_value` bytes; vectors are kept as f32.
+    pub fn bytes(self, matrix_value: u64) -> u64 {
+        matrix_value.saturating_mul(self.matrices).saturating_add(self.vectors.saturating_mul(4))
+    }
+}
+
 impl Weights {
     /// Open `files`, safetensors or GGUF, and read their headers.
     pub fn open(files: &[PathBuf]) -> Result<Self> {
@@ -81,6 +102,18 @@ impl Weights {
         }
         fp8::attach_scales(&mut weights.tensors);
         Ok(weights)
+    }
+
+    /// The numbers of all tensors but those that are `harmless`, as [`Weights::finish`] has it. Headers say it; no values
+    /// are read.
+    pub fn count(&self, harmless: impl Fn(&str) -> bool) -> WeightCount {
+        let mut count = WeightCount::default();
+        for (_, tensor) in self.tensors.iter().filter(|(name, _)| !harmless(name)) {
+            let values = tensor.shape.iter().fold(1u64, |n, &len| n.saturating_mul(len as u64));
+            let sum = if tensor.shape.len() > 1 { &mut count.matrices } else { &mut count.vectors };
+            *sum = sum.saturating_add(values);
+        }
+        count
     }
 
     /// Whether there is a tensor `name`.
