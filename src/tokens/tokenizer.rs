@@ -5,6 +5,8 @@ use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::ModelWrapper;
 
@@ -79,7 +81,7 @@ impl Tokenizer {
         if bytes.len() as u64 > JSON_BYTES_MAX {
             return Err(Error::data(format!("a tokenizer of more than {JSON_BYTES_MAX} bytes is not supported")));
         }
-        let unusable = || "this is not a tokenizer that can be used".to_owned();
+        check_normalizer(bytes)?;
         let inner = catch(|| tokenizers::Tokenizer::from_bytes(bytes))?.or_kind(ErrorKind::Data, unusable)?;
         catch(|| Self::with_files(inner, files, ids, vocab, sha256(bytes)))?
     }
@@ -291,6 +293,54 @@ impl std::fmt::Debug for Tokenizer {
             .field("fingerprint", &self.fingerprint)
             .finish_non_exhaustive()
     }
+}
+
+/// What is looked at before the library builds anything: it believes lengths in tables of replacements, and allocates by
+/// them. Replacements make a text longer, and each those of the one before it: unbounded, a small file fills the memory.
+fn check_normalizer(bytes: &[u8]) -> Result<()> {
+    /// Bytes for one byte. Published tokenizers write three for a space.
+    const GROWTH_MAX: f64 = 64.0;
+    /// Bytes before a text.
+    const PREFIX_MAX: usize = 256;
+    #[derive(Deserialize)]
+    struct Looked {
+        #[serde(default)]
+        normalizer: Value,
+    }
+    fn growth(normalizer: &Value) -> f64 {
+        let text = |key: &str| normalizer.get(key).and_then(Value::as_str);
+        if text("prepend").is_some_and(|prefix| prefix.len() > PREFIX_MAX) {
+            return f64::INFINITY;
+        }
+        // a pattern may match between two letters
+        let between = normalizer.pointer("/pattern/Regex").map_or(0.0, |_| 1.0);
+        let own = text("content").map_or(1.0, |content| between + content.len().max(1) as f64);
+        let inner: f64 = match normalizer {
+            Value::Array(items) => items.iter().map(growth).product(),
+            Value::Object(map) => map.values().map(growth).product(),
+            _ => 1.0,
+        };
+        own * inner
+    }
+    fn has_table(normalizer: &Value) -> bool {
+        match normalizer {
+            Value::Array(items) => items.iter().any(has_table),
+            Value::Object(map) => map.contains_key("precompiled_charsmap") || map.values().any(has_table),
+            _ => false,
+        }
+    }
+    let looked: Looked = serde_json::from_slice(bytes).or_kind(ErrorKind::Data, unusable)?;
+    if has_table(&looked.normalizer) {
+        return Err(Error::data("a tokenizer whose normalizer is a precompiled table is not supported"));
+    }
+    if growth(&looked.normalizer) > GROWTH_MAX {
+        return Err(Error::data("the tokenizer's normalizer may make texts much longer: not supported"));
+    }
+    Ok(())
+}
+
+fn unusable() -> String {
+    "this is not a tokenizer that can be used".to_owned()
 }
 
 /// What `call` returns. Files that the library did not foresee make it panic; here they are errors like others.
