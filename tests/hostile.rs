@@ -262,10 +262,23 @@ fn hostile_tokenizers() {
         ("template", with("/post_processor", template)),
         ("no model", with("/model", json!(null))),
     ];
+    let harmless = [
+        "deep normalizer",
+        "slow regex",
+        "backreference",
+        "empty added token",
+        "id of an added token",
+        "huge id",
+        "one id twice",
+        "merge of the empty",
+        "unigram of nan",
+        "unigram of the empty",
+    ];
     for (what, json) in cases {
         let used = || quietly(|| use_tokenizer(json.as_bytes()));
         let result = bounded(what, 192 << 20, Duration::from_secs(20), used);
-        println!("{what}: {result:?}");
+        // the others are odd, but what they mean is clear
+        assert_eq!(result.is_ok(), harmless.contains(&what), "{what}: {result:?}");
     }
 }
 

@@ -9,8 +9,8 @@ use crate::compute::backend::MatrixFormat;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// A folder in Hugging Face's layout: `config.json`, `*.safetensors`, `tokenizer.json`; or a model on a hub:
-    /// `hf://owner/name`, `hf://owner/name@revision`.
+    /// A folder in Hugging Face's layout: `config.json`, `*.safetensors`, `tokenizer.json`; a GGUF file; or a model on a
+    /// hub: `hf://owner/name`, `hf://owner/name@revision`.
     pub source: String,
     /// Arithmetic of the forward pass.
     #[serde(default)]
