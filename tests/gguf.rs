@@ -167,3 +167,24 @@ fn the_fingerprint_of_a_gguf_file_is_its_sha256() {
     let printed = run(Command::new("sha256sum").arg(&file));
     assert_eq!(printed.split(' ').next(), Some(fingerprint.weights.as_str()));
 }
+
+/// The whole program takes such a file as a model, and computes with it what the reference computes.
+#[test]
+fn a_pipeline_may_name_a_gguf_file() {
+    let Some(file) = smollm2() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = folder.path().join("pipeline.yaml");
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/quickstart/corpus/*.jsonl.gz");
+    let text = format!(
+        "version: 1\nname: gguf\nmodel: {{source: {}}}\ncorpus: {{type: jsonl, paths: [\"{}\"]}}\n\
+         tokens: {{context_length: 32}}\ncapture: [blocks.29.hook_resid_post]\ndataset: {{url: \"{}/acts\"}}\n",
+        file.display(),
+        corpus.display(),
+        folder.path().display(),
+    );
+    std::fs::write(&pipeline, text).unwrap();
+    let binary = env!("CARGO_BIN_EXE_harvestd");
+    run(Command::new(binary).arg("validate").arg(&pipeline));
+    let printed = run(Command::new(binary).arg("selftest").arg(&pipeline));
+    assert!(printed.contains("resid_post"), "{printed}");
+}

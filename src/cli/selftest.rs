@@ -18,7 +18,7 @@ use crate::model::config::ModelDtype;
 use crate::model::selftest::{SiteError, compare};
 use crate::model::{BatchShape, ModelSource};
 use crate::runtime::rng::Seed;
-use crate::tokens::{Segment, SpecialIds, TokenBatch, TokenStream, Tokenizer};
+use crate::tokens::{Segment, TokenBatch, TokenStream};
 
 /// What is compared where no pipeline names a corpus: prose, code, numbers, other scripts.
 const SAMPLE: &str = include_str!("selftest/sample.txt");
@@ -152,7 +152,9 @@ fn table(errors: &[SiteError], limits: &Limits) -> comfy_table::Table {
 fn of_pipeline(args: &SelftestArgs, globals: &Globals) -> Result<Subject, Failure> {
     let loaded = config::load(Path::new(&args.model), &globals.sets)?;
     let (source, _) = model_folder::open(&loaded)?;
-    let corpus = async_runtime()?.block_on(Corpus::open(&loaded.pipeline.corpus))?;
+    // reading goes on with it
+    let runtime = async_runtime()?;
+    let corpus = runtime.block_on(Corpus::open(&loaded.pipeline.corpus))?;
     let batches = first_sequences(&loaded, &source, Arc::new(corpus), args)?;
     let (dtype, threads) = (loaded.pipeline.model.dtype, loaded.pipeline.model.threads as usize);
     Ok(Subject { source, batches, dtype, threads })
@@ -164,10 +166,8 @@ fn of_model(args: &SelftestArgs) -> Result<Subject> {
     let spec = source.spec();
     let limit = if spec.has_learned_positions() { spec.max_positions } else { usize::MAX };
     let (n, len) = (args.sequences as usize, (args.tokens as usize).min(limit));
-    let ids = match source.tokenizer_file() {
-        Some(file) => {
-            let vocab = u32::try_from(spec.vocab_size).unwrap_or(u32::MAX);
-            let tokenizer = Tokenizer::load(&file, SpecialIds::default(), vocab)?;
+    let ids = match source.tokenizer()? {
+        Some(tokenizer) => {
             let ids = tokenizer.encode(SAMPLE)?;
             if ids.is_empty() || !tokenizer.all_in_vocabulary(&ids) {
                 return Err(Error::data(format!(

@@ -96,8 +96,6 @@ impl Rules<'_> {
             let hint = "download it and give the folder with config.json, *.safetensors and tokenizer.json";
             let rule = "must be a local folder or hf://owner/name@revision";
             self.add(Severity::Error, "model.source", rule.to_owned(), Some(hint.to_owned()));
-        } else if source.ends_with(".gguf") {
-            self.broken("model.source", "must be a folder with safetensors: this build does not read GGUF files");
         }
         match self.value::<String>("model.device").unwrap_or_default().as_str() {
             "auto" if device::cuda_driver_present() => {

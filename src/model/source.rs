@@ -123,6 +123,14 @@ impl ModelSource {
         self.tokenizer_file().map(|file| Tokenizer::load(&file, ids, vocab)).transpose()
     }
 
+    /// Bytes of `tokenizer.json`, or of what it would be.
+    pub fn tokenizer_bytes(&self) -> u64 {
+        match &self.gguf {
+            Some(gguf) => gguf.tokenizer_json().map_or(0, |json| json.to_string().len() as u64),
+            None => self.tokenizer_file().and_then(|file| file.metadata().ok()).map_or(0, |file| file.len()),
+        }
+    }
+
     /// What the model's files say of tokens; a GGUF file says what its folder's files would.
     pub fn token_files(&self) -> Result<ModelFiles> {
         let Some(gguf) = &self.gguf else { return ModelFiles::read(&self.folder) };

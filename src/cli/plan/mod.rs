@@ -55,7 +55,7 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         weights: model::weight_count(&source)?,
         tokenizer_bytes: match pipeline.corpus.pre_tokenised() {
             true => 0,
-            false => source.tokenizer_file().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len()),
+            false => source.tokenizer_bytes(),
         },
         files: corpus.files().len(),
         units: corpus.n_units(),
