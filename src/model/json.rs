@@ -11,18 +11,21 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 
 /// Parts of names of options that change what a model computes.
-const ARITHMETIC: [&str; 28] = [
+const ARITHMETIC: [&str; 33] = [
     "act_fn",
     "activation",
     "alibi",
-    "attention_bias",
+    "bias",
     "bidirectional",
     "capping",
     "chunk",
+    "causal",
     "clip",
     "cross",
     "expert",
+    "gate",
     "hidden_act",
+    "logit",
     "ffn",
     "kv_lora",
     "lambda",
@@ -38,13 +41,16 @@ const ARITHMETIC: [&str; 28] = [
     "rope",
     "rotary",
     "scal",
+    "sink",
+    "softmax",
     "temperature",
     "window",
 ];
 
 /// Options with such names that only training, generation or the way of computing reads.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 13] = [
     "activation_dropout",
+    "attention_softmax_in_fp32",
     "chunk_size_feed_forward",
     "experts_implementation",
     "ffn_dropout",

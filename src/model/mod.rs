@@ -67,6 +67,7 @@ pub fn load<B: ModelOps>(
 ) -> Result<Box<dyn Model<B>>> {
     let spec = source.spec().clone();
     check_shape(&spec, shape)?;
+    warn_of_dynamic(&spec, shape);
     let mut weights = Weights::open(source.weight_files())?;
     let model = Decoder::load(backend, spec, shape, &mut weights, format);
     weights.finish(|name| is_unused(source.spec(), name))?;
@@ -83,6 +84,19 @@ pub fn weight_count(source: &ModelSource) -> Result<WeightCount> {
 fn is_unused(spec: &ModelSpec, name: &str) -> bool {
     let head = spec.architecture.tensors.head;
     is_buffer(name) || (spec.tied_head && name.strip_suffix(".weight") == Some(head))
+}
+
+/// Where transformers and this program part: see [`spec::RopeScaling::Dynamic`].
+fn warn_of_dynamic(spec: &ModelSpec, shape: BatchShape) {
+    let dynamic = spec.ropes.iter().any(|rope| matches!(rope.scaling, spec::RopeScaling::Dynamic { .. }));
+    if dynamic && shape.context_length > spec.max_positions {
+        tracing::warn!(
+            context_length = shape.context_length,
+            made_for = spec.max_positions,
+            "rotary embedding of type `dynamic` follows the context's length here, for every document; transformers follows \
+             the longest sequence of each batch, so shorter documents differ"
+        );
+    }
 }
 
 /// Learned positions end; rotary ones only grow less accurate, as they do in Hugging Face.

@@ -4,7 +4,7 @@
 
 use std::f64::consts::PI;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::json::Config;
 
 /// Rotary position embedding.
@@ -86,6 +86,10 @@ pub(in crate::model) fn parse(
 ) -> Result<Rope> {
     let new = config.object("rope_parameters")?;
     let old = config.object("rope_scaling")?;
+    if new.is_some() && old.is_some() {
+        return Err(config
+            .wrong("rope_scaling", "stands beside rope_parameters, which says the same in a newer way: remove one"));
+    }
     parse_options(config, new.as_ref().or(old.as_ref()), d_head, max_positions, defaults)
 }
 
@@ -102,10 +106,21 @@ pub(in crate::model) fn parse_options(
         Some(options) if options.get("rope_theta").is_some() => options.number("rope_theta")?,
         _ => beside(defaults.theta)?,
     };
+    if theta <= 1.0 {
+        return Err(Error::data(format!(
+            "config.json: `{}` ({theta}), the base of rotary embedding, must be above 1",
+            defaults.theta.0
+        )));
+    }
     let share = match options {
         Some(options) if options.get("partial_rotary_factor").is_some() => options.number("partial_rotary_factor")?,
         _ => defaults.share.map_or(Ok(1.0), beside)?,
     };
+    // where transformers reads no share, it ignores one
+    if defaults.share.is_none() && share != 1.0 {
+        let rule = "is not supported for this architecture, whose heads rotate as a whole";
+        return Err(options.unwrap_or(config).wrong("partial_rotary_factor", rule));
+    }
     let rotary = (d_head as f64 * share) as usize;
     if share > 1.0 || rotary == 0 || !rotary.is_multiple_of(2) {
         let key = if share == 1.0 { "head_dim" } else { "partial_rotary_factor" };
@@ -129,10 +144,15 @@ fn scaling(options: &Config<'_>, max_positions: f64) -> Result<RopeScaling> {
             (RopeScaling::Dynamic { factor: factor()?, max_positions }, &["factor", "original_max_position_embeddings"])
         }
         "llama3" => {
+            let (low_freq_factor, high_freq_factor) =
+                (options.number("low_freq_factor")?, options.number("high_freq_factor")?);
+            if low_freq_factor >= high_freq_factor {
+                return Err(options.wrong("low_freq_factor", "must be less than high_freq_factor"));
+            }
             let scaling = RopeScaling::Llama3 {
                 factor: factor()?,
-                low_freq_factor: options.number("low_freq_factor")?,
-                high_freq_factor: options.number("high_freq_factor")?,
+                low_freq_factor,
+                high_freq_factor,
                 original_positions: original()?,
             };
             (scaling, &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"])

@@ -175,6 +175,9 @@ impl ModelSpec {
     pub fn parse(config: &Value) -> Result<Self> {
         let config = Config::new(config)?;
         let architecture = Architecture::from_model_type(config.text("model_type")?)?;
+        if !config.flag_or("is_causal", true)? {
+            return Err(config.wrong("is_causal", "is not supported: rows see what stands before them"));
+        }
         let spec = (architecture.parse)(architecture, &config)?;
         config.refuse_unread()?;
         Ok(spec)

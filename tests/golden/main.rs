@@ -357,6 +357,23 @@ fn sharded_weights_are_the_same_model() {
     }
 }
 
+/// transformers loads both and ties them only if they are equal.
+#[test]
+fn a_head_of_its_own_counts_even_where_the_configuration_says_tied() {
+    let copy = tempfile::tempdir().unwrap();
+    let config = std::fs::read_to_string(folder("llama").join("config.json")).unwrap();
+    let tied = config.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+    assert!(tied != config);
+    std::fs::write(copy.path().join("config.json"), tied).unwrap();
+    std::fs::copy(folder("llama").join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();
+    let golden = Tensors::golden("llama");
+    let mut model = model::load(cpu(), &open(copy.path()), shape("llama"), MatrixFormat::F32).unwrap();
+    let mut logits = Vec::new();
+    model.unembed(golden.get("final_norm_out"), &mut logits).unwrap();
+    let error = worst_row_error(&logits, golden.get("logits"), model.spec().vocab_size);
+    assert!(error <= TOLERANCE, "{error:e}");
+}
+
 #[test]
 fn half_precision_weights_are_widened_exactly() {
     type Encode = (Dtype, fn(f32) -> Vec<u8>, fn(f32) -> f32);

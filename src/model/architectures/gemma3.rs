@@ -66,6 +66,8 @@ const GLOBAL: RopeDefaults = RopeDefaults { theta: ("rope_theta", 1e6), share: N
 const LOCAL: RopeDefaults = RopeDefaults { theta: ("rope_local_base_freq", 1e4), share: None };
 
 fn parse(architecture: &'static Architecture, config: &Config<'_>) -> Result<ModelSpec> {
+    // transformers keeps this key for Gemma 3 and never applies it
+    config.all_off(&["attn_logit_softcapping"])?;
     config.one_of("hidden_activation", "gelu_pytorch_tanh", &["gelu_pytorch_tanh"])?;
     let spec = gemma::base(architecture, config, &Defaults { max_positions: 131_072, rope: None, ..GEMMA_DEFAULTS })?;
     let window = llama::sliding_window(config, Some(4096))?;
@@ -76,7 +78,6 @@ fn parse(architecture: &'static Architecture, config: &Config<'_>) -> Result<Mod
     };
     let attention = AttentionSpec {
         scale: 1.0 / config.number_or("query_pre_attn_scalar", 256.0)?.sqrt(),
-        softcap: softcap(config, "attn_logit_softcapping", None)?,
         head_norm: HeadNorm::EachHead,
         ..spec.attention
     };

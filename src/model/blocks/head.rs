@@ -21,10 +21,10 @@ pub(in crate::model) struct Head<B: ModelOps> {
 impl<B: ModelOps> Head<B> {
     /// A head with its own matrix, or with the token embedding if it is tied.
     pub(in crate::model) fn load(loader: &mut Loader<'_, B>) -> Self {
-        let (spec, name) = (loader.spec, loader.names().head);
+        let (spec, name) = (loader.spec, format!("{}.weight", loader.names().head));
         let (d, vocab_size) = (spec.d_model, spec.vocab_size);
-        let w = (!spec.tied_head).then(|| loader.matrix(&format!("{name}.weight"), vocab_size, d));
-        let bias = spec.head_bias.then(|| loader.vector(&format!("{name}.bias"), vocab_size));
+        let w = (!spec.tied_head || has_own(loader, &name)).then(|| loader.matrix(&name, vocab_size, d));
+        let bias = spec.head_bias.then(|| loader.vector(&format!("{}.bias", loader.names().head), vocab_size));
         Self { w, bias, softcap: spec.logit_softcap, d, vocab_size, buffers: None }
     }
 
@@ -58,4 +58,14 @@ impl<B: ModelOps> Head<B> {
         }
         Ok(())
     }
+}
+
+/// Whether the files of a model that calls its head tied have one that differs from the embedding: transformers then takes it.
+fn has_own<B: ModelOps>(loader: &mut Loader<'_, B>, name: &str) -> bool {
+    if !loader.weights.contains(name) {
+        return false;
+    }
+    let shape = [loader.spec.vocab_size, loader.spec.d_model];
+    let embedding = format!("{}.weight", loader.names().embed);
+    loader.weights.tensor(name, &shape) != loader.weights.tensor(&embedding, &shape)
 }

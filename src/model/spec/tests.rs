@@ -63,6 +63,30 @@ fn refuses_what_it_does_not_compute_and_names_it() {
         llama("hidden_act", json!("gelu")),
         llama("partial_rotary_factor", json!(0.5)),
         llama("rope_interleaved", json!(true)),
+        llama("is_causal", json!(false)),
+        llama("output_gate", json!(true)),
+        llama("attention_sink_size", json!(4)),
+        llama("rope_theta", json!(1.0)),
+        (
+            with(
+                with(llama_config(), "rope_scaling", json!({"type": "linear", "factor": 4.0})),
+                "rope_parameters",
+                json!({}),
+            ),
+            "rope_scaling".to_owned(),
+        ),
+        (
+            with(llama_config(), "rope_parameters", json!({"partial_rotary_factor": 0.5})),
+            "rope_parameters.partial_rotary_factor".to_owned(),
+        ),
+        (
+            with(
+                llama_config(),
+                "rope_scaling",
+                json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}),
+            ),
+            "low_freq_factor".to_owned(),
+        ),
         llama("quantization_config", json!({"bits": 4})),
         llama("layer_types", json!(["sliding_attention", "full_attention"])),
         llama("num_key_value_heads", json!(3)),

@@ -22,6 +22,10 @@ pub struct DataFile {
 impl DataFile {
     /// Open `path`.
     pub fn open(path: &Path) -> Result<Self> {
+        // a pipe would block where it is opened
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(Error::data(format!("`{}` is not a file", path.display())));
+        }
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("open", path, e))?;
         if !metadata.is_file() {
