@@ -28,8 +28,13 @@ async fn a_model_lands_in_pythons_layout_and_is_asked_for_once() {
     assert_eq!(names(&place.repo().join("blobs")), etags);
     assert_eq!(std::fs::read_to_string(place.repo().join("refs/main")).unwrap(), COMMIT);
     let absent = names(&place.repo().join(".no_exist").join(COMMIT));
-    let expected =
-        ["chat_template.jinja", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"];
+    let expected = [
+        "added_tokens.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+    ];
     assert_eq!(absent, expected);
     let bytes = weights.len() as u64 + 25;
     let counts = progress.snapshot();
