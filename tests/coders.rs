@@ -2,6 +2,8 @@
 //!
 //! Needs a Python with `sae-lens`, named by `HARVESTD_PYTHON`.
 
+mod support;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,20 +49,6 @@ fn trained() -> Trainer<Cpu> {
     trainer
 }
 
-/// The Python to test with; `None`, loudly, where there is none and that is allowed.
-fn python() -> Option<String> {
-    match std::env::var("HARVESTD_PYTHON") {
-        Ok(python) => Some(python),
-        Err(_) if std::env::var("CI").is_ok_and(|ci| ci == "true") => {
-            panic!("HARVESTD_PYTHON is not set: in CI it must name a Python with sae-lens")
-        }
-        Err(_) => {
-            eprintln!("SKIPPED: HARVESTD_PYTHON is not set; SAELens did not load the exported coder");
-            None
-        }
-    }
-}
-
 fn floats(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap();
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
@@ -96,7 +84,7 @@ fn latents(coder: &ExportedCoder, rows: &[f32]) -> Vec<f32> {
 
 #[test]
 fn saelens_loads_an_exported_coder_and_computes_the_same() {
-    let Some(python) = python() else { return };
+    let Some(python) = support::python("SAELens on exported coders") else { return };
     let trainer = trained();
     let about = ExportMetadata {
         model_name: "test/model".to_owned(),

@@ -3,7 +3,9 @@
 //! `HARVESTD_PYTHON` names a Python with pyarrow, polars, duckdb, datasets and torch. Without it the comparison is skipped,
 //! unless `CI=true`: then its absence is a failure.
 
-use std::path::{Path, PathBuf};
+mod support;
+
+use std::path::Path;
 use std::process::Command;
 
 use half::{bf16, f16};
@@ -60,23 +62,9 @@ fn expected(folder: &Path, spec: &ShardSpec, batches: &[ActivationBatch]) -> Val
     })
 }
 
-/// A Python for the comparison; `None` (said loudly) where there is none and none is demanded.
-fn python() -> Option<PathBuf> {
-    match std::env::var_os("HARVESTD_PYTHON") {
-        Some(python) => Some(python.into()),
-        None if std::env::var("CI").as_deref() == Ok("true") => {
-            panic!("HARVESTD_PYTHON is not set: CI must compare with the Python readers")
-        }
-        None => {
-            eprintln!("SKIPPED: HARVESTD_PYTHON is not set, the Python readers were not compared");
-            None
-        }
-    }
-}
-
 #[tokio::test]
 async fn python_readers_see_what_was_stored() {
-    let Some(python) = python() else { return };
+    let Some(python) = support::python("Python's readers of datasets") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut cases = Vec::new();
     for dtype in [StoredDtype::Float16, StoredDtype::Float32, StoredDtype::Bfloat16] {

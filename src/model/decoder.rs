@@ -29,7 +29,7 @@ pub(super) struct Decoder<B: ModelOps> {
     body: Body<B>,
     head: Head<B>,
     index: B::BatchIndex,
-    ws: Workspace<B>,
+    ws: Workspace<B::Tensor>,
 }
 
 /// All but the head.
@@ -60,7 +60,7 @@ impl<B: ModelOps> Decoder<B> {
             body,
             head,
             index: b.batch_index(shape, attention::dims(&spec)),
-            ws: Workspace::new(b, &spec, shape),
+            ws: Workspace::new(&spec, shape.max_tokens, |width| b.zeros(shape.max_tokens * width)),
             points: spec.points(shape.context_length),
             backend,
             spec,
@@ -90,7 +90,7 @@ impl<B: ModelOps> Body<B> {
     }
 
     /// The forward pass, from token ids to the final norm.
-    fn forward(&self, spec: &ModelSpec, pass: &mut Pass<'_, B>, ws: &mut Workspace<B>) -> Step {
+    fn forward(&self, spec: &ModelSpec, pass: &mut Pass<'_, B>, ws: &mut Workspace<B::Tensor>) -> Step {
         let (b, d) = (pass.backend, spec.d_model);
         let len = pass.n * d;
         b.embed_tokens(pass.index, &self.embedding, &mut ws.x, d);

@@ -9,6 +9,7 @@ use crate::compute::model_ops::{Activation, NormKind};
 use crate::error::Result;
 use crate::hooks::{HookPoint, ModulePaths, PointShape, Site};
 use crate::model::architectures::Architecture;
+use crate::model::blocks::workspace;
 use crate::model::json::Config;
 pub use crate::model::rope::{Rope, RopeScaling};
 
@@ -223,6 +224,11 @@ impl ModelSpec {
         }
         points.sort_by_key(|shape| shape.point.forward_order());
         points
+    }
+
+    /// Values that a forward pass's buffers hold for each row of a batch, when `points` are wanted.
+    pub fn workspace_values(&self, points: &[HookPoint], context_length: usize) -> usize {
+        workspace::values_per_row(self, points, context_length)
     }
 
     /// What Hugging Face calls the points.

@@ -27,7 +27,7 @@ use fixture::*;
 const TOLERANCE: f64 = 2e-5;
 
 /// Where only the order of additions may differ: a product's blocking depends on its shape.
-const ROUNDING: f64 = 2e-5;
+const ROUNDING: f64 = 5e-6;
 
 fn cpu() -> Arc<Cpu> {
     Arc::new(Cpu::new(2).unwrap())

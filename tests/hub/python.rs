@@ -5,20 +5,6 @@ use std::process::Command;
 use super::server::{COMMIT, Hub, REPO};
 use super::{Place, model, weights};
 
-/// The Python to test with; `None`, loudly, where there is none and that is allowed.
-fn python() -> Option<String> {
-    match std::env::var("HARVESTD_PYTHON") {
-        Ok(python) => Some(python),
-        Err(_) if std::env::var("CI").is_ok_and(|ci| ci == "true") => {
-            panic!("HARVESTD_PYTHON is not set: in CI it must name a Python with huggingface_hub")
-        }
-        Err(_) => {
-            eprintln!("SKIPPED: HARVESTD_PYTHON is not set; huggingface_hub did not look into the cache");
-            None
-        }
-    }
-}
-
 async fn run(python: String, verb: &'static str, hub: &Hub, place: &Place) {
     let (url, cache) = (hub.url.clone(), place.settings.cache.clone());
     let output = tokio::task::spawn_blocking(move || {
@@ -39,7 +25,7 @@ async fn run(python: String, verb: &'static str, hub: &Hub, place: &Place) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_finds_what_was_downloaded_here() {
-    let Some(python) = python() else { return };
+    let Some(python) = super::support::python("huggingface_hub on the same cache") else { return };
     let weights = weights();
     let hub = Hub::start(&model(&weights)).await;
     let place = Place::new(&hub);
@@ -52,7 +38,7 @@ async fn python_finds_what_was_downloaded_here() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_python_downloaded_is_found_here() {
-    let Some(python) = python() else { return };
+    let Some(python) = super::support::python("huggingface_hub on the same cache") else { return };
     let weights = weights();
     let hub = Hub::start(&model(&weights)).await;
     let mut place = Place::new(&hub);

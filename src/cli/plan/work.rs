@@ -2,7 +2,6 @@
 
 use crate::hooks::{HookPoint, Site};
 use crate::model::ModelSpec;
-use crate::model::spec::HeadNorm;
 
 /// Bytes of an f32.
 const F32: f64 = 4.0;
@@ -36,20 +35,9 @@ pub(super) fn usable(flops_per_second: f64, width: f64) -> f64 {
     flops_per_second * 0.75 * width / (width + 256.0)
 }
 
-/// Bytes of the forward pass's buffers for batches of `batch_tokens`, with those that captured `points` need.
+/// Bytes of the forward pass's buffers for batches of `batch_tokens`.
 pub(super) fn workspace_bytes(spec: &ModelSpec, points: &[HookPoint], batch_tokens: usize, context: usize) -> f64 {
-    let (d, q, kv) = (spec.d_model, spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
-    let wants = |site: Site| points.iter().any(|point| point.site == site);
-    let only_if = |there: bool, width: usize| if there { width } else { 0 };
-    let always = 3 * d + 2 * q + 2 * kv + spec.hidden_width();
-    let by_family = only_if(spec.attention.head_norm != HeadNorm::Absent, q + kv)
-        + only_if(spec.form.is_parallel(), d)
-        + only_if(spec.mlp.gated, spec.hidden_width())
-        + spec.experts.map_or(0, |experts| experts.count + experts.chosen * (2 + d));
-    let by_point = only_if(wants(Site::AttnScores), spec.n_heads * context)
-        + only_if(wants(Site::Pattern), spec.n_heads * context)
-        + only_if(wants(Site::Result), spec.n_heads * d);
-    ((always + by_family + by_point) * batch_tokens) as f64 * F32
+    (spec.workspace_values(points, context) * batch_tokens) as f64 * F32
 }
 
 /// Matrices of the MLP: a gated one has three.

@@ -1,5 +1,7 @@
 //! Qwen 2 and 2.5: llama with biases of queries, keys and values, and perhaps a sliding window in the last blocks.
 
+use serde_json::Value;
+
 use crate::error::Result;
 use crate::model::ModelSpec;
 use crate::model::architectures::llama::{self, DEFAULTS, LLAMA_PATHS};
@@ -22,13 +24,9 @@ fn parse(architecture: &'static Architecture, config: &Config<'_>) -> Result<Mod
 /// The windows of Qwen's blocks: by `layer_types`, else from block `max_window_layers` on; none without
 /// `use_sliding_window`.
 pub(super) fn windows(config: &Config<'_>, spec: &ModelSpec) -> Result<Vec<Option<usize>>> {
-    let window = llama::sliding_window(config, Some(4096))?;
-    let window = window.filter(|_| matches!(config.flag_or("use_sliding_window", false), Ok(true)));
-    config.flag_or("use_sliding_window", false)?;
-    let first = match config.get("max_window_layers").and_then(serde_json::Value::as_u64) {
-        Some(first) => first as usize,
-        None => 28,
-    };
+    let slides = config.flag_or("use_sliding_window", false)?;
+    let window = llama::sliding_window(config, Some(4096))?.filter(|_| slides);
+    let first = config.get("max_window_layers").and_then(Value::as_u64).map_or(28, |first| first as usize);
     if config.get("layer_types").is_some() {
         return llama::windows(config, spec, window);
     }

@@ -82,7 +82,7 @@ impl<B: ModelOps> Attention<B> {
         pass: &mut Pass<'_, B>,
         plan: &AttentionPlan<B>,
         from_norm: bool,
-        ws: &mut Workspace<B>,
+        ws: &mut Workspace<B::Tensor>,
     ) -> Step {
         let AttentionDims { heads, kv_heads, e, .. } = self.dims;
         let (q_width, kv_width) = (heads * e, kv_heads * e);
@@ -119,7 +119,7 @@ impl<B: ModelOps> Attention<B> {
     }
 
     /// `ws.z` from queries, keys and values; scores and pattern if they are wanted.
-    fn mix(&self, pass: &mut Pass<'_, B>, plan: &AttentionPlan<B>, ws: &mut Workspace<B>) -> Step {
+    fn mix(&self, pass: &mut Pass<'_, B>, plan: &AttentionPlan<B>, ws: &mut Workspace<B::Tensor>) -> Step {
         let [scores, pattern] = [Site::AttnScores, Site::Pattern].map(|site| HookPoint::block(self.layer, site));
         let width = self.dims.heads * plan.context_length;
         let backend = pass.backend;
@@ -138,7 +138,7 @@ impl<B: ModelOps> Attention<B> {
     }
 
     /// Each head's share of the output, if it is wanted.
-    fn results(&self, pass: &mut Pass<'_, B>, plan: &AttentionPlan<B>, ws: &mut Workspace<B>) -> Step {
+    fn results(&self, pass: &mut Pass<'_, B>, plan: &AttentionPlan<B>, ws: &mut Workspace<B::Tensor>) -> Step {
         let point = HookPoint::block(self.layer, Site::Result);
         let AttentionDims { heads, e, .. } = self.dims;
         let width = heads * self.d_model;

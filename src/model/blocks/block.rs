@@ -56,7 +56,7 @@ impl<B: ModelOps> Block<B> {
         &self,
         pass: &mut Pass<'_, B>,
         plan: &AttentionPlan<B>,
-        ws: &mut Workspace<B>,
+        ws: &mut Workspace<B::Tensor>,
     ) -> Step {
         let (b, len) = (pass.backend, pass.n * self.d_model);
         let at = |site| HookPoint::block(self.layer, site);
@@ -81,7 +81,13 @@ impl<B: ModelOps> Block<B> {
     }
 
     /// `ws.normed = norm(ws.x)`, if there is a norm.
-    fn norm(&self, pass: &mut Pass<'_, B>, norm: Option<&Norm<B>>, sites: [Site; 3], ws: &mut Workspace<B>) -> Step {
+    fn norm(
+        &self,
+        pass: &mut Pass<'_, B>,
+        norm: Option<&Norm<B>>,
+        sites: [Site; 3],
+        ws: &mut Workspace<B::Tensor>,
+    ) -> Step {
         let Some(norm) = norm else { return Ok(()) };
         norm.apply(pass, NormPoints::block(self.layer, sites), &ws.x, &mut ws.normed)
     }
@@ -93,7 +99,7 @@ impl<B: ModelOps> Block<B> {
         norm: Option<&Norm<B>>,
         raw: Site,
         sites: [Site; 3],
-        ws: &mut Workspace<B>,
+        ws: &mut Workspace<B::Tensor>,
     ) -> Step {
         let at = |site| HookPoint::block(self.layer, site);
         let Some(norm) = norm else { return pass.tap(at(sites[2]), &mut ws.branch, self.d_model) };

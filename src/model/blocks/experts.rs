@@ -69,7 +69,12 @@ impl<B: ModelOps> Experts<B> {
     }
 
     /// `ws.branch = mlp(x)`, with `x` in `ws.normed` if `from_norm`, else in `ws.x`.
-    pub(in crate::model) fn apply(&self, pass: &mut Pass<'_, B>, from_norm: bool, ws: &mut Workspace<B>) -> Step {
+    pub(in crate::model) fn apply(
+        &self,
+        pass: &mut Pass<'_, B>,
+        from_norm: bool,
+        ws: &mut Workspace<B::Tensor>,
+    ) -> Step {
         let (b, n, d) = (pass.backend, pass.n, self.d_model);
         let ExpertsSpec { count, chosen, d_expert, renormalise } = self.spec;
         let at = |site| HookPoint::block(self.layer, site);

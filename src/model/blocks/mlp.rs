@@ -37,7 +37,12 @@ impl<B: ModelOps> Mlp<B> {
     }
 
     /// `ws.branch = mlp(x)`, with `x` in `ws.normed` if `from_norm`, else in `ws.x`.
-    pub(in crate::model) fn apply(&self, pass: &mut Pass<'_, B>, from_norm: bool, ws: &mut Workspace<B>) -> Step {
+    pub(in crate::model) fn apply(
+        &self,
+        pass: &mut Pass<'_, B>,
+        from_norm: bool,
+        ws: &mut Workspace<B::Tensor>,
+    ) -> Step {
         match self {
             Self::Dense(mlp) => mlp.apply(pass, from_norm, ws),
             Self::Experts(mlp) => mlp.apply(pass, from_norm, ws),
@@ -64,7 +69,7 @@ impl<B: ModelOps> Dense<B> {
         }
     }
 
-    fn apply(&self, pass: &mut Pass<'_, B>, from_norm: bool, ws: &mut Workspace<B>) -> Step {
+    fn apply(&self, pass: &mut Pass<'_, B>, from_norm: bool, ws: &mut Workspace<B::Tensor>) -> Step {
         let (b, n, m) = (pass.backend, pass.n, self.width);
         let at = |site| HookPoint::block(self.layer, site);
         let input = if from_norm { &ws.normed } else { &ws.x };

@@ -17,9 +17,6 @@ pub mod safetensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use half::bf16;
-use half::slice::HalfFloatSliceExt;
-
 use crate::error::{Error, Result};
 use crate::model::gguf::{self, Gguf};
 use encoding::Encoding;
@@ -126,11 +123,6 @@ impl Weights {
         self.take(name, shape).and_then(|tensor| self.read(&tensor, name)).unwrap_or_default()
     }
 
-    /// As [`Weights::tensor`], rounded to the nearest bf16; values that are stored as bf16 are never widened.
-    pub fn tensor_bf16(&mut self, name: &str, shape: &[usize]) -> Vec<bf16> {
-        self.take(name, shape).and_then(|tensor| self.read(&tensor, name)).unwrap_or_default()
-    }
-
     /// As [`Weights::tensor`], of a tensor stored as `[columns, rows]`: its transpose, `[rows, columns]`.
     pub fn transposed(&mut self, name: &str, rows: usize, columns: usize) -> Vec<f32> {
         let Some(mut tensor) = self.take(name, &[columns, rows]) else { return Vec::new() };
@@ -162,7 +154,7 @@ impl Weights {
     }
 
     /// The values of `tensor`. A failure is kept for [`Weights::finish`].
-    fn read<T: Value>(&mut self, tensor: &Tensor, name: &str) -> Option<Vec<T>> {
+    fn read(&mut self, tensor: &Tensor, name: &str) -> Option<Vec<f32>> {
         match self.try_read(tensor) {
             Ok(values) => Some(values),
             Err(e) => {
@@ -172,28 +164,25 @@ impl Weights {
         }
     }
 
-    fn try_read<T: Value>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+    fn try_read(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         let encoding = tensor.encoding.clone().map_err(|stored| Error::data(format!("dtype {stored}")))?;
         let scales = match &tensor.scale {
             Some(scale) => Scales::new(&tensor.shape, &scale.shape, self.try_read(scale)?),
             None => None,
         };
         let (block, block_bytes) = encoding.block();
-        let mut values = vec![T::default(); tensor.shape.iter().product()];
-        let mut wide = Vec::new();
+        let mut values = vec![0.0; tensor.shape.iter().product()];
         let units = values.len() / block;
         self.files[tensor.file].read_pieces(tensor.offset, units, block_bytes, |first, bytes| {
             let first = first * block;
             let to = &mut values[first..][..bytes.len() / block_bytes * block];
-            let adjust = |values: &mut [f32]| {
-                if let Some(scales) = &scales {
-                    scales.apply(first, values);
-                }
-                if tensor.plus_one {
-                    values.iter_mut().for_each(|value| *value -= 1.0);
-                }
-            };
-            T::decode(encoding, bytes, to, &mut wide, (scales.is_some() || tensor.plus_one).then_some(&adjust));
+            encoding.decode(bytes, to);
+            if let Some(scales) = &scales {
+                scales.apply(first, to);
+            }
+            if tensor.plus_one {
+                to.iter_mut().for_each(|value| *value -= 1.0);
+            }
         })?;
         Ok(tensor.layout.restore(values, &tensor.shape))
     }
@@ -248,53 +237,6 @@ impl Tensor {
 fn base_name(name: &str) -> &str {
     let prefixes = ["model.", "transformer.", "gpt_neox."];
     prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
-}
-
-/// What a tensor's values become.
-trait Value: Copy + Default {
-    /// Whole blocks of `bytes` to values. `adjust` works on f32; `wide` is memory for it.
-    fn decode(
-        encoding: Encoding,
-        bytes: &[u8],
-        to: &mut [Self],
-        wide: &mut Vec<f32>,
-        adjust: Option<&impl Fn(&mut [f32])>,
-    );
-}
-
-impl Value for f32 {
-    fn decode(
-        encoding: Encoding,
-        bytes: &[u8],
-        to: &mut [Self],
-        _: &mut Vec<f32>,
-        adjust: Option<&impl Fn(&mut [f32])>,
-    ) {
-        encoding.decode(bytes, to);
-        if let Some(adjust) = adjust {
-            adjust(to);
-        }
-    }
-}
-
-impl Value for bf16 {
-    fn decode(
-        encoding: Encoding,
-        bytes: &[u8],
-        to: &mut [Self],
-        wide: &mut Vec<f32>,
-        adjust: Option<&impl Fn(&mut [f32])>,
-    ) {
-        if encoding == Encoding::Bf16 && adjust.is_none() {
-            for (value, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
-                *value = bf16::from_le_bytes(*bytes);
-            }
-            return;
-        }
-        wide.resize(to.len(), 0.0);
-        f32::decode(encoding, bytes, wide, &mut Vec::new(), adjust);
-        to.convert_from_f32_slice(wide);
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 use ::safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
+
 use crate::error::ErrorKind;
+use half::bf16;
 
 fn file(folder: &tempfile::TempDir, name: &str, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> PathBuf {
     let path = folder.path().join(name);
@@ -110,30 +112,12 @@ fn eight_bit_weights_are_multiplied_by_their_factors() {
     let shape = [rows, columns];
     assert_eq!(weights.tensor("a.weight", &shape), wanted(&|r, c| (1 + r / 128 * 3 + c / 128) as f32));
     assert_eq!(weights.tensor("b.weight", &shape), wanted(&|r, _| r as f32 + 0.25));
-    let c = wanted(&|_, _| 0.3);
-    assert!(weights.tensor_bf16("c.weight", &shape).into_iter().eq(c.into_iter().map(bf16::from_f32)));
+    assert_eq!(weights.tensor("c.weight", &shape), wanted(&|_, _| 0.3));
     assert!(weights.tensor("d.weight", &shape).is_empty() && weights.tensor("e.weight", &shape).is_empty());
     let error = weights.finish(|_| false).unwrap_err().to_string();
     assert!(error.contains("`d.weight`") && error.contains("F8_E4M3 without scales"), "{error}");
     assert!(error.contains("`e.weight`") && error.contains("scales of shape [7]"), "{error}");
     assert!(!error.contains("input_scale"), "{error}");
-}
-
-#[test]
-fn what_is_stored_as_bf16_is_given_as_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let bits: Vec<u16> = (0..70_000u32).map(|i| (i * 7) as u16).collect();
-    let bytes = |bits: &[u16]| bits.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>();
-    let singles: Vec<f32> = (0..1000).map(|i| i as f32 / 7.0).collect();
-    let mut weights = open(
-        &folder,
-        "w",
-        &[("x", Dtype::BF16, vec![bits.len()], bytes(&bits)), ("y", Dtype::F32, vec![1000], f32_bytes(&singles))],
-    );
-    // NaNs keep their payload: nothing was widened
-    assert!(weights.tensor_bf16("x", &[bits.len()]).into_iter().map(bf16::to_bits).eq(bits));
-    assert!(weights.tensor_bf16("y", &[1000]).into_iter().eq(singles.into_iter().map(bf16::from_f32)));
-    weights.finish(|_| false).unwrap();
 }
 
 #[test]
