@@ -1,35 +1,44 @@
 //! Dataset decisions applied to a store: the only place where the two meet.
 //!
-//! [`Catalog`] opens a dataset, reads what is committed and commits; [`verify`] and [`inspect`] read it for operators;
-//! [`checkpoints`] keeps trainers' states by the same rule (data first, then the one small object that makes it count).
-//! Decisions themselves are pure and live in [`crate::dataset`]. Nothing here runs in the background: every function
-//! returns when its effect is durable, and a process that is killed leaves only objects that nothing names.
+//! [`Catalog`] opens a dataset, reads what is committed ([`state`]) and commits; [`compact`] puts what commits say into
+//! manifests; [`View`](columns::View) joins a dataset with its column groups for readers; [`verify`], [`inspect`] and
+//! [`gc`] serve operators; [`checkpoints`] keeps trainers' states by the same rule as commits (data first, then the one
+//! small object that makes it count). Decisions themselves are pure and live in [`crate::dataset`]. Nothing here runs in
+//! the background: every function returns when its effect is durable, and a process that is killed leaves only objects
+//! that nothing names.
 
 pub mod checkpoints;
+pub mod columns;
+pub mod compact;
+pub mod gc;
 pub mod inspect;
 mod shard_check;
+pub mod state;
 pub mod verify;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use futures::{StreamExt, TryStreamExt};
-
-use crate::dataset::commit::{Commit, UnitProgress, unit_progress};
-use crate::dataset::header::DatasetHeader;
+use crate::catalog::columns::BaseRows;
+use crate::catalog::state::Covered;
+use crate::dataset::commit::{Commit, PartMark, UnitProgress, advance_units};
+use crate::dataset::header::{DatasetHeader, FORMAT};
+use crate::dataset::manifest::CoveredTotals;
 use crate::dataset::paths;
+use crate::dataset::segment::Entry;
 use crate::error::{Error, Result};
 use crate::store::Location;
 use crate::store::objects::{self, Created};
-
-/// Commits that are read at a time: small objects, so latency decides.
-const READS_AT_A_TIME: usize = 32;
 
 /// An open dataset.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     location: Location,
     header: Arc<DatasetHeader>,
+    /// The last manifest that was read: it never changes, so it is read once.
+    covered: Arc<Mutex<Arc<Covered>>>,
+    /// For a column group that is written to: the rows that it must have.
+    base: Option<Arc<BaseRows>>,
 }
 
 /// What became of a commit.
@@ -44,9 +53,9 @@ pub enum Committed {
 /// What a dataset holds in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Totals {
-    /// Rows.
+    /// Rows, without those that retention took away.
     pub rows: u64,
-    /// Shards.
+    /// Shards, without retired ones.
     pub shards: u64,
     /// Bytes of the shards.
     pub bytes: u64,
@@ -69,7 +78,7 @@ impl Catalog {
     /// Open a dataset that must exist.
     pub async fn open(location: Location) -> Result<Self> {
         match Self::read_header(&location).await? {
-            Some(header) => Ok(Self { location, header: Arc::new(header) }),
+            Some(header) => Ok(Self::of(location, header)),
             None => {
                 Err(Error::data(format!("there is no dataset at `{}`: it has no {}", location.shown, paths::HEADER)))
             }
@@ -89,7 +98,23 @@ impl Catalog {
                 stored
             }
         };
-        Ok(Self { location, header: Arc::new(header) })
+        Ok(Self::of(location, header))
+    }
+
+    fn of(location: Location, header: DatasetHeader) -> Self {
+        Self { location, header: Arc::new(header), covered: Arc::default(), base: None }
+    }
+
+    /// Make the dataset one of the newest format, so that manifests and column groups may be added to it. Readers of the
+    /// old format then refuse it. Gives the format that it had; the newest one means that nothing was to be done.
+    pub async fn upgrade(&mut self) -> Result<u32> {
+        let before = self.header.format;
+        if before < FORMAT {
+            let header = DatasetHeader { format: FORMAT, ..(*self.header).clone() };
+            objects::replace(&self.location.child(paths::HEADER), header.to_json().into()).await?;
+            self.header = Arc::new(header);
+        }
+        Ok(before)
     }
 
     /// The header as stored.
@@ -102,64 +127,68 @@ impl Catalog {
         &self.location
     }
 
-    /// All commits, by unit and part.
+    /// What the live parts' commits say, by unit and part. Those that a manifest covers come without the mean rows of
+    /// their statistics; retired parts are left out.
     pub async fn commits(&self) -> Result<Vec<Commit>> {
-        let listed = objects::list(&self.location.child(paths::COMMITS)).await?;
-        let names = listed.iter().filter_map(|object| {
-            let name = object.location.filename()?.to_owned();
-            Some((paths::parse_commit(&name)?, name))
-        });
-        let reads = names.map(|(place, name)| self.read_commit(place, name)).collect::<Vec<_>>();
-        let mut commits: Vec<Commit> =
-            futures::stream::iter(reads).buffer_unordered(READS_AT_A_TIME).try_collect().await?;
-        commits.sort_by_key(|commit| (commit.unit, commit.part));
-        Ok(commits)
+        let live = self.entries().await?.into_iter().filter(|entry| entry.retired_at.is_none());
+        Ok(live.map(|entry| entry.commit).collect())
     }
 
-    async fn read_commit(&self, (unit, part): (u32, u32), name: String) -> Result<Commit> {
-        let place = self.location.child(paths::COMMITS).child(&name);
-        let bytes = objects::read(&place).await?;
-        let bytes = bytes.ok_or_else(|| Error::data(format!("`{}` was listed but is not there", place.shown)))?;
-        let commit = Commit::from_json(&bytes).map_err(|e| e.context(format!("read `{}`", place.shown)))?;
-        if (commit.unit, commit.part) != (unit, part) {
-            return Err(Error::data(format!("`{}` is of unit {} part {}", place.shown, commit.unit, commit.part)));
-        }
-        Ok(commit)
+    /// All parts, retired ones too, by unit and part.
+    pub async fn entries(&self) -> Result<Vec<Entry>> {
+        let state = self.state().await?;
+        let mut entries = self.segment_entries(&state).await?;
+        entries.extend(state.uncovered);
+        entries.sort_by_key(|entry| (entry.commit.unit, entry.commit.part));
+        Ok(entries)
     }
 
     /// What is committed, by unit; units without commits are not in the map. An error if commits are missing in between.
     pub async fn progress(&self) -> Result<HashMap<u32, UnitProgress>> {
-        let context = |e: Error| e.context(format!("continue `{}`", self.location.shown));
-        match unit_progress(&self.commits().await?) {
+        let once = async || {
+            let state = self.state().await?;
+            let mut progress = state.covered.progress.clone();
+            let parts = state.uncovered.iter().map(|entry| PartMark::from(&entry.commit));
+            advance_units(&mut progress, parts.collect()).map(|()| progress)
+        };
+        match once().await {
             Ok(progress) => Ok(progress),
             // a listing that runs beside another worker may miss a part that was committed before one that it shows
-            Err(_) => unit_progress(&self.commits().await?).map_err(context),
+            Err(_) => once().await.map_err(|e| e.context(format!("continue `{}`", self.location.shown))),
         }
     }
 
-    /// Totals over all commits.
+    /// Totals over all parts.
     pub async fn totals(&self) -> Result<Totals> {
-        let commits = self.commits().await?;
-        let done = commits.iter().filter(|commit| commit.cursor.done).count();
-        Ok(Totals {
-            rows: commits.iter().map(|commit| commit.rows).sum(),
-            shards: commits.len() as u64,
-            bytes: commits.iter().map(|commit| commit.bytes).sum(),
-            complete: done == self.header.units as usize,
-        })
+        let state = self.state().await?;
+        let mut sums = state.covered.manifest.totals;
+        sums.merge(&CoveredTotals::of(&state.uncovered));
+        let complete = sums.units_done == u64::from(self.header.units);
+        Ok(Totals { rows: sums.rows, shards: sums.shards, bytes: sums.bytes, complete })
     }
 
     /// Make a shard exist. Its object must be durable.
     ///
     /// Exactly one commit of a part ever counts. Losing that race to a worker that committed the same rows is fine; other
-    /// rows, or an object of the same name with other bytes, are a [`Data`](crate::error::ErrorKind::Data) error.
+    /// rows, an object of the same name with other bytes, or rows of a column group that are not its dataset's are a
+    /// [`Data`](crate::error::ErrorKind::Data) error.
     pub async fn commit(&self, commit: &Commit) -> Result<Committed> {
+        if let Some(base) = &self.base {
+            base.check(commit).await?;
+        }
         let place = self.location.child(&paths::commit(commit.unit, commit.part));
-        let bytes = match objects::create(&place, commit.to_json().into()).await? {
-            Created::Yes => return Ok(Committed::Ours),
-            Created::No(bytes) => bytes,
+        let stored = match objects::create(&place, commit.to_json().into()).await? {
+            Created::Yes => match self.covered_before(commit).await? {
+                None => return Ok(Committed::Ours),
+                Some(stored) => {
+                    objects::delete(&place).await?;
+                    stored
+                }
+            },
+            Created::No(bytes) => {
+                Commit::from_json(&bytes).map_err(|e| e.context(format!("read `{}`", place.shown)))?
+            }
         };
-        let stored = Commit::from_json(&bytes).map_err(|e| e.context(format!("read `{}`", place.shown)))?;
         if !stored.same_rows(commit) {
             return Err(Error::data(format!(
                 "`{}` is committed with other rows ({} of sequences {:?}, not {} of {:?}): two different runs write to this dataset",
@@ -175,6 +204,22 @@ impl Catalog {
             )));
         }
         Ok(Committed::Theirs(Box::new(stored)))
+    }
+
+    /// The commit of the same part that a manifest covers already, whose own object was tidied away. Only a writer that
+    /// may race with others asks: its objects have names of their own.
+    async fn covered_before(&self, commit: &Commit) -> Result<Option<Commit>> {
+        if commit.object == paths::shard(commit.unit, commit.part, None) {
+            return Ok(None);
+        }
+        let state = self.covered_state().await?;
+        if !state.covered.covers(commit.unit, commit.part) {
+            return Ok(None);
+        }
+        let entries = self.segment_entries(&state).await?;
+        let is_it = |entry: &Entry| (entry.commit.unit, entry.commit.part) == (commit.unit, commit.part);
+        let stored = entries.into_iter().find(is_it).map(|entry| entry.commit);
+        Ok(stored.filter(|stored| stored.object != commit.object))
     }
 }
 

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::accounting::DropCounts;
-use crate::dataset::header::FORMAT;
+use crate::dataset::header::PART_FORMAT;
 use crate::dataset::stats::SiteStatistics;
 use crate::error::{Error, Result};
 
 /// One committed shard. Objects that no commit names do not exist for readers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Commit {
-    /// Version of the format.
+    /// Version of the format of shards and commits.
     pub format: u32,
     /// The work unit.
     pub unit: u32,
@@ -89,8 +89,11 @@ impl Commit {
     /// Read a commit.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
         let commit: Self = serde_json::from_slice(bytes).map_err(|e| Error::data(format!("not a commit: {e}")))?;
-        if commit.format != FORMAT {
-            return Err(Error::data(format!("format {} is not known; this version reads {FORMAT}", commit.format)));
+        if commit.format != PART_FORMAT {
+            return Err(Error::data(format!(
+                "format {} is not known; this version reads {PART_FORMAT}",
+                commit.format
+            )));
         }
         Ok(commit)
     }
@@ -110,53 +113,81 @@ impl Commit {
     }
 }
 
+/// A commit as far as it says where its unit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartMark {
+    /// The work unit.
+    pub unit: u32,
+    /// Index of the part in its unit.
+    pub part: u32,
+    /// Sequences of the unit that it covers: from, to (exclusive).
+    pub sequences: [u32; 2],
+    /// Where the unit stands after it.
+    pub cursor: UnitCursor,
+}
+
+impl From<&Commit> for PartMark {
+    fn from(commit: &Commit) -> Self {
+        let &Commit { unit, part, sequences, cursor, .. } = commit;
+        Self { unit, part, sequences, cursor }
+    }
+}
+
 /// What the commits of a dataset say about its units. Units without commits are not in the map.
 ///
 /// An error ([`Data`](crate::error::ErrorKind::Data)) if a unit's parts leave out or repeat sequences.
 pub fn unit_progress<'a>(commits: impl IntoIterator<Item = &'a Commit>) -> Result<HashMap<u32, UnitProgress>> {
-    let mut by_unit: BTreeMap<u32, Vec<&Commit>> = BTreeMap::new();
-    for commit in commits {
-        by_unit.entry(commit.unit).or_default().push(commit);
-    }
-    let mut progress = HashMap::with_capacity(by_unit.len());
-    for (unit, mut parts) in by_unit {
-        parts.sort_by_key(|commit| commit.part);
-        let mut at = UnitProgress::default();
-        for commit in parts {
-            at = advance(at, commit).map_err(|what| Error::data(format!("unit {unit}: {what}")))?;
-        }
-        progress.insert(unit, at);
-    }
+    let mut progress = HashMap::new();
+    advance_units(&mut progress, commits.into_iter().map(PartMark::from).collect())?;
     Ok(progress)
 }
 
-/// The progress after `commit`, which must be the next part.
-fn advance(at: UnitProgress, commit: &Commit) -> Result<UnitProgress, String> {
-    let [from, to] = commit.sequences;
-    if commit.part != at.next_part {
-        return Err(format!("part {} is missing: the next commit is of part {}", at.next_part, commit.part));
+/// Take `progress` over `parts`, given in any order. Each unit is taken as far as its parts follow each other; the error
+/// names the first part that does not, after all that could be taken.
+pub fn advance_units(progress: &mut HashMap<u32, UnitProgress>, mut parts: Vec<PartMark>) -> Result<()> {
+    parts.sort_unstable_by_key(|part| (part.unit, part.part));
+    let mut first_error = Ok(());
+    for unit in parts.chunk_by(|a, b| a.unit == b.unit) {
+        let at = progress.entry(unit[0].unit).or_default();
+        for part in unit {
+            match advance(*at, part) {
+                Ok(next) => *at = next,
+                Err(what) => {
+                    first_error = first_error.and_then(|()| Err(Error::data(format!("unit {}: {what}", part.unit))));
+                    break;
+                }
+            }
+        }
+    }
+    first_error
+}
+
+/// The progress after `part`, which must be the next one; or what is wrong with it.
+pub fn advance(at: UnitProgress, part: &PartMark) -> Result<UnitProgress, String> {
+    let [from, to] = part.sequences;
+    let (index, cursor) = (part.part, part.cursor);
+    if index != at.next_part {
+        return Err(format!("part {} is missing: the next commit is of part {index}", at.next_part));
     }
     if at.done {
-        return Err(format!("part {} comes after the unit's last part", commit.part));
+        return Err(format!("part {index} comes after the unit's last part"));
     }
     if from != at.next_seq {
-        return Err(format!("part {} begins at sequence {from} instead of {}", commit.part, at.next_seq));
+        return Err(format!("part {index} begins at sequence {from} instead of {}", at.next_seq));
     }
-    if to < from || commit.cursor.next_seq != to {
-        return Err(format!(
-            "part {} covers sequences {from} to {to} but its cursor is at {}",
-            commit.part, commit.cursor.next_seq
-        ));
+    if to < from || cursor.next_seq != to {
+        return Err(format!("part {index} covers sequences {from} to {to} but its cursor is at {}", cursor.next_seq));
     }
-    if commit.cursor.done != commit.cursor.batches.is_some() {
-        return Err(format!("part {} does not say how many batches the unit has, or says so too early", commit.part));
+    if cursor.done != cursor.batches.is_some() {
+        return Err(format!("part {index} does not say how many batches the unit has, or says so too early"));
     }
+    let next_part = index.checked_add(1).ok_or("has too many parts")?;
     Ok(UnitProgress {
         next_seq: to,
-        next_batch: commit.cursor.next_batch,
-        next_part: commit.part + 1,
-        done: commit.cursor.done,
-        batches: commit.cursor.batches,
+        next_batch: cursor.next_batch,
+        next_part,
+        done: cursor.done,
+        batches: cursor.batches,
     })
 }
 
@@ -169,7 +200,7 @@ pub(crate) mod tests {
         let mut dropped = DropCounts::new();
         dropped.add(DropReason::SpecialToken, 2);
         Commit {
-            format: FORMAT,
+            format: PART_FORMAT,
             unit,
             part,
             object: format!("shards/{unit:06}-{part:05}.parquet"),

@@ -9,18 +9,26 @@ use crate::dataset::config::{CompressionConfig, Layout, StoredDtype};
 use crate::error::{Error, Result};
 use crate::units::{Count, Percent};
 
-/// Version of the dataset format.
-pub const FORMAT: u32 = 1;
+/// Version of the dataset format: what `dataset.json` of a new dataset says.
+pub const FORMAT: u32 = 2;
+/// The oldest version that is read, and added to as it is.
+pub const OLDEST_FORMAT: u32 = 1;
+/// Version of shards and commits: they are the same in formats 1 and 2, and the same bytes.
+pub const PART_FORMAT: u32 = 1;
 
 /// Keys that may differ between a dataset and a run that adds to it: who began it and with which file, where the model lay
-/// (what it is, the fingerprints say), and limits that were measured (a run takes the stored ones).
-const FREE_KEYS: [&str; 4] = ["run_id", "pipeline", "model", "norm_limits"];
+/// (what it is, the fingerprints say), limits that were measured (a run takes the stored ones), and the version: a dataset
+/// is added to in the format that it has.
+const FREE_KEYS: [&str; 5] = ["format", "run_id", "pipeline", "model", "norm_limits"];
 
 /// The header of a dataset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DatasetHeader {
     /// Version of the format.
     pub format: u32,
+    /// The name of the column group that this is, if it is one: its rows are those of the dataset two folders above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column_group: Option<String>,
     /// The run that began the dataset.
     pub run_id: String,
     /// The resolved pipeline that began it, without secrets. For people; nothing is compared with it.
@@ -133,9 +141,11 @@ impl DatasetHeader {
         let value: Value =
             serde_json::from_slice(bytes).map_err(|e| Error::data(format!("the header is not JSON: {e}")))?;
         match value.get("format").and_then(Value::as_u64) {
-            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) if (u64::from(OLDEST_FORMAT)..=u64::from(FORMAT)).contains(&format) => {}
             Some(format) => {
-                return Err(Error::data(format!("format {format} is not known; this version reads {FORMAT}")));
+                return Err(Error::data(format!(
+                    "format {format} is not known; this version reads {OLDEST_FORMAT} to {FORMAT}"
+                )));
             }
             None => return Err(Error::data("the header has no format version")),
         }
@@ -147,6 +157,17 @@ impl DatasetHeader {
         let mut text = serde_json::to_vec_pretty(self).expect("strings, numbers and JSON values serialise");
         text.push(b'\n');
         text
+    }
+
+    /// Whether manifests, retired parts and column groups may be added: a reader of format 1 would not see them.
+    pub fn check_can_grow(&self) -> Result<()> {
+        if self.format >= FORMAT {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "the dataset is of format {}, whose readers would not notice: run `harvestd upgrade` on it first",
+            self.format
+        )))
     }
 
     /// Whether a run that would write `other` may add to this dataset. The error ([`Config`]) names the first keys that
@@ -215,6 +236,7 @@ pub(crate) mod tests {
     pub(crate) fn header() -> DatasetHeader {
         DatasetHeader {
             format: FORMAT,
+            column_group: None,
             run_id: "a".into(),
             pipeline: serde_json::json!({"name": "x"}),
             model: ModelHeader { source: "x".into(), commit: Some("c".into()), ..ModelHeader::default() },
@@ -246,10 +268,10 @@ pub(crate) mod tests {
 
     #[test]
     fn refuses_other_formats() {
-        let error = DatasetHeader::from_json(br#"{"format": 2}"#).unwrap_err();
+        let error = DatasetHeader::from_json(br#"{"format": 3}"#).unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string()),
-            (ErrorKind::Data, "format 2 is not known; this version reads 1".into())
+            (ErrorKind::Data, "format 3 is not known; this version reads 1 to 2".into())
         );
         assert!(DatasetHeader::from_json(b"{").is_err());
     }
@@ -258,6 +280,7 @@ pub(crate) mod tests {
     fn another_run_with_the_same_settings_may_add() {
         let mut other = header();
         other.run_id = "b".into();
+        other.format = OLDEST_FORMAT;
         other.pipeline = Value::Null;
         other.model.source = "elsewhere".into();
         other.norm_limits.clear();

@@ -4,6 +4,9 @@
 //! dataset.json                          DatasetHeader   written first, once
 //! shards/<unit>-<part>[-<attempt>].parquet  ShardEncoder  one row a kept token
 //! commits/<unit>-<part>.json            Commit          put if absent, after the shard is durable
+//! manifests/<generation>.json           Manifest        put if absent: what commits said, by the thousand
+//! manifests/<generation>-<sum>.parquet  segment         one row a commit that a manifest covers
+//! columns/<name>/                       a column group: a dataset of more sites with the same rows
 //! ```
 //!
 //! A shard exists if and only if its commit exists. The rows of a unit are cut into parts at sequence borders by a rule
@@ -16,10 +19,12 @@ pub mod config;
 pub mod decoder;
 pub mod encoder;
 pub mod header;
+pub mod manifest;
 mod page_buffers;
 pub mod paths;
 pub mod sample;
 pub mod schema;
+pub mod segment;
 mod site_pages;
 pub mod stats;
 

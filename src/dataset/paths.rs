@@ -6,6 +6,10 @@ pub const HEADER: &str = "dataset.json";
 pub const SHARDS: &str = "shards";
 /// Folder of the commits.
 pub const COMMITS: &str = "commits";
+/// Folder of the manifests and their segments.
+pub const MANIFESTS: &str = "manifests";
+/// Folder of the column groups.
+pub const COLUMNS: &str = "columns";
 
 /// The shard of a part. An attempt that may race with others carries its id, so that no writer overwrites another's.
 pub fn shard(unit: u32, part: u32, attempt: Option<&str>) -> String {
@@ -26,6 +30,28 @@ pub fn parse_commit(name: &str) -> Option<(u32, u32)> {
     Some((unit.parse().ok()?, part.parse().ok()?))
 }
 
+/// The manifest of a generation.
+pub fn manifest(generation: u64) -> String {
+    format!("{MANIFESTS}/{generation:010}.json")
+}
+
+/// Generation of a manifest's file name (without the folder).
+pub fn parse_manifest(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".json")?;
+    (digits.len() >= 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// A segment, first named by the manifest of `generation`. Its name holds its checksum, so that racing compactions never
+/// write different bytes under one name.
+pub fn segment(generation: u64, checksum: &str) -> String {
+    format!("{MANIFESTS}/{generation:010}-{}.parquet", checksum.get(..16).unwrap_or(checksum))
+}
+
+/// The folder of a column group.
+pub fn column_group(name: &str) -> String {
+    format!("{COLUMNS}/{name}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +64,17 @@ mod tests {
         }
         assert_eq!(parse_commit("000001-00000.json#1"), None);
         assert_eq!(parse_commit("notes.json"), None);
+    }
+
+    #[test]
+    fn manifest_names_parse_back_and_segments_are_none() {
+        for generation in [0, 12, 123_456_789_012] {
+            let name = manifest(generation);
+            assert_eq!(parse_manifest(name.strip_prefix("manifests/").unwrap()), Some(generation));
+        }
+        for name in ["0000000001-0123456789abcdef.parquet", "1.json", "0000000001.json#3", "+000000001.json"] {
+            assert_eq!(parse_manifest(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::schema::types::SchemaDescriptor;
 
 use crate::dataset::config::{CompressionConfig, DatasetConfig, Layout, StoredDtype};
-use crate::dataset::header::{FORMAT, ShardRule, SiteHeader};
+use crate::dataset::header::{PART_FORMAT, ShardRule, SiteHeader};
 use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
 use crate::units::{Count, Percent};
@@ -152,7 +152,7 @@ pub fn parquet_schema(sites: &[SiteHeader]) -> Result<(SchemaDescriptor, Vec<Key
         .map_err(|e| Error::config(format!("the sites cannot be columns: {e}")))?;
     let metadata = vec![
         KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&arrow)),
-        KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_string()),
+        KeyValue::new(FORMAT_KEY.to_owned(), PART_FORMAT.to_string()),
     ];
     Ok((parquet, metadata))
 }

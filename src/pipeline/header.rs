@@ -97,6 +97,7 @@ pub fn describe(
     let limits = sites.captured.iter().filter_map(|&(point, _)| Some((point.to_string(), keep.norm_limit(point)?)));
     DatasetHeader {
         format: FORMAT,
+        column_group: None,
         run_id: digest(&[name, &fingerprints.model, &fingerprints.corpus, &tokens.to_string()])[..16].to_owned(),
         pipeline: loaded.published.clone(),
         model,

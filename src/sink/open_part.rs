@@ -7,7 +7,7 @@ use crate::activation::ActivationBatch;
 use crate::catalog::{Catalog, Committed};
 use crate::dataset::commit::{Checksum, Commit, UnitCursor, UnitProgress};
 use crate::dataset::encoder::ShardEncoder;
-use crate::dataset::header::FORMAT;
+use crate::dataset::header::PART_FORMAT;
 use crate::dataset::paths;
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
@@ -115,7 +115,7 @@ impl OpenPart {
         upload.finish().await?;
         failpoint("shard_uploaded");
         let commit = Commit {
-            format: FORMAT,
+            format: PART_FORMAT,
             unit: self.unit,
             part: self.part,
             object: self.object,

@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::error::{Error, Result};
@@ -74,6 +74,20 @@ pub async fn delete(location: &Location) -> Result<()> {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(store::error("delete", &location.shown, error)),
     }
+}
+
+/// Delete objects, given by their names below `location`, many at a time where the store can; ones that are not there
+/// are fine.
+pub async fn delete_all(location: &Location, names: Vec<String>) -> Result<()> {
+    let paths: Vec<_> = names.iter().map(|name| Ok(location.child(name).path)).collect();
+    let mut deleted = location.store.delete_stream(futures::stream::iter(paths).boxed());
+    while let Some(result) = deleted.next().await {
+        match result {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(store::error("delete objects of", &location.shown, error)),
+        }
+    }
+    Ok(())
 }
 
 /// Local stores write beside the object, under `<name>#<number>`, and rename; a killed process leaves such files, which

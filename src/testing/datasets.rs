@@ -34,6 +34,7 @@ pub fn small_spec(dtype: StoredDtype, layout: Layout, compression: CompressionCo
 pub fn header(spec: &ShardSpec, units: u32) -> DatasetHeader {
     DatasetHeader {
         format: FORMAT,
+        column_group: None,
         run_id: "test".into(),
         pipeline: serde_json::json!({"name": "test"}),
         model: ModelHeader::default(),
