@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Globals, Outcome, async_runtime, output};
 use crate::catalog::checkpoints;
 use crate::compute::cpu::Cpu;
-use crate::config::{self, Pipeline};
+use crate::config::Pipeline;
 use crate::error::{Error, Result};
 use crate::hub::HubName;
 use crate::sae::export::{CONFIG_FILE, ExportMetadata};
@@ -48,7 +48,8 @@ enum Format {
 }
 
 pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
-    let (from, to) = (Location::open(&args.checkpoint)?, Location::open(&args.dir)?);
+    let stores = globals.stores()?;
+    let (from, to) = (stores.open(&args.checkpoint)?, stores.open(&args.dir)?);
     let runtime = async_runtime()?;
     let checkpoint = runtime
         .block_on(checkpoints::at(&from))?
@@ -58,7 +59,7 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
     // what `auto` meant in the run that trained it
     let prepend_bos = settings.stream.pointer("/tokens/policy/prepend_bos") == Some(&json!(true));
     let about = match &args.pipeline {
-        Some(file) => about(&config::load(file, &globals.sets)?.pipeline, prepend_bos),
+        Some(file) => about(&globals.load(file)?.pipeline, prepend_bos),
         None => ExportMetadata::default(),
     };
     let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;

@@ -29,7 +29,7 @@ pub(crate) struct InspectArgs {
 }
 
 pub(crate) fn execute(args: &InspectArgs, globals: &Globals) -> Outcome {
-    let location = Location::open(&args.url)?;
+    let location = globals.stores()?.open(&args.url)?;
     let found = async_runtime()?.block_on(open(&location))?;
     if globals.json {
         output::print_json(&found.to_json()?);

@@ -25,7 +25,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use failure::{Failure, Outcome};
 
+use crate::config::{self, Loaded, Problems};
 use crate::error::{Error, ErrorKind};
+use crate::store::Stores;
 use crate::telemetry::logging::{self, ProgressGuard};
 
 /// Exit code of a wrong command line.
@@ -66,12 +68,27 @@ pub(crate) struct Globals {
     /// Override a key of the pipeline, such as trainers.0.rows=1M; may be repeated; the value is YAML
     #[arg(long = "set", global = true, value_name = "PATH=VALUE")]
     pub(crate) sets: Vec<String>,
+    /// Option of every object store, such as region=eu-west-1 or retry.budget=5min; may be repeated (docs/stores.md)
+    #[arg(long = "store", global = true, value_name = "KEY=VALUE")]
+    pub(crate) store: Vec<String>,
     /// How log lines on standard error look
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace, or a filter such as info,harvestd::store=debug
     #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,
+}
+
+impl Globals {
+    /// The pipeline of a file, overridden as the command line says.
+    pub(crate) fn load(&self, file: impl AsRef<std::path::Path>) -> Result<Loaded, Problems> {
+        config::load_with(file, &self.sets, &self.store)
+    }
+
+    /// What opens the URLs of the command line.
+    pub(crate) fn stores(&self) -> Result<Stores, Error> {
+        Stores::new(Vec::new(), &self.store)
+    }
 }
 
 /// How log lines look.

@@ -12,7 +12,6 @@ use indicatif::MultiProgress;
 use super::progress::Progress;
 use super::{Globals, Outcome, output};
 use crate::admin::{AdminServer, Board, Watched};
-use crate::config;
 use crate::error::{ErrorKind, ResultExt};
 use crate::pipeline::evaluate::Evaluation;
 use crate::pipeline::summary::{RunSummary, TrainerSummary};
@@ -43,7 +42,7 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) -> Outcome {
-    let loaded = config::load(&args.pipeline, &globals.sets)?;
+    let loaded = globals.load(&args.pipeline)?;
     for note in &loaded.notes {
         tracing::warn!("{}", note.line(&loaded.source.display().to_string()));
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Failure, Globals, Outcome, async_runtime, model_folder, output};
 use crate::compute::cpu::Cpu;
-use crate::config::{self, Loaded};
+use crate::config::Loaded;
 use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, ErrorKind, Result};
@@ -150,11 +150,11 @@ fn table(errors: &[SiteError], limits: &Limits) -> comfy_table::Table {
 
 /// A pipeline's model on its own corpus.
 fn of_pipeline(args: &SelftestArgs, globals: &Globals) -> Result<Subject, Failure> {
-    let loaded = config::load(Path::new(&args.model), &globals.sets)?;
+    let loaded = globals.load(&args.model)?;
     let (source, _) = model_folder::open(&loaded)?;
     // reading goes on with it
     let runtime = async_runtime()?;
-    let corpus = runtime.block_on(Corpus::open(&loaded.pipeline.corpus))?;
+    let corpus = runtime.block_on(Corpus::open_in(&loaded.pipeline.corpus, &loaded.stores))?;
     let batches = first_sequences(&loaded, &source, Arc::new(corpus), args)?;
     let (dtype, threads) = (loaded.pipeline.model.dtype, loaded.pipeline.model.threads as usize);
     Ok(Subject { source, batches, dtype, threads })

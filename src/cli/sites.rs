@@ -7,7 +7,6 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Globals, Outcome, model_folder, output};
-use crate::config;
 use crate::error::{Error, Result};
 use crate::hooks::listing::{SiteGroup, groups};
 use crate::hooks::{ModulePaths, PointShape};
@@ -42,7 +41,7 @@ pub(crate) struct SitesArgs {
 pub(crate) fn execute(args: &SitesArgs, globals: &Globals) -> Outcome {
     let is_pipeline = Path::new(&args.model).extension().is_some_and(|e| e == "yaml" || e == "yml");
     let (source, from_pipeline) = if is_pipeline {
-        let pipeline = config::load(Path::new(&args.model), &globals.sets)?.pipeline;
+        let pipeline = globals.load(&args.model)?.pipeline;
         (pipeline.model.source, Some(pipeline.tokens.context_length as usize))
     } else {
         (args.model.clone(), None)

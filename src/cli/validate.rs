@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Failure, Globals, Outcome, model_folder, output};
-use crate::config::{self, Loaded, Problem, Problems, Severity};
+use crate::config::{Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::HubName;
 use crate::model::ARCHITECTURES;
@@ -33,7 +33,7 @@ pub(crate) struct ValidateArgs {
 
 pub(crate) fn execute(args: &ValidateArgs, globals: &Globals) -> Outcome {
     let files = pipeline_files(&args.paths)?;
-    let reports: Vec<Report> = files.iter().map(|file| check(file, &globals.sets)).collect();
+    let reports: Vec<Report> = files.iter().map(|file| check(file, globals)).collect();
     if globals.json {
         output::print_json(&reports.iter().map(Report::to_json).collect());
     } else {
@@ -64,9 +64,9 @@ impl Report {
     }
 }
 
-fn check(file: &Path, sets: &[String]) -> Report {
+fn check(file: &Path, globals: &Globals) -> Report {
     let source = file.display().to_string();
-    let found: Vec<Problem> = match config::load(file, sets) {
+    let found: Vec<Problem> = match globals.load(file) {
         Err(problems) => problems.problems,
         Ok(loaded) => loaded.notes.iter().cloned().chain(check_model(&loaded)).collect(),
     };

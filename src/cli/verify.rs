@@ -11,7 +11,6 @@ use crate::catalog::Catalog;
 use crate::catalog::verify::{VerifyReport, remove_unreferenced, verify};
 use crate::error::{ErrorKind, ResultExt};
 use crate::runtime::clock::{Clock, Stopwatch};
-use crate::store::Location;
 use crate::units::{ByteSize, HumanDuration};
 
 /// Time between two lines of progress.
@@ -39,7 +38,7 @@ pub(crate) struct VerifyArgs {
 }
 
 pub(crate) fn execute(args: &VerifyArgs, globals: &Globals) -> Outcome {
-    let location = Location::open(&args.url)?;
+    let location = globals.stores()?.open(&args.url)?;
     let runtime = async_runtime()?;
     let (report, removed) = runtime.block_on(async {
         let catalog = Catalog::open(location.clone()).await?;
@@ -56,7 +55,7 @@ pub(crate) fn execute(args: &VerifyArgs, globals: &Globals) -> Outcome {
         }
         let before = match args.older_than.0 {
             Duration::ZERO => Duration::MAX,
-            age => Clock::system().since_epoch().saturating_sub(age),
+            age => location.now(&Clock::system()).saturating_sub(age),
         };
         let removed = remove_unreferenced(&catalog, &report, before).await?;
         Ok::<_, crate::error::Error>((report, removed))

@@ -123,7 +123,7 @@ impl Node {
             (None, Data::Map(_)) => "a section".to_owned(),
             (None, data) => Self::new(Place::File, data.clone()).to_value().to_string(),
         };
-        let line = text.replace('\n', " ");
+        let line = crate::store::redact(&text.replace('\n', " "));
         if line.chars().count() <= CHARS_MAX {
             return line;
         }

@@ -24,6 +24,7 @@ pub use resolve::Pipeline;
 pub use schema::schema;
 pub use sites::Sites;
 
+use crate::store::{Stores, redact};
 use document::{Node, Origin};
 
 /// A pipeline that may be run.
@@ -35,6 +36,8 @@ pub struct Loaded {
     pub published: serde_json::Value,
     /// The file.
     pub source: PathBuf,
+    /// Opens what its URLs name.
+    pub stores: Stores,
     /// What does not stop it but should be known.
     pub notes: Vec<Problem>,
     tree: Node,
@@ -49,12 +52,19 @@ impl Loaded {
 
 /// Read, override, check and resolve the pipeline file at `path`. `sets` are `--set` arguments, `path=value`.
 pub fn load(path: impl AsRef<Path>, sets: &[String]) -> Result<Loaded, Problems> {
+    load_with(path, sets, &[])
+}
+
+/// As [`load`]; `store_options` are `--store` arguments, `key=value`, which hold for every store of the pipeline.
+pub fn load_with(path: impl AsRef<Path>, sets: &[String], store_options: &[String]) -> Result<Loaded, Problems> {
     let path = path.as_ref();
     let source = path.display().to_string();
     let text = read(path).map_err(|rule| Problems::file(&source, rule))?;
     let (pipeline, published, notes, tree) =
         load_text(&text, sets, &env::of_process).map_err(|problems| Problems::new(&source, problems))?;
-    Ok(Loaded { pipeline, published, source: path.to_owned(), notes, tree })
+    let stores = Stores::new(pipeline.stores.clone(), store_options);
+    let stores = stores.map_err(|e| Problems::file(&source, e.to_string()))?;
+    Ok(Loaded { pipeline, published, source: path.to_owned(), stores, notes, tree })
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -75,7 +85,18 @@ fn load_text(text: &str, sets: &[String], variables: env::Lookup<'_>) -> Result<
     let Some((raw, pipeline)) = resolve::resolve(&mut tree, &mut problems) else { return Err(problems) };
     let mut published = serde_json::to_value(&raw).map_err(|e| vec![Problem::file(e.to_string())])?;
     env::conceal(&tree, &mut published);
+    redact_urls(&mut published);
     Ok((pipeline, published, problems, tree))
+}
+
+/// Take user names, passwords and queries out of every URL: what is published holds no secrets.
+fn redact_urls(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) if text.contains("://") => *text = redact(text),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(redact_urls),
+        serde_json::Value::Object(entries) => entries.values_mut().for_each(redact_urls),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::config::CorpusConfig;
 use crate::dataset::config::DatasetConfig;
 use crate::model::config::ModelConfig;
+use crate::store::config::StoreConfig;
 use crate::tokens::config::TokensConfig;
 use crate::trainer::config::TrainerConfig;
 use crate::units::{ByteSize, Count, HumanDuration};
@@ -52,6 +53,9 @@ pub struct RawPipeline {
     /// The HTTP endpoint with metrics, health and status; none if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<AdminConfig>,
+    /// How object stores are reached: endpoints, regions, retries. Credentials come from the environment (docs/stores.md).
+    #[serde(default)]
+    pub stores: Vec<StoreConfig>,
     /// Budgets.
     #[serde(default)]
     pub limits: LimitsConfig,

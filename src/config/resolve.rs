@@ -14,6 +14,7 @@ use crate::corpus::config::CorpusConfig;
 use crate::dataset::config::DatasetConfig;
 use crate::model::config::ModelConfig;
 use crate::runtime::rng::Seed;
+use crate::store::config::StoreConfig;
 use crate::tokens::config::TokensConfig;
 use crate::trainer::config::TrainerConfig;
 use crate::units::ByteSize;
@@ -41,6 +42,8 @@ pub struct Pipeline {
     pub evaluate_tokens: u64,
     /// Where the HTTP endpoint listens, if there is one.
     pub admin_listen: Option<SocketAddr>,
+    /// How object stores are reached.
+    pub stores: Vec<StoreConfig>,
     /// Budget of mixing buffers, coders and queues together.
     pub memory_limit: ByteSize,
     /// Time to drain, commit and checkpoint after SIGTERM.
@@ -82,6 +85,7 @@ fn pipeline(raw: RawPipeline) -> Pipeline {
         trainers: raw.trainers,
         evaluate_tokens: raw.evaluate.tokens.0,
         admin_listen: raw.admin.and_then(|a| a.listen.parse().ok()),
+        stores: raw.stores,
         memory_limit: raw.limits.memory,
         grace: raw.shutdown.grace.0,
     }

@@ -14,6 +14,8 @@ use super::schema::View;
 use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
 use crate::hub::HubName;
+use crate::store::config::StoreConfig;
+use crate::store::redact;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
 /// Check every rule.
@@ -32,6 +34,7 @@ pub(crate) fn check(tree: &Node, schema: &Value, problems: &mut Vec<Problem>) {
     rules.evaluation();
     rules.places();
     rules.admin();
+    rules.stores();
     rules.budgets();
 }
 
@@ -123,6 +126,11 @@ impl Rules<'_> {
         for (i, path) in self.value::<Vec<String>>("corpus.paths").unwrap_or_default().iter().enumerate() {
             if let Some(hint) = unknown_scheme(path) {
                 self.add(Severity::Error, &format!("corpus.paths[{i}]"), SCHEMES.to_owned(), hint);
+            }
+            let name = path.split('?').next().unwrap_or(path);
+            if path.starts_with("http") && name.contains("://") && name.contains(['*', '[', '{']) {
+                let rule = "must name one file: web servers do not list their files, so patterns cannot be used there";
+                self.broken(&format!("corpus.paths[{i}]"), rule);
             }
         }
         if self.value::<Percent>("corpus.holdout").is_some_and(|h| h.share() >= 1.0) {
@@ -268,6 +276,26 @@ impl Rules<'_> {
         }
     }
 
+    fn stores(&mut self) {
+        let prefixes: Vec<Option<String>> =
+            (0..self.items("stores")).map(|i| self.value(&format!("stores[{i}].prefix"))).collect();
+        for (i, prefix) in prefixes.iter().enumerate() {
+            let Some(prefix) = prefix else { continue };
+            let path = format!("stores[{i}].prefix");
+            let scheme = prefix.split_once("://").map(|(scheme, _)| scheme);
+            if !scheme.is_some_and(|scheme| REMOTE_SCHEMES.contains(&scheme)) {
+                self.broken(&path, "must begin with s3://, gs://, az://, abfss:// or https://");
+            } else if *prefix != redact(prefix) {
+                self.broken(&path, "must hold no credentials and no query: they come from the environment");
+            } else if let Some(first) = prefixes[..i].iter().position(|p| p.as_ref() == Some(prefix)) {
+                self.broken(&path, format!("is the prefix of stores[{first}] too"));
+            }
+            if let Some(Err(rule)) = self.written::<StoreConfig>(&format!("stores[{i}]")).map(|config| config.check()) {
+                self.broken(&format!("stores[{i}].endpoint"), rule.trim_start_matches("endpoint "));
+            }
+        }
+    }
+
     fn budgets(&mut self) {
         if self.value::<ByteSize>("limits.memory").is_some_and(|m| m.0 < 1 << 20) {
             self.broken("limits.memory", "must be at least 1MiB");
@@ -295,6 +323,8 @@ pub(crate) fn located(tree: &Node, severity: Severity, path: &str, rule: String,
 /// Schemes of [`crate::store`].
 const KNOWN_SCHEMES: [&str; 12] =
     ["file", "s3", "s3a", "gs", "az", "adl", "abfs", "abfss", "azure", "http", "https", "memory"];
+/// Those that options of stores are for.
+const REMOTE_SCHEMES: [&str; 9] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https"];
 const SCHEMES: &str = "must be a local path or a URL with s3://, gs://, az://, https:// or file://";
 
 /// For a URL whose scheme no store has: perhaps the scheme that was meant.

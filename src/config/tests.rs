@@ -35,6 +35,18 @@ trainers:
     when_slow: drop
 evaluate: {tokens: 1000}
 admin: {listen: "127.0.0.1:9464"}
+stores:
+  - prefix: s3://acts
+    endpoint: https://minio.example
+    region: eu-west-1
+    account: acts
+    path_style: true
+    allow_http: false
+    anonymous: false
+    conditional_put: auto
+    connect_timeout: 5s
+    timeout: 1min
+    retry: {tries: 5, budget: 1min, first_wait: 100ms, longest_wait: 10s}
 limits: {memory: 1GiB}
 shutdown: {grace: 5s}
 "#;

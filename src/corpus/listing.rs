@@ -8,7 +8,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::{self, Location};
+use crate::store::{self, Kind, Location, Stores, redact};
 
 /// A file of the corpus, as it was when it was listed.
 #[derive(Clone, Debug)]
@@ -56,12 +56,12 @@ pub enum Compression {
 /// All files of `paths` (local paths, URLs, globs), sorted by name, each once.
 ///
 /// Errors: a path that matches nothing, and whatever the store answers.
-pub(crate) async fn list(paths: &[String]) -> Result<Vec<SourceFile>> {
+pub(crate) async fn list(paths: &[String], stores: &Stores) -> Result<Vec<SourceFile>> {
     let mut files = Vec::new();
     for path in paths {
-        let found = expand(path).await?;
+        let found = expand(path, stores).await?;
         if found.is_empty() {
-            return Err(nothing_matches(path).await);
+            return Err(nothing_matches(path, stores).await);
         }
         files.extend(found);
     }
@@ -90,23 +90,49 @@ fn identity(location: &Location) -> String {
     }
 }
 
-async fn expand(path: &str) -> Result<Vec<SourceFile>> {
+async fn expand(path: &str, stores: &Stores) -> Result<Vec<SourceFile>> {
+    if is_web(path) {
+        return web_file(path, stores).await;
+    }
     let local = !path.contains("://");
     let pattern_start = first_glob_segment(path);
     // a local file may have brackets in its name; in a URL they would have to be escaped
     if (local || pattern_start.is_none())
-        && let Some(file) = exact(path).await?
+        && let Some(file) = exact(path, stores).await?
     {
         return Ok(vec![file]);
     }
     match pattern_start {
-        Some(at) => matching(path, at).await,
+        Some(at) => matching(path, at, stores).await,
         None => Ok(Vec::new()),
     }
 }
 
-async fn exact(path: &str) -> Result<Option<SourceFile>> {
-    let location = Location::open(path)?;
+/// Whether it is on a web server, which can neither list its files nor be asked for a pattern.
+fn is_web(path: &str) -> bool {
+    path.starts_with("https://") || path.starts_with("http://")
+}
+
+/// The file of an `https://` URL, whose `?` begins a query. A part of it is read at once, so that a server that only gives
+/// whole files is found out before anything is computed.
+async fn web_file(path: &str, stores: &Stores) -> Result<Vec<SourceFile>> {
+    let name = path.split('?').next().unwrap_or(path);
+    if name.contains(['*', '[', '{']) {
+        return Err(Error::config(format!(
+            "corpus path `{}`: web servers do not list their files, so patterns cannot be used there: name each file",
+            redact(path)
+        )));
+    }
+    let Some(file) = exact(path, stores).await? else { return Ok(Vec::new()) };
+    if file.bytes > 0 {
+        let first = file.location.store.get_range(&file.location.path, 0..1).await;
+        first.map_err(|e| store::error("read a part of", path, e))?;
+    }
+    Ok(vec![file])
+}
+
+async fn exact(path: &str, stores: &Stores) -> Result<Option<SourceFile>> {
+    let location = stores.open(path)?;
     // object stores have no folders, but the local store would report one's size
     if location.local.as_ref().is_some_and(|local| local.is_dir()) {
         return Ok(None);
@@ -125,10 +151,10 @@ fn first_glob_segment(path: &str) -> Option<usize> {
 }
 
 /// Everything below the part of `path` before byte `at` that matches the rest.
-async fn matching(path: &str, at: usize) -> Result<Vec<SourceFile>> {
+async fn matching(path: &str, at: usize, stores: &Stores) -> Result<Vec<SourceFile>> {
     let (base, pattern) = path.split_at(at);
     let matcher = glob(path, pattern)?;
-    let location = Location::open(if base.is_empty() { "." } else { base })?;
+    let location = stores.open(if base.is_empty() { "." } else { base })?;
     let objects: Vec<ObjectMeta> = location
         .store
         .list(Some(&location.path))
@@ -141,10 +167,10 @@ async fn matching(path: &str, at: usize) -> Result<Vec<SourceFile>> {
         let name = parts.map(|p| p.as_ref().to_owned()).collect::<Vec<_>>().join("/");
         if matcher.is_match(&name) {
             let found = Location {
-                store: location.store.clone(),
                 path: meta.location.clone(),
                 shown: format!("{base}{name}"),
                 local: location.local.as_ref().map(|l| l.join(&name)),
+                ..location.clone()
             };
             files.push(SourceFile::new(found, &meta));
         }
@@ -158,14 +184,15 @@ fn glob(path: &str, pattern: &str) -> Result<GlobMatcher> {
     Ok(glob.or_kind(ErrorKind::Config, || format!("`{path}` is not a glob"))?.compile_matcher())
 }
 
-async fn nothing_matches(path: &str) -> Error {
-    let folder = match Location::open(path) {
-        Ok(location) if first_glob_segment(path).is_none() => {
+async fn nothing_matches(path: &str, stores: &Stores) -> Error {
+    let folder = match stores.open(path) {
+        Ok(location) if location.kind() != Kind::Http && first_glob_segment(path).is_none() => {
             let listed = location.store.list_with_delimiter(Some(&location.path)).await;
             listed.is_ok_and(|l| !l.objects.is_empty() || !l.common_prefixes.is_empty())
         }
         _ => false,
     };
+    let path = redact(path);
     let trimmed = path.trim_end_matches('/');
     Error::config(match folder {
         true => format!("corpus path `{path}` is a folder: name its files, such as `{trimmed}/*` or `{trimmed}/**`"),

@@ -35,6 +35,7 @@ pub use reader::UnitReader;
 pub use units::Unit;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::Stores;
 use config::{CorpusConfig, TextDocument};
 use fetch::Fetcher;
 use reader::{Field, FieldKind};
@@ -64,8 +65,13 @@ impl Corpus {
     ///
     /// Errors: a path that matches nothing (it is named), a store that does not answer.
     pub async fn open(config: &CorpusConfig) -> Result<Self> {
+        Self::open_in(config, &Stores::default()).await
+    }
+
+    /// As [`Corpus::open`], with options of stores.
+    pub async fn open_in(config: &CorpusConfig, stores: &Stores) -> Result<Self> {
         let field = field_of(config)?;
-        let files = listing::list(config.paths()).await?;
+        let files = listing::list(config.paths(), stores).await?;
         warn_of_oversized(config, &files);
         let fetcher = Fetcher { runtime: Handle::current(), counters: Arc::default() };
         let shapes = shapes(config, &field, &files, &fetcher).await?;

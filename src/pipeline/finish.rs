@@ -17,7 +17,7 @@ use crate::pipeline::stages::train::Trained;
 use crate::pipeline::status::RunState;
 use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, TrainerSummary};
 use crate::sae::export::ExportMetadata;
-use crate::store::{Location, objects};
+use crate::store::{Location, objects, redact};
 use crate::tokens::config::{PrependBos, Separator};
 use crate::tokens::stream::HoldoutStream;
 use crate::tokens::tokenizer::Tokenizer;
@@ -89,7 +89,7 @@ pub fn finish(
     let mut outcomes: Vec<Outcome> = pairs.map(|(ended, finished)| outcome(ended, finished)).collect();
     if complete {
         for (outcome, config) in outcomes.iter_mut().zip(&loaded.pipeline.trainers) {
-            let place = Location::open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
+            let place = loaded.stores.open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
             outcome.evaluation = read_evaluation(loaded, &place, outcome, shared);
         }
         if loaded.pipeline.evaluate_tokens > 0 && loaded.pipeline.corpus.holdout().share() > 0.0 {
@@ -155,10 +155,10 @@ fn evaluation_key(loaded: &Loaded, trainer: &Trainer<Cpu>) -> serde_json::Value 
 fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome) -> Result<Option<String>> {
     let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
     let pipeline = &loaded.pipeline;
-    let place = Location::open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
+    let place = loaded.stores.open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
     let metadata = ExportMetadata {
         model_name: HubName::model_name(&pipeline.model.source),
-        dataset_path: pipeline.corpus.paths().join(","),
+        dataset_path: redact(&pipeline.corpus.paths().join(" ")).replace(' ', ","),
         context_size: pipeline.tokens.context_length,
         prepend_bos: pipeline.tokens.prepend_bos == PrependBos::Yes,
         separator: match pipeline.tokens.separator {

@@ -26,7 +26,7 @@ use crate::pipeline::status::TrainerStatus;
 use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
 use crate::runtime::readiness::Latch;
 use crate::sink::ParquetSink;
-use crate::store::Location;
+use crate::store::{Location, probe};
 use crate::tokens::chat::ChatRules;
 use crate::tokens::stream::TokenStream;
 use crate::tokens::tokenizer::Tokenizer;
@@ -114,7 +114,10 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let declared = source.spec().points(pipeline.tokens.context_length as usize);
     let sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
     let tokenizer = Arc::new(tokenizer);
-    let corpus = Arc::new(shared.io.block_on(Corpus::open(&pipeline.corpus))?);
+    let metrics = &shared.status.metrics;
+    let corpus = Arc::new(
+        shared.io.block_on(Corpus::open_in(&pipeline.corpus, &loaded.stores.counted(metrics.store("corpus"))))?,
+    );
     shared.status.metrics.run.units_total.set(f64::from(corpus.n_units()));
     let backend = Arc::new(Cpu::new(pipeline.model.threads as usize)?);
     tracing::info!(
@@ -126,9 +129,8 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     shared.status.readiness.release(Latch::ModelLoaded);
     let special: Vec<u32> = tokenizer.special_ids().collect();
     let mut keep = KeepRule::new(&pipeline.tokens.exclude, &special);
-    let metrics = &shared.status.metrics;
-    let stored = pipeline.dataset.as_ref().map(|d| Location::open(&d.url)).transpose()?;
-    let stored = stored.map(|location| location.counted(metrics.store("dataset")));
+    let in_dataset = loaded.stores.counted(metrics.store("dataset"));
+    let stored = pipeline.dataset.as_ref().map(|d| in_dataset.open(&d.url)).transpose()?;
     let header = match &stored {
         Some(location) => shared.io.block_on(Catalog::read_header(location))?,
         None => None,
@@ -153,7 +155,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         _ => None,
     };
     shared.status.readiness.release(Latch::DatasetOpen);
-    let trainers = restore_trainers(pipeline, &sites, &identity, &backend, shared)?;
+    let trainers = restore_trainers(loaded, &sites, &identity, &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
     Ok(Prepared { model, sites, corpus, tokenizer, keep, dataset, trainers })
 }
@@ -188,6 +190,7 @@ fn open_dataset(
     header: DatasetHeader,
     shared: &Shared<'_>,
 ) -> Result<Dataset> {
+    shared.io.block_on(probe::exclusive_writes(&location))?;
     let catalog = shared.io.block_on(Catalog::create_or_open(location, header))?;
     let progress = shared.io.block_on(catalog.progress())?;
     let done = progress.values().filter(|unit| unit.done).count();
@@ -200,17 +203,18 @@ fn open_dataset(
 
 /// Every trainer, from its newest checkpoint if it has one.
 fn restore_trainers(
-    pipeline: &Pipeline,
+    loaded: &Loaded,
     sites: &Sites,
     identity: &Stream,
     backend: &Arc<Cpu>,
     shared: &Shared<'_>,
 ) -> Result<Vec<Restored>> {
-    let mut restored = Vec::new();
+    let (mut restored, pipeline) = (Vec::new(), &loaded.pipeline);
+    let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
     for (config, &(point, width)) in pipeline.trainers.iter().zip(&sites.inputs) {
         let (seed, stream) = (pipeline.seed, identity.to_json());
         let settings = TrainerSettings { config: config.clone(), point, width, seed, stream };
-        let location = Location::open(&config.checkpoint.url)?.counted(shared.status.metrics.store("checkpoints"));
+        let location = stores.open(&config.checkpoint.url)?;
         // a place that cannot even be read is this trainer's own failure, found again when it saves
         let found = shared.io.block_on(checkpoints::latest(&location)).unwrap_or_else(|error| {
             tracing::error!(trainer = config.name, %error, "cannot look for checkpoints");

@@ -262,7 +262,7 @@ proptest! {
             for (sizes, part_bytes) in [(&a, part_bytes), (&b, 1 << 20)] {
                 // a store of its own, that nobody else has opened
                 let store = std::sync::Arc::new(object_store::memory::InMemory::new());
-                let location = Location { store, path: "acts".into(), shown: "memory".into(), local: None };
+                let location = Location::in_store(store, "acts", "memory");
                 let options = SinkOptions { upload: UploadOptions { part_bytes, parts_in_flight: 2 }, attempt: None };
                 let batches = interleaved(&units, sizes);
                 let (catalog, _) = write(&location, &spec, lengths.len() as u32, &batches, options).await.unwrap();

@@ -1,7 +1,7 @@
 //! A store that counts what it is asked: requests, their time, bytes, errors.
 //!
-//! An answer that says how things stand (not found, already there, not modified) is no error. Retries happen inside the
-//! stores of `object_store`, below this: a request is counted once, with all the time it took.
+//! An answer that says how things stand (not found, already there, not modified) is no error. Requests are tried again
+//! below this: one is counted once, with all the time it took.
 
 use std::fmt;
 use std::future::Future;

@@ -1,25 +1,45 @@
 //! Bytes to and from object storage. It knows nothing of what the bytes mean.
 //!
 //! Every place is a URL or a local path: `data/acts`, `/data/acts`, `file:///data/acts`, `s3://bucket/prefix`,
-//! `gs://...`, `az://...`, `https://...` (read only), `memory://name/prefix` (one store a name, for tests).
-//! Credentials come from the providers' usual environment variables and files, never from the pipeline.
+//! `gs://...`, `az://...`, `https://...` (read only), `memory://name/prefix` (one store a name, for tests). [`Stores`]
+//! opens them with their options ([`config`]); credentials come from the providers' usual environment variables and
+//! files, never from the pipeline, and nothing that is shown holds any ([`redact`]).
 //!
-//! Remote stores' clients try failed requests again by themselves (back-off with jitter, up to three minutes). [`objects`]
-//! resolves what a lost answer leaves open; [`upload`] sends objects while they are being made.
+//! ```text
+//! Counted (metrics) -> Persistent (tries again, goes on where a body broke) -> object_store's client -> Wire (counts)
+//! ```
+//!
+//! [`objects`] resolves what a lost answer leaves open; [`upload`] sends objects while they are being made; [`probe`]
+//! sees whether "write only if absent" holds before anything rests on it; [`orphans`] finds uploads that never ended.
 
+mod address;
+mod backend;
+pub mod config;
 mod counted;
+mod dates;
 pub mod objects;
+pub mod orphans;
+mod persistent;
+pub mod probe;
+mod profile;
+mod registry;
+mod retries;
 pub mod upload;
+mod wire;
 
-use std::collections::BTreeMap;
-use std::path::{Component, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::runtime::tls;
+pub use address::{Kind, SCHEMES, redact};
+pub use backend::Backend;
+pub use registry::{Stores, is_below};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::clock::Clock;
 
 /// A place in a store: the store and a path in it.
 #[derive(Clone, Debug)]
@@ -28,81 +48,63 @@ pub struct Location {
     pub store: Arc<dyn ObjectStore>,
     /// Path of the object or prefix in the store.
     pub path: Path,
-    /// As it is shown to people: a local path as written, or the URL.
+    /// As it is shown to people: a local path as written, or the URL without secrets.
     pub shown: String,
     /// The local file or folder behind it, where there is one.
     pub local: Option<PathBuf>,
+    /// What is known of the store.
+    pub backend: Arc<Backend>,
 }
 
 impl Location {
-    /// Open a URL or local path. Relative paths are relative to the working directory. Nothing is read or created.
+    /// Open a URL or local path that needs no options. Relative paths are relative to the working directory. Nothing is
+    /// read or created.
     pub fn open(text: &str) -> Result<Self> {
-        match text.split_once("://") {
-            Some(("file", _)) => {
-                let url = parse_url(text)?;
-                let path =
-                    url.to_file_path().map_err(|()| Error::config(format!("`{text}` is not a local file URL")))?;
-                Self::open_local(&path.to_string_lossy())
-            }
-            Some(("memory", rest)) => {
-                let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
-                Ok(Self { store: memory_store(name), path: Path::from(path), shown: text.to_owned(), local: None })
-            }
-            Some(_) => {
-                let url = parse_url(text)?;
-                tls::install_provider();
-                // credentials; a variable that is not UTF-8 is none
-                #[allow(clippy::disallowed_methods)]
-                let variables = std::env::vars_os().filter_map(|(name, value)| {
-                    Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
-                });
-                let (store, path) = object_store::parse_url_opts(&url, variables)
-                    .or_kind(ErrorKind::Config, || format!("cannot open the object store of `{text}`"))?;
-                Ok(Self { store: Arc::from(store), path, shown: text.trim_end_matches('/').to_owned(), local: None })
-            }
-            None => Self::open_local(text),
-        }
+        Stores::default().open(text)
     }
 
-    fn open_local(text: &str) -> Result<Self> {
-        let absolute = std::path::absolute(text).or_kind(ErrorKind::Config, || format!("`{text}` is not a path"))?;
-        let mut clean = PathBuf::new();
-        for part in absolute.components() {
-            match part {
-                Component::ParentDir => _ = clean.pop(),
-                Component::CurDir => {}
-                other => clean.push(other),
-            }
-        }
-        let path = Path::from_absolute_path(&clean)
-            .or_kind(ErrorKind::Config, || format!("`{text}` cannot be used as an object path"))?;
-        // what is committed must survive a power failure, and so must what it names
-        let store = Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true));
-        Ok(Self { store, path, shown: text.trim_end_matches('/').to_owned(), local: Some(clean) })
+    /// A place in a store of one's own; `shown` is what messages call it.
+    pub fn in_store(store: Arc<dyn ObjectStore>, path: impl Into<Path>, shown: &str) -> Self {
+        let (path, shown) = (path.into(), shown.to_owned());
+        Self { store, path, shown, local: None, backend: Backend::simple(Kind::Memory) }
     }
 
     /// The place `name` (which may contain slashes) below this one.
     pub fn child(&self, name: &str) -> Self {
         let path = name.split('/').filter(|s| !s.is_empty()).fold(self.path.clone(), |p, part| p.join(part));
         Self {
-            store: Arc::clone(&self.store),
             path,
             shown: format!("{}/{name}", self.shown),
             local: self.local.as_ref().map(|l| l.join(name)),
+            ..self.clone()
         }
     }
-}
 
-fn parse_url(text: &str) -> Result<url::Url> {
-    url::Url::parse(text).or_kind(ErrorKind::Config, || format!("`{text}` is not a URL"))
-}
+    /// An error if nothing can be written there.
+    pub fn writable(&self) -> Result<()> {
+        if self.kind() != Kind::Http {
+            return Ok(());
+        }
+        let rule = "is read only: give a local path or an object store (s3://, gs://, az://)";
+        Err(Error::config(format!("`{}` {rule}", self.shown)))
+    }
 
-/// The in-memory store called `name`; it lives as long as the process.
-fn memory_store(name: &str) -> Arc<dyn ObjectStore> {
-    static STORES: OnceLock<Mutex<BTreeMap<String, Arc<object_store::memory::InMemory>>>> = OnceLock::new();
-    let stores = STORES.get_or_init(Mutex::default);
-    let mut stores = stores.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Arc::clone(stores.entry(name.to_owned()).or_default()) as Arc<dyn ObjectStore>
+    /// What kind of store it is in.
+    pub fn kind(&self) -> Kind {
+        self.backend.kind
+    }
+
+    /// How many seconds the store's clock is ahead of the machine's, once it has answered; `None` for stores that use the
+    /// machine's own.
+    pub fn skew_seconds(&self) -> Option<f64> {
+        self.backend.wire.skew_seconds()
+    }
+
+    /// The time since 1970-01-01 UTC by the store's clock, as far as it is known: what `last_modified` is compared with.
+    pub fn now(&self, clock: &Clock) -> Duration {
+        let seconds = clock.since_epoch().as_secs_f64() + self.skew_seconds().unwrap_or(0.0);
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
 }
 
 /// The kind of a store's error: what a caller can do about it.
@@ -113,13 +115,53 @@ pub fn error_kind(error: &object_store::Error) -> ErrorKind {
         E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => ErrorKind::Config,
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => ErrorKind::Config,
         E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => ErrorKind::Data,
+        _ if is_refusal(error) => ErrorKind::Config,
         _ => ErrorKind::Unavailable,
     }
 }
 
-/// Turn a store's error into ours: `verb` is what was tried ("read", "write", "list"), `what` the place.
+/// Whether the store understood the request and will not do it: an HTTP status of 4xx that is not about time or load. (The
+/// type that holds the status is private to `object_store`.)
+fn is_refusal(error: &object_store::Error) -> bool {
+    let text = chain(error);
+    let status = text.split("non-2xx status code: ").nth(1).and_then(|rest| rest.get(..3));
+    status.is_some_and(|status| status.starts_with('4') && !["408", "409", "425", "429"].contains(&status))
+}
+
+/// Whether the same request may succeed when it is made again.
+pub(crate) fn passes_by_itself(error: &object_store::Error) -> bool {
+    error_kind(error).retryable()
+}
+
+/// `a: b: c`: an error and its causes, each once.
+fn chain(error: &object_store::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Turn a store's error into ours: `verb` is what was tried ("read", "write", "list"), `what` the place. Secrets in URLs
+/// are left out.
 pub fn error(verb: &str, what: &str, source: object_store::Error) -> Error {
-    Error::with_source(error_kind(&source), format!("cannot {verb} `{what}`"), source)
+    let kind = error_kind(&source);
+    let text = chain(&source);
+    let hint = if text.contains("RequestTimeTooSkewed") {
+        "the store refuses this machine's clock: set it (NTP), then run again: "
+    } else if text.contains("ServerSideEncryption") || text.contains("AccessDenied") {
+        "the credentials do not allow it (docs/stores.md lists the permissions): "
+    } else if text.contains("range requests") || text.contains("RangeNotSupported") {
+        "the server does not serve parts of files (HTTP ranges): copy the file to a disk or bucket: "
+    } else {
+        ""
+    };
+    Error::with_source(kind, format!("cannot {verb} `{}`", redact(what)), format!("{hint}{}", redact(&text)))
 }
 
 #[cfg(test)]
@@ -145,5 +187,29 @@ mod tests {
     fn object_store_urls_open_without_touching_the_network() {
         assert_eq!(Location::open("s3://bucket/a/b").unwrap().path.as_ref(), "a/b");
         assert_eq!(Location::open("ftp://x/y").unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn errors_name_no_secrets() {
+        let source = object_store::Error::Generic {
+            store: "HTTP",
+            source:
+                "Error performing GET https://me:pw@h/x?sig=secret in 1s - Server returned non-2xx status code: 503"
+                    .into(),
+        };
+        let found = error("read", "https://me:pw@h/x?sig=secret", source);
+        assert_eq!(found.kind(), ErrorKind::Unavailable);
+        assert!(found.to_string().starts_with("cannot read `https://h/x`: "), "{found}");
+        assert!(!found.to_string().contains("secret") && !found.to_string().contains("pw"), "{found}");
+    }
+
+    #[test]
+    fn refusals_are_not_tried_again() {
+        for (status, kind) in
+            [("400 Bad Request", ErrorKind::Config), ("429", ErrorKind::Unavailable), ("500", ErrorKind::Unavailable)]
+        {
+            let source = format!("Server returned non-2xx status code: {status}: x").into();
+            assert_eq!(error_kind(&object_store::Error::Generic { store: "S3", source }), kind, "{status}");
+        }
     }
 }

@@ -5,9 +5,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use object_store::Error::{AlreadyExists, Generic, Precondition};
 use object_store::{ObjectMeta, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::error::{Error, Result};
+use crate::store::config::ConditionalPut;
 use crate::store::{self, Location};
 
 /// What [`create`] found.
@@ -35,27 +37,40 @@ pub async fn read(location: &Location) -> Result<Option<Bytes>> {
 /// Write an object that must not exist yet.
 ///
 /// A put whose answer was lost may have succeeded, and a client that tried again then sees its own object: so an object
-/// that is there is read back, and counts as ours if its bytes are the same.
+/// that is there is read back, and counts as ours if its bytes are the same. One that is not there is tried again, even
+/// where the store spoke of a conflict: that was with a request still under way.
 pub async fn create(location: &Location, bytes: Bytes) -> Result<Created> {
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    let put = location.store.put_opts(&location.path, bytes.clone().into(), options).await;
-    let error = match put {
-        Ok(_) => return Ok(Created::Yes),
-        Err(error) => error,
-    };
-    let refused = matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. });
-    if !refused && !store::error_kind(&error).retryable() {
-        return Err(store::error("write", &location.shown, error));
+    location.writable()?;
+    let must_be_absent = location.backend.conditional_put != ConditionalPut::None;
+    if !must_be_absent && let Some(found) = read(location).await? {
+        return Ok(if found == bytes { Created::Yes } else { Created::No(found) });
     }
-    match read(location).await {
-        Ok(Some(found)) if found == bytes => Ok(Created::Yes),
-        Ok(Some(found)) => Ok(Created::No(found)),
-        Ok(None) | Err(_) => Err(store::error("write", &location.shown, error)),
+    let mode = if must_be_absent { PutMode::Create } else { PutMode::Overwrite };
+    let mut trial = location.backend.retries.begin();
+    loop {
+        let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+        let error = match location.store.put_opts(&location.path, bytes.clone().into(), options).await {
+            Ok(_) => return Ok(Created::Yes),
+            Err(error) => error,
+        };
+        let refused = matches!(error, AlreadyExists { .. } | Precondition { .. });
+        if !refused && !store::passes_by_itself(&error) {
+            return Err(store::error("write", &location.shown, error));
+        }
+        match read(location).await {
+            Ok(Some(found)) if found == bytes => return Ok(Created::Yes),
+            Ok(Some(found)) => return Ok(Created::No(found)),
+            Ok(None) => {}
+            Err(_) => return Err(store::error("write", &location.shown, error)),
+        }
+        let error = if refused { Generic { store: "conflict", source: Box::new(error) } } else { error };
+        trial.failed(error).await.map_err(|e| store::error("write", &location.shown, e))?;
     }
 }
 
 /// Write an object, whether it exists or not; readers see the old one or the new one, never a part.
 pub async fn replace(location: &Location, bytes: Bytes) -> Result<()> {
+    location.writable()?;
     let put = location.store.put(&location.path, bytes.into()).await;
     put.map(drop).map_err(|e| store::error("write", &location.shown, e))
 }

@@ -3,13 +3,26 @@
 //! What fits into one part is written by a single put; more becomes a multipart upload with parts of equal size (some
 //! stores insist) and a bound on the parts in flight. Either way the object appears whole or not at all. Memory held is at
 //! most `(parts_in_flight + 1) * part_bytes`, and what [`Upload::write`] is given at once.
+//!
+//! An upload has ended when the store shows the object in its full size: an answer alone is not believed, neither a yes
+//! (stores have lost what they had accepted) nor a no (the yes before it may have been lost on the way).
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
 
-use crate::error::{Error, Result};
-use crate::store::{self, Location};
+use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::clock::Clock;
+use crate::store::{self, Kind, Location};
+
+/// Stores show what was written at once; one that takes longer is looked at again, after this and twice as long waits.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// The longest of these waits.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+/// How far the store's clock may be from what is known of it.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// How an object is uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +48,10 @@ pub struct Upload {
     options: UploadOptions,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,
+    /// Bytes of the whole object so far.
+    total: u64,
+    /// When the upload in parts began, by the store's clock.
+    began: Duration,
     multipart: Option<Box<dyn MultipartUpload>>,
     in_flight: JoinSet<object_store::Result<()>>,
 }
@@ -42,7 +59,16 @@ pub struct Upload {
 impl Upload {
     /// Begin. Nothing is sent yet.
     pub fn new(location: Location, options: UploadOptions) -> Self {
-        Self { location, options, waiting: Vec::new(), waiting_bytes: 0, multipart: None, in_flight: JoinSet::new() }
+        Self {
+            location,
+            options,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            total: 0,
+            began: Duration::ZERO,
+            multipart: None,
+            in_flight: JoinSet::new(),
+        }
     }
 
     /// Append bytes; waits while too many parts are in flight. After an error only [`Upload::abort`] is of use.
@@ -51,6 +77,7 @@ impl Upload {
             return Ok(());
         }
         self.waiting_bytes += bytes.len();
+        self.total += bytes.len() as u64;
         self.waiting.push(bytes);
         // a part is sent when there is more than it: the last part is never empty
         while self.waiting_bytes > self.options.part_bytes {
@@ -72,16 +99,52 @@ impl Upload {
     async fn complete(&mut self) -> Result<()> {
         let rest = self.take(self.waiting_bytes);
         if self.multipart.is_none() {
+            self.location.writable()?;
             let put = self.location.store.put(&self.location.path, rest).await;
-            return put.map(drop).map_err(|e| self.error(e));
+            put.map_err(|e| self.error(e))?;
+            return self.confirm().await;
         }
         self.send(rest).await?;
         while !self.in_flight.is_empty() {
             self.one_arrives().await?;
         }
-        match &mut self.multipart {
-            Some(multipart) => multipart.complete().await.map(drop).map_err(|e| self.error(e)),
-            None => Ok(()),
+        let Some(multipart) = &mut self.multipart else { return Ok(()) };
+        match multipart.complete().await {
+            Ok(_) => self.confirm().await,
+            // it may have ended although the answer was lost; a second try then finds no upload to end
+            Err(_) if self.appeared().await => Ok(()),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    /// Whether the store shows the object, as large as it should be and not older than this upload.
+    async fn appeared(&self) -> bool {
+        let Ok(found) = self.location.store.head(&self.location.path).await else { return false };
+        let written = Duration::from_secs(found.last_modified.timestamp().max(0).cast_unsigned());
+        found.size == self.total && written + CLOCK_TOLERANCE >= self.began
+    }
+
+    /// See that the store has what it said it took.
+    async fn confirm(&self) -> Result<()> {
+        let mut wait = FIRST_LOOK;
+        loop {
+            let found = match self.location.store.head(&self.location.path).await {
+                Ok(found) if found.size == self.total => return Ok(()),
+                Ok(found) => format!("has {} bytes", found.size),
+                Err(object_store::Error::NotFound { .. }) => "is not there".to_owned(),
+                Err(error) => return Err(store::error("look for", &self.location.shown, error)),
+            };
+            if wait > LAST_LOOK || matches!(self.location.kind(), Kind::Local | Kind::Memory) {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "the store accepted `{}` ({} bytes) but it {found}: nothing is committed; run again, and see                          whether the store loses objects",
+                        self.location.shown, self.total
+                    ),
+                ));
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
         }
     }
 
@@ -103,6 +166,8 @@ impl Upload {
         let multipart = match &mut self.multipart {
             Some(multipart) => multipart,
             None => {
+                self.location.writable()?;
+                self.began = self.location.now(&Clock::system());
                 let begun = self.location.store.put_multipart(&self.location.path).await;
                 let begun = begun.map_err(|e| store::error("write", &self.location.shown, e))?;
                 self.multipart.insert(begun)

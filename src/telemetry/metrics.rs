@@ -41,6 +41,8 @@ families! {
     STORE_ERRORS = "harvestd_store_errors_total" ["store", "kind"] "Requests to an object store that failed, by kind of error";
     STORE_SENT = "harvestd_store_sent_bytes_total" ["store"] "Bytes written to an object store";
     STORE_RECEIVED = "harvestd_store_received_bytes_total" ["store"] "Bytes read from an object store";
+    STORE_RETRIES = "harvestd_store_retries_total" ["store"] "Requests to an object store that were made again after a failure";
+    STORE_ATTEMPTS = "harvestd_store_http_requests_total" ["store", "class"] "HTTP requests that were sent to an object store, those made again included, by what providers bill";
 
     TRAINER_LOSS = "harvestd_trainer_loss" ["trainer"] "Training loss of the last reported step";
     TRAINER_FVU = "harvestd_trainer_fvu_ratio" ["trainer"] "Fraction of variance unexplained on the training rows, in raw space (explained variance is 1 - FVU)";
@@ -159,9 +161,52 @@ impl StoreOperation {
     }
 }
 
+/// What providers bill an HTTP request as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestClass {
+    /// PUT, COPY, POST: writes.
+    Write,
+    /// A page of a listing.
+    List,
+    /// GET, HEAD.
+    Read,
+    /// DELETE.
+    Delete,
+}
+
+impl RequestClass {
+    /// All, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Write, Self::List, Self::Read, Self::Delete];
+
+    /// Label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::List => "list",
+            Self::Read => "read",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// What a request with this method and query is billed as.
+    pub fn of(method: &str, query: &str) -> Self {
+        let lists = ["list-type=", "comp=list", "uploads"].iter().any(|word| query.contains(word));
+        match method {
+            "GET" if lists => Self::List,
+            "GET" | "HEAD" => Self::Read,
+            "DELETE" => Self::Delete,
+            "POST" if query == "delete" || query == "delete=" => Self::Delete,
+            _ => Self::Write,
+        }
+    }
+}
+
 /// Numbers of one use of an object store.
 #[derive(Clone, Debug, Default)]
 pub struct StoreStats {
+    attempts: [Counter; RequestClass::ALL.len()],
+    /// Requests that were made again.
+    pub retries: Counter,
     requests: [Counter; StoreOperation::ALL.len()],
     latency: [Histogram; StoreOperation::ALL.len()],
     errors: [Counter; ErrorKind::ALL.len()],
@@ -181,6 +226,16 @@ impl StoreStats {
     /// Count a failed request.
     pub fn error(&self, kind: ErrorKind) {
         self.errors[kind as usize].inc();
+    }
+
+    /// Count an HTTP request that is sent.
+    pub fn attempt(&self, class: RequestClass) {
+        self.attempts[class as usize].inc();
+    }
+
+    /// HTTP requests of one class so far.
+    pub fn attempts(&self, class: RequestClass) -> u64 {
+        self.attempts[class as usize].get()
     }
 
     /// Requests of one kind so far.
@@ -323,6 +378,10 @@ impl Group for StoreStats {
         }
         registry.add(&STORE_SENT, &[name], &self.sent_bytes);
         registry.add(&STORE_RECEIVED, &[name], &self.received_bytes);
+        registry.add(&STORE_RETRIES, &[name], &self.retries);
+        for class in RequestClass::ALL {
+            registry.add(&STORE_ATTEMPTS, &[name, class.as_str()], &self.attempts[class as usize]);
+        }
     }
 }
 

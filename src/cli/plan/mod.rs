@@ -13,7 +13,6 @@ use clap::Args;
 
 use super::{Globals, Outcome, async_runtime, model_folder, output};
 use crate::compute::cpu::Cpu;
-use crate::config;
 use crate::corpus::Corpus;
 use crate::error::{ErrorKind, ResultExt};
 use crate::model;
@@ -36,13 +35,13 @@ pub(crate) struct PlanArgs {
 }
 
 pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
-    let loaded = config::load(&args.pipeline, &globals.sets)?;
+    let loaded = globals.load(&args.pipeline)?;
     let (source, sites) = model_folder::open(&loaded)?;
     let tokenizer = model_folder::tokenizer(&loaded, &source)?;
     let (loaded, special_tokens) = header::decided(&loaded, &tokenizer);
     let pipeline = &loaded.pipeline;
     let runtime = async_runtime()?;
-    let corpus = Arc::new(runtime.block_on(Corpus::open(&pipeline.corpus))?);
+    let corpus = Arc::new(runtime.block_on(Corpus::open_in(&pipeline.corpus, &loaded.stores))?);
     let estimate: Estimate = estimate(&corpus, &tokenizer)?;
     let backend = Cpu::new(pipeline.model.threads as usize)?;
     let spec = source.spec();

@@ -1,6 +1,6 @@
 use super::estimate::Facts;
 use super::*;
-use crate::config::Sites;
+use crate::config::{self, Sites};
 use crate::hooks::{HookPoint, Site};
 use crate::model::{ModelSpec, WeightCount};
 
