@@ -46,6 +46,8 @@ pub enum DropReason {
     Sampled,
     /// Rows that a slow trainer with `when_slow: drop` did not take.
     SlowTrainer,
+    /// Rows of documents that a replay holds out for evaluation.
+    HeldOutRow,
     /// Rows left in a mixing buffer when the run ended: fewer than a batch.
     BufferTail,
 }
@@ -65,7 +67,7 @@ pub enum Noun {
 
 impl DropReason {
     /// All reasons, in the order of the data path.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidUtf8,
         Self::BrokenJson,
         Self::MissingField,
@@ -85,6 +87,7 @@ impl DropReason {
         Self::NonFinite,
         Self::Sampled,
         Self::SlowTrainer,
+        Self::HeldOutRow,
         Self::BufferTail,
     ];
 
@@ -110,6 +113,7 @@ impl DropReason {
             Self::NonFinite => "non_finite",
             Self::Sampled => "sampled",
             Self::SlowTrainer => "slow_trainer",
+            Self::HeldOutRow => "held_out_row",
             Self::BufferTail => "buffer_tail",
         }
     }
@@ -135,6 +139,7 @@ impl DropReason {
             | Self::NonFinite
             | Self::Sampled
             | Self::SlowTrainer
+            | Self::HeldOutRow
             | Self::BufferTail => Noun::Rows,
         }
     }

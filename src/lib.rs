@@ -24,6 +24,7 @@
 //! | [`store`] | bytes to and from object storage | what the bytes mean |
 //! | [`hub`] | models from a hub into the cache shared with Python | what the files mean |
 //! | [`catalog`], [`sink`] | dataset decisions applied to a store | models |
+//! | [`replay`] | stored shards back to batches, in the order of the run or shuffled | networks |
 //! | [`sae`] | the maths of sparse coders | where rows come from, I/O |
 //! | [`trainer`] | the online loop: mixing buffer, step, checkpoint, evaluation | I/O |
 //! | [`config`] | YAML to a resolved pipeline, all problems at once | running things |
@@ -51,6 +52,7 @@ pub mod hooks;
 pub mod hub;
 pub mod model;
 pub mod pipeline;
+pub mod replay;
 pub mod runtime;
 pub mod sae;
 pub mod sink;

@@ -32,6 +32,22 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "sink",
         &["error", "units", "accounting", "activation", "hooks", "dataset", "catalog", "store", "runtime", "telemetry"],
     ),
+    (
+        "replay",
+        &[
+            "error",
+            "units",
+            "accounting",
+            "activation",
+            "hooks",
+            "corpus",
+            "tokens",
+            "dataset",
+            "catalog",
+            "store",
+            "runtime::rng",
+        ],
+    ),
     ("sae", &["error", "units", "compute", "runtime::rng"]),
     (
         "trainer",
@@ -65,6 +81,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "sae",
             "trainer",
             "store",
+            "replay",
         ],
     ),
     (
@@ -86,6 +103,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "store",
             "catalog",
             "sink",
+            "replay",
             "sae",
             "trainer",
             "config",
@@ -111,8 +129,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "store",
             "catalog",
             "sink",
+            "replay",
             "sae",
             "trainer",
+            "replay",
             "config",
             "pipeline",
             "admin",
@@ -122,8 +142,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// Foreign crates that only some folders may name.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("tokio", &["runtime", "corpus", "store", "hub", "catalog", "sink", "pipeline", "admin", "cli"]),
-    ("object_store", &["store", "catalog", "corpus", "sink"]),
+    ("tokio", &["runtime", "corpus", "store", "hub", "catalog", "sink", "replay", "pipeline", "admin", "cli"]),
+    ("object_store", &["store", "catalog", "corpus", "sink", "replay"]),
     ("arrow", &["dataset", "corpus"]),
     ("parquet", &["dataset", "corpus"]),
     ("reqwest", &["hub"]),

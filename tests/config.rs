@@ -98,7 +98,7 @@ fn defaults_are_filled_in() {
     assert_eq!(pipeline.grace.as_secs(), 30);
     assert_eq!(pipeline.admin_listen, None);
     assert_eq!(pipeline.seed.0, 0);
-    assert_eq!(pipeline.tokens.prepend_bos, PrependBos::Auto);
+    assert_eq!(pipeline.harvest().unwrap().tokens.prepend_bos, PrependBos::Auto);
 }
 
 #[test]

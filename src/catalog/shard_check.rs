@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use crate::dataset::commit::Commit;
 use crate::dataset::decoder::{FOOTER_GUESS, Footer, ShardFooter, ShardRows};
 use crate::dataset::encoder::hex;
-use crate::dataset::header::SiteHeader;
+use crate::dataset::header::{DatasetHeader, SiteHeader};
+use crate::dataset::places::PlaceCheck;
 use crate::dataset::stats::{RowSums, SiteStatistics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{self, Location};
@@ -17,12 +18,12 @@ const TOLERANCE: f64 = 1e-9;
 
 /// What is wrong with the shard that `commit` names; nothing if it is whole. Bytes are read twice: a decoder is only
 /// given bytes whose checksum is right.
-pub(super) async fn check(dataset: &Location, sites: &[SiteHeader], commit: &Commit) -> Result<Vec<String>> {
+pub(super) async fn check(dataset: &Location, header: &DatasetHeader, commit: &Commit) -> Result<Vec<String>> {
     let place = dataset.child(&commit.object);
     if let Some(problem) = bytes_as_committed(&place, commit).await? {
         return Ok(vec![problem]);
     }
-    match check_rows(&place, sites, commit).await {
+    match check_rows(&place, header, commit).await {
         Err(error) if error.kind() == ErrorKind::Data => Ok(vec![error.to_string()]),
         checked => checked,
     }
@@ -51,7 +52,8 @@ async fn bytes_as_committed(place: &Location, commit: &Commit) -> Result<Option<
 }
 
 /// Schema, row count, order and place of every row, statistics.
-async fn check_rows(place: &Location, sites: &[SiteHeader], commit: &Commit) -> Result<Vec<String>> {
+async fn check_rows(place: &Location, header: &DatasetHeader, commit: &Commit) -> Result<Vec<String>> {
+    let sites = &header.sites;
     let footer = read_footer(place, commit.bytes).await?;
     let mut problems = Vec::new();
     if let Some(problem) = schema_problem(sites, footer.sites()) {
@@ -61,7 +63,7 @@ async fn check_rows(place: &Location, sites: &[SiteHeader], commit: &Commit) -> 
         problems.push(format!("has {} rows instead of {}", footer.rows(), commit.rows));
     }
     let mut statistics = vec![SiteStatistics::default(); sites.len()];
-    let mut last = None;
+    let mut places = PlaceCheck::new(header.order.as_ref(), commit.unit, commit.sequences);
     for group in 0..footer.n_groups() {
         let range = footer.group_range(group)?;
         let bytes =
@@ -75,7 +77,7 @@ async fn check_rows(place: &Location, sites: &[SiteHeader], commit: &Commit) -> 
         });
         let (rows, of_group) =
             decoded.await.map_err(|e| Error::internal(format!("decoding `{}` failed: {e}", place.shown)))??;
-        if let Some(problem) = place_problem(&rows, commit, &mut last) {
+        if let Some(problem) = places.problem(&rows) {
             problems.push(problem);
             break;
         }
@@ -124,20 +126,4 @@ fn group_statistics(rows: &ShardRows, widths: &[usize]) -> Vec<SiteStatistics> {
         sums.take()
     };
     rows.sites.iter().zip(widths).map(of).collect()
-}
-
-/// Rows must lie in the commit's unit and sequences and grow in (sequence, position): then no row is there twice, here or
-/// in any other shard whose sequences do not overlap.
-fn place_problem(rows: &ShardRows, commit: &Commit, last: &mut Option<(u32, u32)>) -> Option<String> {
-    let [from, to] = commit.sequences;
-    for ((&unit, &seq), &pos) in rows.unit.iter().zip(&rows.seq).zip(&rows.pos) {
-        if unit != commit.unit || !(from..to).contains(&seq) {
-            return Some(format!("holds a row of unit {unit} sequence {seq}, outside what its commit covers"));
-        }
-        if last.is_some_and(|last| (seq, pos) <= last) {
-            return Some(format!("holds sequence {seq} position {pos} twice or out of order"));
-        }
-        *last = Some((seq, pos));
-    }
-    None
 }

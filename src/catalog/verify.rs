@@ -83,7 +83,7 @@ pub async fn verify(catalog: &Catalog, mut checked: impl FnMut(usize, usize)) ->
     };
     report.problems.extend(coverage_problems(&commits, header.units));
     let checks = commits.iter().map(|commit| async move {
-        let problems = shard_check::check(catalog.location(), &header.sites, commit).await?;
+        let problems = shard_check::check(catalog.location(), header, commit).await?;
         Ok(problems.into_iter().map(|what| Problem { object: commit.object.clone(), what }).collect::<Vec<_>>())
     });
     let mut results = futures::stream::iter(checks.collect::<Vec<_>>()).buffered(SHARDS_AT_A_TIME);

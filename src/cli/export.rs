@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Globals, Outcome, async_runtime, output};
 use crate::catalog::checkpoints;
 use crate::compute::cpu::Cpu;
-use crate::config::Pipeline;
+use crate::config::Harvest;
 use crate::error::{Error, Result};
 use crate::hub::HubName;
 use crate::sae::export::{CONFIG_FILE, ExportMetadata};
@@ -59,7 +59,7 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
     // what `auto` meant in the run that trained it
     let prepend_bos = settings.stream.pointer("/tokens/policy/prepend_bos") == Some(&json!(true));
     let about = match &args.pipeline {
-        Some(file) => about(&globals.load(file)?.pipeline, prepend_bos),
+        Some(file) => about(globals.load(file)?.pipeline.harvest()?, prepend_bos),
         None => ExportMetadata::default(),
     };
     let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;
@@ -77,7 +77,7 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
 }
 
 /// What a pipeline says about its coders.
-fn about(pipeline: &Pipeline, prepend_bos: bool) -> ExportMetadata {
+fn about(pipeline: &Harvest, prepend_bos: bool) -> ExportMetadata {
     ExportMetadata {
         model_name: HubName::model_name(&pipeline.model.source),
         dataset_path: pipeline.corpus.paths().join(","),

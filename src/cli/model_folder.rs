@@ -18,7 +18,7 @@ use crate::tokens::special::ModelFiles;
 
 /// Bring the model here if it is on a hub, showing how far that is; open it and resolve the pipeline's sites in it.
 pub(crate) fn open(loaded: &Loaded) -> Result<(ModelSource, Sites), Failure> {
-    open_located(loaded, &fetch(&loaded.pipeline.model.source)?)
+    open_located(loaded, &fetch(&loaded.pipeline.harvest()?.model.source)?)
 }
 
 /// Where the model `source` is, after it was downloaded if it is on a hub.
@@ -37,7 +37,7 @@ pub(crate) fn open_located(loaded: &Loaded, located: &Located) -> Result<(ModelS
     let source = located.open()?;
     let files = source.token_files()?;
     let limits = loaded.check_limits(limits(source.spec(), &files));
-    let points = source.spec().points(loaded.pipeline.tokens.context_length as usize);
+    let points = source.spec().points(loaded.pipeline.harvest()?.tokens.context_length as usize);
     match loaded.sites(&points, source.spec().module_paths()) {
         Ok(sites) if limits.is_empty() => Ok((source, sites)),
         found => {
@@ -50,7 +50,8 @@ pub(crate) fn open_located(loaded: &Loaded, located: &Located) -> Result<(ModelS
 
 /// The model's tokenizer, or none if the corpus is token ids already.
 pub(crate) fn tokenizer(loaded: &Loaded, source: &ModelSource) -> Result<Tokenizer, Error> {
-    if loaded.pipeline.corpus.pre_tokenised() {
+    let harvest = loaded.pipeline.harvest()?;
+    if harvest.corpus.pre_tokenised() {
         return source.tokenizer_for_ids();
     }
     let tokenizer = source.tokenizer()?.ok_or_else(|| {
@@ -59,7 +60,7 @@ pub(crate) fn tokenizer(loaded: &Loaded, source: &ModelSource) -> Result<Tokeniz
             source.folder().display()
         ))
     })?;
-    prepare::with_chat(&loaded.pipeline, source, tokenizer)
+    prepare::with_chat(harvest, source, tokenizer)
 }
 
 fn limits(spec: &ModelSpec, files: &ModelFiles) -> ModelLimits {

@@ -154,9 +154,10 @@ fn of_pipeline(args: &SelftestArgs, globals: &Globals) -> Result<Subject, Failur
     let (source, _) = model_folder::open(&loaded)?;
     // reading goes on with it
     let runtime = async_runtime()?;
-    let corpus = runtime.block_on(Corpus::open_in(&loaded.pipeline.corpus, &loaded.stores))?;
+    let corpus = runtime.block_on(Corpus::open_in(&loaded.pipeline.harvest()?.corpus, &loaded.stores))?;
     let batches = first_sequences(&loaded, &source, Arc::new(corpus), args)?;
-    let (dtype, threads) = (loaded.pipeline.model.dtype, loaded.pipeline.model.threads as usize);
+    let model = &loaded.pipeline.harvest()?.model;
+    let (dtype, threads) = (model.dtype, model.threads as usize);
     Ok(Subject { source, batches, dtype, threads })
 }
 
@@ -206,7 +207,7 @@ fn first_sequences(
     corpus: Arc<Corpus>,
     args: &SelftestArgs,
 ) -> Result<Vec<TokenBatch>> {
-    let mut tokens = loaded.pipeline.tokens.clone();
+    let mut tokens = loaded.pipeline.harvest()?.tokens.clone();
     tokens.context_length = tokens.context_length.min(args.tokens);
     tokens.batch_tokens = tokens.context_length;
     let tokenizer = Arc::new(model_folder::tokenizer(loaded, source)?);

@@ -42,7 +42,8 @@ pub(crate) fn execute(args: &SitesArgs, globals: &Globals) -> Outcome {
     let is_pipeline = Path::new(&args.model).extension().is_some_and(|e| e == "yaml" || e == "yml");
     let (source, from_pipeline) = if is_pipeline {
         let pipeline = globals.load(&args.model)?.pipeline;
-        (pipeline.model.source, Some(pipeline.tokens.context_length as usize))
+        let harvest = pipeline.harvest()?;
+        (harvest.model.source.clone(), Some(harvest.tokens.context_length as usize))
     } else {
         (args.model.clone(), None)
     };

@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, Globals, Outcome, model_folder, output};
+use super::{Failure, Globals, Outcome, async_runtime, model_folder, output};
+use crate::catalog::Catalog;
+use crate::catalog::columns::View;
 use crate::config::{Loaded, Problem, Problems, Severity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::HubName;
 use crate::model::ARCHITECTURES;
 use crate::pipeline::header;
 use crate::pipeline::locate::Located;
+use crate::pipeline::replay;
 use crate::tokens::Tokenizer;
 use crate::tokens::config::PrependBos;
 
@@ -75,10 +78,11 @@ fn check(file: &Path, globals: &Globals) -> Report {
 
 /// What the model has to say, if it is on this machine. Nothing is downloaded for it.
 fn check_model(loaded: &Loaded) -> Vec<Problem> {
-    let located = match Located::here(&loaded.pipeline.model.source) {
+    let Ok(harvest) = loaded.pipeline.harvest() else { return check_stored(loaded) };
+    let located = match Located::here(&harvest.model.source) {
         Ok(Some(located)) => located,
         Ok(None) => {
-            let what = match HubName::is_hub(&loaded.pipeline.model.source) {
+            let what = match HubName::is_hub(&harvest.model.source) {
                 true => "this model is not in the hub's cache (`harvestd plan` downloads it)",
                 false => "this folder is not here",
             };
@@ -93,19 +97,47 @@ fn check_model(loaded: &Loaded) -> Vec<Problem> {
         Err(e) => return vec![loaded.problem(Severity::Error, "model.source", e.to_string())],
     };
     let opened = model_folder::open_located(loaded, &located);
-    match opened.and_then(|(source, _)| Ok(model_folder::tokenizer(loaded, &source)?)) {
-        Ok(tokenizer) => tokens_of(loaded, &tokenizer),
+    match opened.and_then(|(source, _)| Ok(tokens_of(loaded, &model_folder::tokenizer(loaded, &source)?)?)) {
+        Ok(notes) => notes,
         Err(Failure::Problems(found)) => found.problems,
         Err(Failure::Error(e)) => vec![loaded.problem(Severity::Error, "model.source", e.to_string())],
     }
 }
 
+/// What a stored dataset has to say, if it can be read from here.
+fn check_stored(loaded: &Loaded) -> Vec<Problem> {
+    let Some(config) = loaded.pipeline.replay() else { return Vec::new() };
+    let found = async_runtime().and_then(|runtime| {
+        let location = loaded.stores.open(&config.url)?;
+        runtime.block_on(async {
+            if Catalog::read_header(&location).await?.is_none() {
+                return Ok(None);
+            }
+            let view = View::open(location).await?;
+            Ok(Some(replay::open(loaded, &view).await?.1))
+        })
+    });
+    match found {
+        Ok(Some(inputs)) => replay::problems(loaded, &inputs).into_iter().collect(),
+        Ok(None) => {
+            let rule = "there is no dataset here yet: whether it has the sites was not checked";
+            vec![loaded.problem(Severity::Note, "replay.url", rule)]
+        }
+        Err(e) if e.kind().retryable() => {
+            let rule = format!("cannot be reached, so whether it has the sites was not checked: {e}");
+            vec![loaded.problem(Severity::Note, "replay.url", rule)]
+        }
+        Err(e) => vec![loaded.problem(Severity::Error, "replay.url", e.to_string())],
+    }
+}
+
 /// What `auto` means, and where the model's files disagree.
-fn tokens_of(loaded: &Loaded, tokenizer: &Tokenizer) -> Vec<Problem> {
-    let (_, special_tokens) = header::decided(loaded, tokenizer);
-    let decided = (loaded.pipeline.tokens.prepend_bos == PrependBos::Auto).then(|| special_tokens.shown());
+fn tokens_of(loaded: &Loaded, tokenizer: &Tokenizer) -> Result<Vec<Problem>> {
+    let (_, special_tokens) = header::decided(loaded, tokenizer)?;
+    let auto = loaded.pipeline.harvest()?.tokens.prepend_bos == PrependBos::Auto;
+    let decided = auto.then(|| special_tokens.shown());
     let lines = decided.into_iter().chain(tokenizer.warnings().iter().cloned());
-    lines.map(|line| loaded.problem(Severity::Note, "tokens.prepend_bos", line)).collect()
+    Ok(lines.map(|line| loaded.problem(Severity::Note, "tokens.prepend_bos", line)).collect())
 }
 
 /// The files that `paths` name: files as they are, and the `.yaml` and `.yml` files of folders, sorted.

@@ -20,7 +20,7 @@ pub mod sites;
 use std::path::{Path, PathBuf};
 
 pub use problems::{Place, Problem, Problems, Severity};
-pub use resolve::Pipeline;
+pub use resolve::{Harvest, Input, Pipeline};
 pub use schema::schema;
 pub use sites::Sites;
 
@@ -84,6 +84,10 @@ fn load_text(text: &str, sets: &[String], variables: env::Lookup<'_>) -> Result<
     env::expand(&mut tree, variables, &mut problems);
     let Some((raw, pipeline)) = resolve::resolve(&mut tree, &mut problems) else { return Err(problems) };
     let mut published = serde_json::to_value(&raw).map_err(|e| vec![Problem::file(e.to_string())])?;
+    if let (Some(_), Some(sections)) = (&raw.replay, published.as_object_mut()) {
+        // their defaults mean nothing here
+        ["tokens", "capture"].iter().for_each(|key| drop(sections.remove(*key)));
+    }
     env::conceal(&tree, &mut published);
     redact_urls(&mut published);
     Ok((pipeline, published, problems, tree))

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::config::CorpusConfig;
 use crate::dataset::config::DatasetConfig;
 use crate::model::config::ModelConfig;
+use crate::replay::ReplayConfig;
 use crate::store::config::StoreConfig;
 use crate::tokens::config::TokensConfig;
 use crate::trainer::config::TrainerConfig;
@@ -28,10 +29,15 @@ pub struct RawPipeline {
     /// Seed of everything random: the order of units, the mixing of rows, initial weights. Same seed, same run.
     #[serde(default)]
     pub seed: u64,
-    /// Which model, and how it is computed.
-    pub model: ModelConfig,
-    /// Where the text comes from.
-    pub corpus: CorpusConfig,
+    /// Which model, and how it is computed. Required without `replay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelConfig>,
+    /// Where the text comes from. Required without `replay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<CorpusConfig>,
+    /// Train from a stored dataset: stands in place of `model`, `corpus`, `tokens`, `capture` and `dataset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayConfig>,
     /// How documents become sequences, and which positions are kept.
     #[serde(default)]
     pub tokens: TokensConfig,
@@ -68,7 +74,7 @@ pub struct RawPipeline {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// Tokens of the held-out share of the corpus to judge on; 0: do not.
+    /// Tokens of the held-out share of the corpus (of a replay: held-out rows) to judge on; 0: do not.
     #[serde(default = "default_evaluate_tokens")]
     pub tokens: Count,
 }

@@ -12,7 +12,9 @@ use super::raw::RawPipeline;
 use super::{check, rules, schema};
 use crate::corpus::config::CorpusConfig;
 use crate::dataset::config::DatasetConfig;
+use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
+use crate::replay::ReplayConfig;
 use crate::runtime::rng::Seed;
 use crate::store::config::StoreConfig;
 use crate::tokens::config::TokensConfig;
@@ -26,14 +28,8 @@ pub struct Pipeline {
     pub name: String,
     /// Seed of everything random.
     pub seed: Seed,
-    /// Which model, and how it is computed.
-    pub model: ModelConfig,
-    /// Where the text comes from.
-    pub corpus: CorpusConfig,
-    /// How documents become sequences, and which positions are kept.
-    pub tokens: TokensConfig,
-    /// Patterns of the sites that a dataset stores. Trainers' inputs are captured besides.
-    pub capture: Vec<String>,
+    /// Where rows come from.
+    pub input: Input,
     /// The dataset to write, if one is written.
     pub dataset: Option<DatasetConfig>,
     /// The coders to train.
@@ -50,6 +46,52 @@ pub struct Pipeline {
     pub grace: Duration,
 }
 
+/// Where rows come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A model reads a corpus.
+    Harvest(Box<Harvest>),
+    /// They were stored before.
+    Replay(ReplayConfig),
+}
+
+/// A model that reads a corpus.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Harvest {
+    /// Which model, and how it is computed.
+    pub model: ModelConfig,
+    /// Where the text comes from.
+    pub corpus: CorpusConfig,
+    /// How documents become sequences, and which positions are kept.
+    pub tokens: TokensConfig,
+    /// Patterns of the sites that a dataset stores. Trainers' inputs are captured besides.
+    pub capture: Vec<String>,
+}
+
+impl Pipeline {
+    /// The model and its corpus.
+    ///
+    /// # Errors
+    /// `Config` if rows come from a stored dataset.
+    pub fn harvest(&self) -> Result<&Harvest> {
+        match &self.input {
+            Input::Harvest(harvest) => Ok(harvest),
+            Input::Replay(replay) => Err(Error::config(format!(
+                "the pipeline `{}` replays `{}`: it has no model and no corpus",
+                self.name, replay.url
+            ))),
+        }
+    }
+
+    /// The stored dataset that rows come from, if they do.
+    pub fn replay(&self) -> Option<&ReplayConfig> {
+        match &self.input {
+            Input::Harvest(_) => None,
+            Input::Replay(replay) => Some(replay),
+        }
+    }
+}
+
 /// Check `tree` and make a pipeline of it, unless one of `problems`, old or new, stops it.
 pub(crate) fn resolve(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<(RawPipeline, Pipeline)> {
     if tree.data == Data::Null {
@@ -63,7 +105,7 @@ pub(crate) fn resolve(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<(R
         return None;
     }
     match serde_json::from_value::<RawPipeline>(tree.to_value()) {
-        Ok(raw) => Some((raw.clone(), pipeline(raw))),
+        Ok(raw) => Some((raw.clone(), pipeline(raw)?)),
         Err(e) => {
             // the schema is generated from these structs, so only values beyond its vocabulary come here
             problems.push(Problem::file(e.to_string()));
@@ -72,15 +114,19 @@ pub(crate) fn resolve(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<(R
     }
 }
 
-/// Defaults filled in, units taken off. The rules have been checked.
-fn pipeline(raw: RawPipeline) -> Pipeline {
-    Pipeline {
+/// Defaults filled in, units taken off. The rules have been checked; `None` for what they refuse.
+fn pipeline(raw: RawPipeline) -> Option<Pipeline> {
+    let input = match raw.replay {
+        Some(replay) => Input::Replay(replay),
+        None => {
+            let (model, corpus, tokens, capture) = (raw.model?, raw.corpus?, raw.tokens, raw.capture);
+            Input::Harvest(Box::new(Harvest { model, corpus, tokens, capture }))
+        }
+    };
+    Some(Pipeline {
         name: raw.name,
         seed: Seed(raw.seed),
-        model: raw.model,
-        corpus: raw.corpus,
-        tokens: raw.tokens,
-        capture: raw.capture,
+        input,
         dataset: raw.dataset,
         trainers: raw.trainers,
         evaluate_tokens: raw.evaluate.tokens.0,
@@ -88,5 +134,5 @@ fn pipeline(raw: RawPipeline) -> Pipeline {
         stores: raw.stores,
         memory_limit: raw.limits.memory,
         grace: raw.shutdown.grace.0,
-    }
+    })
 }

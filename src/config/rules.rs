@@ -14,6 +14,7 @@ use super::schema::View;
 use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
 use crate::hub::HubName;
+use crate::replay::Order;
 use crate::store::config::StoreConfig;
 use crate::store::redact;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
@@ -21,11 +22,13 @@ use crate::units::{ByteSize, Count, HumanDuration, Percent};
 /// Check every rule.
 pub(crate) fn check(tree: &Node, schema: &Value, problems: &mut Vec<Problem>) {
     let mut rules = Rules { tree, schema: View::new(schema), problems };
+    rules.input();
     rules.work();
     rules.model();
     rules.corpus();
     rules.tokens();
     rules.dataset();
+    rules.replay();
     for i in 0..rules.items("trainers") {
         rules.trainer(i);
         rules.optimizer(i);
@@ -78,8 +81,57 @@ impl Rules<'_> {
         self.written::<Vec<Value>>(path).map_or(0, |items| items.len())
     }
 
+    fn is_replay(&self) -> bool {
+        self.written::<Value>("replay").is_some()
+    }
+
+    /// Rows come from a model that reads a corpus, or from a stored dataset.
+    fn input(&mut self) {
+        if self.is_replay() {
+            for key in ["model", "corpus", "tokens", "capture", "dataset"] {
+                if self.written::<Value>(key).is_some() {
+                    self.broken(key, "excludes `replay`: rows come from the stored dataset as they are");
+                }
+            }
+            return;
+        }
+        for (key, what) in [("model", "which model, and how it is computed"), ("corpus", "where the text comes from")] {
+            if self.tree.at(&Path::parse(key).unwrap_or_default()).0.is_none_or(|node| node.data == Data::Null) {
+                self.add(Severity::Error, key, "is required".to_owned(), Some(what.to_owned()));
+            }
+        }
+    }
+
+    fn replay(&mut self) {
+        if !self.is_replay() {
+            return;
+        }
+        if self.items("trainers") == 0 && self.value::<Vec<Value>>("trainers").is_some() {
+            self.broken("", "needs `trainers`: a replay does nothing but train");
+        }
+        if self.value::<Percent>("replay.holdout").is_some_and(|h| h.share() >= 1.0) {
+            self.broken("replay.holdout", "must be below 100%: nothing would be trained on");
+        }
+        if self.value::<Order>("replay.order") == Some(Order::Stream) {
+            for key in ["replay.open_shards", "replay.shuffle_rows"] {
+                if self.written::<Value>(key).is_some() {
+                    self.note(key, "is of `order: shuffled`, and does nothing with `order: stream`");
+                }
+            }
+        }
+        let Some(url) = self.written::<String>("replay.url") else { return };
+        if let Some(hint) = unknown_scheme(&url) {
+            self.add(Severity::Error, "replay.url", SCHEMES.to_owned(), hint);
+        } else if url.starts_with("http://") || url.starts_with("https://") {
+            self.broken("replay.url", "cannot be listed: give a local path or an object store (s3://, gs://, az://)");
+        }
+    }
+
     /// Something must come of a run.
     fn work(&mut self) {
+        if self.is_replay() {
+            return;
+        }
         let dataset = self.written::<Value>("dataset").is_some();
         if !dataset && self.items("trainers") == 0 && self.value::<Vec<Value>>("trainers").is_some() {
             self.broken("", "needs `dataset` (to store activations), `trainers` (to train on them), or both");
@@ -227,15 +279,18 @@ impl Rules<'_> {
 
     fn evaluation(&mut self) {
         let judged = self.items("trainers") > 0 && self.value::<Count>("evaluate.tokens").is_some_and(|t| t.0 > 0);
-        if judged && self.value::<Percent>("corpus.holdout").is_some_and(|h| h.share() == 0.0) {
-            self.note("corpus.holdout", "no text is held out, so trained coders are not judged at the end");
+        let holdout = if self.is_replay() { "replay.holdout" } else { "corpus.holdout" };
+        if judged && self.value::<Percent>(holdout).is_some_and(|h| h.share() == 0.0) {
+            self.note(holdout, "no text is held out, so trained coders are not judged at the end");
         }
     }
 
     /// Everything that is written has its own place.
     fn places(&mut self) {
         let checkpoints = (0..self.items("trainers")).map(|i| format!("trainers[{i}].checkpoint.url"));
-        let places: Vec<(String, String)> = std::iter::once("dataset.url".to_owned())
+        let places: Vec<(String, String)> = ["replay.url", "dataset.url"]
+            .map(str::to_owned)
+            .into_iter()
             .chain(checkpoints)
             .filter_map(|path| Some((place_of(&self.written::<String>(&path)?), path)))
             .collect();

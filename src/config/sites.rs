@@ -2,7 +2,7 @@
 
 use super::problems::{Problem, Problems, Severity};
 use super::rules::located;
-use super::{Loaded, Pipeline};
+use super::{Harvest, Loaded, Pipeline};
 use crate::error::Result;
 pub use crate::hooks::SiteWidth;
 use crate::hooks::{ModulePaths, PointShape, selection};
@@ -47,7 +47,7 @@ pub struct ModelLimits {
 impl Loaded {
     /// What the `tokens` section asks for and the model does not have.
     pub fn check_limits(&self, limits: ModelLimits) -> Vec<Problem> {
-        let tokens = &self.pipeline.tokens;
+        let Ok(Harvest { tokens, .. }) = self.pipeline.harvest() else { return Vec::new() };
         let mut problems = Vec::new();
         let mut broken = |path: &str, rule: String| {
             problems.push(located(&self.tree, Severity::Error, path, rule, None));
@@ -73,7 +73,7 @@ impl Loaded {
 
     /// Names that no model can have; `tables` are the module paths of all architectures. For when there is no model to ask.
     pub fn check_names(&self, tables: &[&ModulePaths]) -> Vec<Problem> {
-        let capture = self.pipeline.capture.iter().enumerate().map(|(i, name)| (format!("capture[{i}]"), name));
+        let capture = self.capture().iter().enumerate().map(|(i, name)| (format!("capture[{i}]"), name));
         let inputs = self.pipeline.trainers.iter().enumerate();
         let inputs = inputs.map(|(i, trainer)| (format!("trainers[{i}].input"), &trainer.input));
         let check = |(path, name): (String, &String)| {
@@ -96,7 +96,7 @@ impl Loaded {
             }
         };
         let pipeline = &self.pipeline;
-        let patterns = pipeline.capture.iter().enumerate();
+        let patterns = self.capture().iter().enumerate();
         let mut stored: Vec<SiteWidth> = patterns.flat_map(|(i, p)| named(&format!("capture[{i}]"), p)).collect();
         let mut inputs = Vec::new();
         let mut ambiguous = Vec::new();
@@ -127,7 +127,12 @@ impl Loaded {
         Err(Problems::new(&self.source.display().to_string(), problems))
     }
 
-    fn too_little_memory(&self, inputs: &[SiteWidth]) -> Option<Problem> {
+    fn capture(&self) -> &[String] {
+        self.pipeline.harvest().map_or(&[], |harvest| &harvest.capture)
+    }
+
+    /// That the trainers, whose inputs are known, need more memory than they may have.
+    pub fn too_little_memory(&self, inputs: &[SiteWidth]) -> Option<Problem> {
         let memory = match trainer_memory(&self.pipeline, inputs) {
             Ok(memory) => memory,
             // a setting that only shows itself to be wrong beside the input's width

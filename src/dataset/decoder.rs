@@ -29,9 +29,9 @@ pub const FOOTER_GUESS: u64 = 64 << 10;
 /// A shard's footer: its columns and where its row groups are.
 #[derive(Clone, Debug)]
 pub struct ShardFooter {
-    metadata: ArrowReaderMetadata,
-    sites: Vec<SiteHeader>,
-    file_bytes: u64,
+    pub(super) metadata: ArrowReaderMetadata,
+    pub(super) sites: Vec<SiteHeader>,
+    pub(super) file_bytes: u64,
 }
 
 /// The answer to a footer that was looked for in a file's last bytes.
@@ -203,7 +203,7 @@ fn site_of(field: &arrow::datatypes::Field) -> Result<SiteHeader> {
 }
 
 /// Append the values of column `i`, widened to f32.
-fn site_values(batch: &RecordBatch, i: usize, site: &SiteHeader, out: &mut Vec<f32>) -> Result<()> {
+pub(super) fn site_values(batch: &RecordBatch, i: usize, site: &SiteHeader, out: &mut Vec<f32>) -> Result<()> {
     let wrong = || Error::data(format!("column `{}` does not hold {} values", site.name, dtype_name(site.dtype)));
     let column = batch.column(i);
     let at = out.len();
@@ -232,7 +232,7 @@ fn site_values(batch: &RecordBatch, i: usize, site: &SiteHeader, out: &mut Vec<f
 }
 
 /// The numbers in `bytes` (little-endian, any alignment) as f32.
-fn widen(bytes: &[u8], dtype: StoredDtype, out: &mut [f32]) {
+pub(super) fn widen(bytes: &[u8], dtype: StoredDtype, out: &mut [f32]) {
     match dtype {
         StoredDtype::Float32 => {
             for (out, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -252,7 +252,7 @@ fn widen(bytes: &[u8], dtype: StoredDtype, out: &mut [f32]) {
     }
 }
 
-fn damaged(error: ParquetError) -> Error {
+pub(super) fn damaged(error: ParquetError) -> Error {
     Error::with_source(ErrorKind::Data, "not a readable shard", error)
 }
 

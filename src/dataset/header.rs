@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dataset::config::{CompressionConfig, Layout, StoredDtype};
+use crate::dataset::places::RowOrder;
 use crate::error::{Error, Result};
 use crate::units::{Count, Percent};
 
@@ -54,6 +55,9 @@ pub struct DatasetHeader {
     pub sample: Percent,
     /// How rows are cut into shards.
     pub shards: ShardRule,
+    /// The order of rows, where it is not that of their sequences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<RowOrder>,
 }
 
 /// Content hashes of what the rows were computed from.
@@ -258,6 +262,7 @@ pub(crate) mod tests {
                 rows_per_group: Count(16),
                 compression: CompressionConfig::None,
             },
+            order: None,
         }
     }
 

@@ -14,6 +14,7 @@
 //! unit, in whichever batches, writes the same objects. What to do next is a pure function of the commits
 //! ([`commit::unit_progress`]).
 
+pub mod columns;
 pub mod commit;
 pub mod config;
 pub mod decoder;
@@ -22,6 +23,7 @@ pub mod header;
 pub mod manifest;
 mod page_buffers;
 pub mod paths;
+pub mod places;
 pub mod sample;
 pub mod schema;
 pub mod segment;

@@ -10,6 +10,7 @@ pub mod point;
 pub mod reference;
 pub mod selection;
 pub mod site;
+mod stored;
 pub mod tap;
 
 pub use name::ModulePaths;

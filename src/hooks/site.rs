@@ -87,6 +87,9 @@ pub enum Site {
     LnFinalNormalized,
     /// `[n, d]`.
     LnFinalOut,
+    /// Activations that were computed elsewhere, under the name that they were imported with; see
+    /// [`crate::hooks::HookPoint::stored`].
+    Named(&'static str),
 }
 
 impl Site {
@@ -245,12 +248,21 @@ impl Site {
             Self::LnFinalOut => {
                 ("ln_final.hook_out", "the final norm's output with weight and bias: what the head reads")
             }
+            Self::Named(name) => (name, "activations that were imported"),
         }
     }
 
     /// Whether the site exists once a block.
     pub fn in_block(self) -> bool {
-        !matches!(self, Self::Embed | Self::PosEmbed | Self::LnFinalScale | Self::LnFinalNormalized | Self::LnFinalOut)
+        !matches!(
+            self,
+            Self::Embed
+                | Self::PosEmbed
+                | Self::LnFinalScale
+                | Self::LnFinalNormalized
+                | Self::LnFinalOut
+                | Self::Named(_)
+        )
     }
 
     /// Whether changing the value at this site changes what later layers compute. Not so for values that are computed on

@@ -270,6 +270,7 @@ impl ModelSpec {
             Site::MlpPreLinear => only_if(self.mlp.gated, hidden),
             Site::LnFinalScale => Some((1, 1)),
             Site::LnFinalNormalized | Site::LnFinalOut => Some((d, 1)),
+            Site::Named(_) => None,
         }
     }
 }

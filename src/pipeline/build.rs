@@ -11,10 +11,12 @@ use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::deliver::Deliver;
 use crate::pipeline::stages::fan_out::{FanOut, SharedBatch, TrainerOutput};
 use crate::pipeline::stages::forward::Forward;
+use crate::pipeline::stages::replay::Replay;
 use crate::pipeline::stages::tokenize::Tokenize;
 use crate::pipeline::stages::train::{CheckpointPolicy, Train, Trained};
 use crate::pipeline::status::RunStatus;
 use crate::pipeline::wanted::Wanted;
+use crate::replay::Reader;
 use crate::runtime::channel::{Receiver, Sender, channel};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
@@ -31,6 +33,28 @@ const TOKEN_QUEUE_BATCHES: u64 = 4;
 
 /// What the stages work on.
 pub struct Parts<B: CoderOps> {
+    /// Where rows come from.
+    pub head: Head<B>,
+    /// Who needs what.
+    pub wanted: Arc<Wanted>,
+    /// Where rows are stored.
+    pub sink: Option<ParquetSink>,
+    /// Who trains, in the order of the pipeline. Those that are done already are `None`.
+    pub trainers: Vec<Option<TrainerParts<B>>>,
+    /// Bytes that the queues behind the head may hold in all.
+    pub queue_bytes: u64,
+}
+
+/// The stages that rows come from.
+pub enum Head<B: CoderOps> {
+    /// A model reads a corpus.
+    Model(Box<ModelParts<B>>),
+    /// They were stored before.
+    Stored(Box<Reader>),
+}
+
+/// What the stages up to the forward pass work on.
+pub struct ModelParts<B: CoderOps> {
     /// The corpus, tokenised.
     pub stream: TokenStream,
     /// The model.
@@ -39,16 +63,8 @@ pub struct Parts<B: CoderOps> {
     pub sites: Vec<SiteWidth>,
     /// Which rows are kept.
     pub keep: KeepRule,
-    /// Who needs what.
-    pub wanted: Arc<Wanted>,
-    /// Where rows are stored.
-    pub sink: Option<ParquetSink>,
-    /// Who trains, in the order of the pipeline. Those that are done already are `None`.
-    pub trainers: Vec<Option<TrainerParts<B>>>,
     /// Tokens in a full batch.
     pub batch_tokens: u64,
-    /// Bytes that the queues behind the forward pass may hold in all.
-    pub queue_bytes: u64,
 }
 
 /// One trainer's part.
@@ -77,8 +93,8 @@ pub struct Shared<'a> {
 
 /// How the stages ended.
 pub struct Ended<B: CoderOps> {
-    /// The model, for evaluation.
-    pub model: Box<dyn Model<B>>,
+    /// The model, for evaluation; none if rows came from a store.
+    pub model: Option<Box<dyn Model<B>>>,
     /// Each trainer, or why it failed; `None` where there was nothing to do.
     pub trainers: Vec<Option<Result<Trained<B>>>>,
     /// Whether the whole corpus went through, or everybody had enough.
@@ -91,7 +107,7 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     let mut stages = Supervisor::new(shared.shutdown.clone()).reporting_to(shared.status.health.clone());
     let consumers = parts.trainers.iter().flatten().count() as u64 + u64::from(parts.sink.is_some()) + 1;
     let queue_bytes = parts.queue_bytes / consumers;
-    let (tokenized, computed, distributed) = (Completion::default(), Completion::default(), Completion::default());
+    let (computed, distributed) = (Completion::default(), Completion::default());
 
     let mut trainer_outputs = Vec::new();
     // what a stage leaves behind comes through a queue of one: empty if the stage panicked
@@ -164,17 +180,55 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     };
     stages.spawn("fan_out", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))?;
 
-    let token_budget = parts.batch_tokens * TOKEN_QUEUE_BATCHES;
+    let outlet = Outlet { wanted: parts.wanted, output: to_fan_out, complete: computed };
+    let model = match parts.head {
+        Head::Model(head) => Some(start_model(&mut stages, *head, outlet, shared)?),
+        Head::Stored(reader) => {
+            start_replay(&mut stages, *reader, outlet, shared)?;
+            None
+        }
+    };
+
+    stages.join().result()?;
+    let died = || Error::internal("the stage panicked; the log has its message");
+    let trainers = trained.into_iter().map(|left| left.map(|left| left.try_recv().unwrap_or_else(|_| Err(died()))));
+    Ok(Ended {
+        trainers: trainers.collect(),
+        model: match model {
+            Some(left) => Some(left.try_recv().map_err(|_| Error::internal("the forward stage left no model behind"))?),
+            None => None,
+        },
+        complete: distributed.is_set(),
+    })
+}
+
+/// Where the head's batches go.
+struct Outlet {
+    wanted: Arc<Wanted>,
+    output: Sender<ActivationBatch>,
+    complete: Completion,
+}
+
+/// Tokenize and forward; the queue is the model's way back.
+fn start_model<B: CoderOps>(
+    stages: &mut Supervisor,
+    head: ModelParts<B>,
+    outlet: Outlet,
+    shared: &Shared<'_>,
+) -> Result<crossbeam_channel::Receiver<Box<dyn Model<B>>>> {
+    let metrics = &shared.status.metrics;
+    let tokenized = Completion::default();
+    let token_budget = head.batch_tokens * TOKEN_QUEUE_BATCHES;
     let (to_forward, input) = channel("forward", token_budget, |batch: &TokenBatch| batch.n_tokens() as u64);
     metrics.queue("forward", input.stats());
     let stage = Forward {
-        model: parts.model,
-        sites: parts.sites,
-        keep: parts.keep,
+        model: head.model,
+        sites: head.sites,
+        keep: head.keep,
         input,
         input_complete: tokenized.clone(),
-        output: to_fan_out,
-        complete: computed,
+        output: outlet.output,
+        complete: outlet.complete,
         stats: metrics.stage("forward"),
         run: metrics.run.clone(),
         shutdown: shared.shutdown.clone(),
@@ -184,25 +238,31 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
         leave_behind(&leave, stage.run(heartbeat)?);
         Ok(())
     })?;
-
     let stage = Tokenize {
-        stream: parts.stream,
-        wanted: parts.wanted,
+        stream: head.stream,
+        wanted: outlet.wanted,
         output: to_forward,
         complete: tokenized,
         stats: metrics.stage("tokenize"),
         shutdown: shared.shutdown.clone(),
     };
     stages.spawn("tokenize", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))?;
+    Ok(model)
+}
 
-    stages.join().result()?;
-    let died = || Error::internal("the stage panicked; the log has its message");
-    let trainers = trained.into_iter().map(|left| left.map(|left| left.try_recv().unwrap_or_else(|_| Err(died()))));
-    Ok(Ended {
-        trainers: trainers.collect(),
-        model: model.try_recv().map_err(|_| Error::internal("the forward stage left no model behind"))?,
-        complete: distributed.is_set(),
-    })
+fn start_replay(stages: &mut Supervisor, reader: Reader, outlet: Outlet, shared: &Shared<'_>) -> Result<()> {
+    let metrics = &shared.status.metrics;
+    let stage = Replay {
+        reader,
+        wanted: outlet.wanted,
+        output: outlet.output,
+        complete: outlet.complete,
+        io: shared.io.clone(),
+        stats: metrics.stage("replay"),
+        run: metrics.run.clone(),
+        shutdown: shared.shutdown.clone(),
+    };
+    stages.spawn("replay", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))
 }
 
 fn batch_queue(name: &'static str, bytes: u64) -> (Sender<SharedBatch>, Receiver<SharedBatch>) {

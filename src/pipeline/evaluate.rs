@@ -8,9 +8,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::activation::KeepRule;
 use crate::activation::capture::columns;
 use crate::activation::keep::squared_norm;
+use crate::activation::{ActivationBatch, KeepRule};
 use crate::compute::Backend;
 use crate::error::Result;
 use crate::hooks::{HookPoint, Site, SiteWidth, Taps, Want};
@@ -84,6 +84,32 @@ pub fn evaluate<B: Backend>(
     let finish = |s: &Sums| {
         let language_model = s.language_model.as_ref().and_then(LanguageModelSums::finish);
         s.reconstruction.finish().map(|reconstruction| Evaluation { reconstruction, language_model })
+    };
+    Ok(sums.iter().map(finish).collect())
+}
+
+/// Evaluate `coders` on stored rows, at least `rows` of them where there are as many: how well they reconstruct. `None` for
+/// all where nothing is held out.
+pub fn evaluate_rows(
+    coders: &[&dyn Reconstruct],
+    rows: u64,
+    mut next_batch: impl FnMut() -> Result<Option<ActivationBatch>>,
+) -> Result<Vec<Option<Evaluation>>> {
+    let new = |coder: &&dyn Reconstruct| ReconstructionSums::new(coder.width(), coder.n_latents());
+    let mut sums: Vec<ReconstructionSums> = coders.iter().map(new).collect();
+    let mut seen = 0;
+    while seen < rows {
+        let Some(batch) = next_batch()? else { break };
+        seen += batch.n_rows() as u64;
+        for (coder, sums) in coders.iter().zip(&mut sums) {
+            let Some(site) = batch.site(coder.point()) else { continue };
+            let (mut out, mut l0) = (Vec::new(), Vec::new());
+            coder.reconstruct(&site.data, &mut out, &mut l0, sums.fired_mut())?;
+            sums.add(&site.data, &out, &l0);
+        }
+    }
+    let finish = |sums: &ReconstructionSums| {
+        sums.finish().map(|reconstruction| Evaluation { reconstruction, language_model: None })
     };
     Ok(sums.iter().map(finish).collect())
 }

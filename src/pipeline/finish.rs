@@ -10,15 +10,16 @@ use crate::config::Loaded;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
-use crate::hub::HubName;
+use crate::model::Model;
 use crate::pipeline::build::{Ended, Shared};
-use crate::pipeline::evaluate::{Evaluation, Reconstruct, evaluate};
+use crate::pipeline::evaluate::{Evaluation, Reconstruct, evaluate, evaluate_rows};
 use crate::pipeline::stages::train::Trained;
 use crate::pipeline::status::RunState;
 use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, TrainerSummary};
+use crate::replay::{Reader, ReplayConfig, Source};
 use crate::sae::export::ExportMetadata;
-use crate::store::{Location, objects, redact};
-use crate::tokens::config::{PrependBos, Separator};
+use crate::store::{Location, objects};
+use crate::tokens::config::TokensConfig;
 use crate::tokens::stream::HoldoutStream;
 use crate::tokens::tokenizer::Tokenizer;
 use crate::trainer::Trainer;
@@ -30,16 +31,31 @@ const EVALUATION_FILE: &str = "evaluation.json";
 
 /// What the stages do not need and the end does.
 pub struct Rest {
-    /// The corpus.
-    pub corpus: Arc<Corpus>,
-    /// The tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Which rows are kept.
-    pub keep: KeepRule,
+    /// What coders are judged on, if something is held out.
+    pub judged_on: Option<JudgedOn>,
+    /// What is said of exported coders.
+    pub about: ExportMetadata,
     /// The dataset, if one is stored.
     pub catalog: Option<Catalog>,
     /// Trainers that had all their rows before this run began, with their checkpoints.
     pub finished: Vec<Option<(Trainer<Cpu>, String)>>,
+}
+
+/// What was held out.
+pub enum JudgedOn {
+    /// Documents of the corpus.
+    Text {
+        /// The corpus.
+        corpus: Arc<Corpus>,
+        /// The tokenizer.
+        tokenizer: Arc<Tokenizer>,
+        /// How documents become sequences.
+        tokens: Box<TokensConfig>,
+        /// Which rows are kept.
+        keep: KeepRule,
+    },
+    /// Rows of a stored dataset.
+    Rows(Box<Source>, ReplayConfig),
 }
 
 /// One trainer at the end of the run.
@@ -84,7 +100,8 @@ pub fn finish(
     rest: Rest,
     took: Duration,
 ) -> Result<RunSummary> {
-    let Ended { mut model, trainers, complete } = ended;
+    let Ended { model, trainers, complete } = ended;
+    let about = rest.about;
     let pairs = trainers.into_iter().zip(rest.finished);
     let mut outcomes: Vec<Outcome> = pairs.map(|(ended, finished)| outcome(ended, finished)).collect();
     if complete {
@@ -92,26 +109,12 @@ pub fn finish(
             let place = loaded.stores.open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
             outcome.evaluation = read_evaluation(loaded, &place, outcome, shared);
         }
-        if loaded.pipeline.evaluate_tokens > 0 && loaded.pipeline.corpus.holdout().share() > 0.0 {
+        if let Some(held_out) = rest.judged_on.filter(|_| loaded.pipeline.evaluate_tokens > 0) {
             shared.status.enter(RunState::Evaluating);
-            let mut held_out = HoldoutStream::new(rest.corpus, rest.tokenizer, &loaded.pipeline.tokens)?;
-            let todo: Vec<usize> =
-                (0..outcomes.len()).filter(|&i| outcomes[i].is_trained() && outcomes[i].evaluation.is_none()).collect();
-            let coders: Vec<&dyn Reconstruct> =
-                todo.iter().filter_map(|&i| outcomes[i].trainer.as_ref().map(|t| t as &dyn Reconstruct)).collect();
-            if !coders.is_empty() {
-                let tokens = loaded.pipeline.evaluate_tokens;
-                let results = evaluate(model.as_mut(), &coders, &rest.keep, tokens, || held_out.next_batch())?;
-                if results.iter().all(Option::is_none) {
-                    tracing::warn!("no held-out text: raise corpus.holdout to have coders evaluated");
-                }
-                for (i, evaluation) in todo.into_iter().zip(results) {
-                    outcomes[i].evaluation = evaluation;
-                }
-            }
+            judge(&mut outcomes, held_out, model, loaded.pipeline.evaluate_tokens, shared)?;
         }
         for (i, outcome) in outcomes.iter_mut().enumerate() {
-            match export(loaded, shared, i, outcome) {
+            match export(loaded, shared, i, outcome, &about) {
                 Ok(place) => outcome.exported = place,
                 // one trainer's trouble is not the others'
                 Err(error) => outcome.error = Some(error),
@@ -119,6 +122,41 @@ pub fn finish(
         }
     }
     summarise(loaded, shared, outcomes, rest.catalog.as_ref(), complete, took)
+}
+
+/// Judge the coders that were trained and not judged by a former run.
+fn judge(
+    outcomes: &mut [Outcome],
+    held_out: JudgedOn,
+    model: Option<Box<dyn Model<Cpu>>>,
+    tokens: u64,
+    shared: &Shared<'_>,
+) -> Result<()> {
+    let todo: Vec<usize> =
+        (0..outcomes.len()).filter(|&i| outcomes[i].is_trained() && outcomes[i].evaluation.is_none()).collect();
+    let coders: Vec<&dyn Reconstruct> =
+        todo.iter().filter_map(|&i| outcomes[i].trainer.as_ref().map(|t| t as &dyn Reconstruct)).collect();
+    if coders.is_empty() {
+        return Ok(());
+    }
+    let results = match (held_out, model) {
+        (JudgedOn::Text { corpus, tokenizer, tokens: policy, keep }, Some(mut model)) => {
+            let mut stream = HoldoutStream::new(corpus, tokenizer, &policy)?;
+            evaluate(model.as_mut(), &coders, &keep, tokens, || stream.next_batch())?
+        }
+        (JudgedOn::Text { .. }, None) => return Err(Error::internal("there is no model to evaluate with")),
+        (JudgedOn::Rows(source, config), _) => {
+            let mut reader = Reader::held_out(*source, &config)?;
+            evaluate_rows(&coders, tokens, || shared.io.block_on(reader.next()))?
+        }
+    };
+    if results.iter().all(Option::is_none) {
+        tracing::warn!("nothing is held out: raise corpus.holdout (or replay.holdout) to have coders evaluated");
+    }
+    for (i, evaluation) in todo.into_iter().zip(results) {
+        outcomes[i].evaluation = evaluation;
+    }
+    Ok(())
 }
 
 fn outcome(ended: Option<Result<Trained<Cpu>>>, finished: Option<(Trainer<Cpu>, String)>) -> Outcome {
@@ -152,24 +190,17 @@ fn evaluation_key(loaded: &Loaded, trainer: &Trainer<Cpu>) -> serde_json::Value 
 }
 
 /// Write the coder in SAELens' format with its metrics; `cfg.json` goes last, so that a folder that has one is whole.
-fn export(loaded: &Loaded, shared: &Shared<'_>, index: usize, outcome: &Outcome) -> Result<Option<String>> {
+fn export(
+    loaded: &Loaded,
+    shared: &Shared<'_>,
+    index: usize,
+    outcome: &Outcome,
+    about: &ExportMetadata,
+) -> Result<Option<String>> {
     let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
     let pipeline = &loaded.pipeline;
     let place = loaded.stores.open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
-    let metadata = ExportMetadata {
-        model_name: HubName::model_name(&pipeline.model.source),
-        dataset_path: redact(&pipeline.corpus.paths().join(" ")).replace(' ', ","),
-        context_size: pipeline.tokens.context_length,
-        prepend_bos: pipeline.tokens.prepend_bos == PrependBos::Yes,
-        separator: match pipeline.tokens.separator {
-            Separator::Eos => Some("eos".to_owned()),
-            Separator::Bos => Some("bos".to_owned()),
-            Separator::None => None,
-        },
-        exclude_special_tokens: pipeline.tokens.exclude.special,
-        extra: serde_json::Map::new(),
-    };
-    let mut files = trainer.export(metadata)?;
+    let mut files = trainer.export(about.clone())?;
     if let Some(evaluation) = &outcome.evaluation {
         let stored = serde_json::json!({ "of": evaluation_key(loaded, trainer), "metrics": evaluation });
         let text = serde_json::to_vec_pretty(&stored).unwrap_or_default();

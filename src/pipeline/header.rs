@@ -7,16 +7,19 @@ use sha2::{Digest, Sha256};
 
 use crate::activation::KeepRule;
 use crate::activation::keep::has_norm_limit;
-use crate::config::{Loaded, Sites};
+use crate::config::{Input, Loaded, Sites};
 use crate::corpus::Corpus;
 use crate::dataset::config::DatasetConfig;
 use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader, SpecialTokens};
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
 use crate::hooks::{HookPoint, SiteWidth};
+use crate::hub::HubName;
 use crate::model::ModelSource;
 use crate::pipeline::locate::Located;
-use crate::tokens::config::PrependBos;
+use crate::sae::export::ExportMetadata;
+use crate::store::redact;
+use crate::tokens::config::{PrependBos, Separator, TokensConfig};
 use crate::tokens::tokenizer::Tokenizer;
 
 /// What the rows of a run are: whatever changes it makes another stream.
@@ -41,6 +44,7 @@ impl Stream {
         corpus: &Corpus,
     ) -> Result<Self> {
         let pipeline = &loaded.pipeline;
+        let harvest = pipeline.harvest()?;
         let files = source.fingerprint()?;
         let model = ModelHeader {
             source: loaded.published["model"]["source"].as_str().unwrap_or_default().to_owned(),
@@ -50,15 +54,15 @@ impl Stream {
             tokenizer_sha256: files.tokenizer.clone(),
         };
         let fingerprints = Fingerprints {
-            model: digest(&[&files.config, &files.weights, &format!("{:?}", pipeline.model.dtype)]),
+            model: digest(&[&files.config, &files.weights, &format!("{:?}", harvest.model.dtype)]),
             tokenizer: tokenizer.fingerprint().to_owned(),
             corpus: corpus.fingerprint().to_owned(),
         };
         let tokens = json!({
             "seed": pipeline.seed,
-            "holdout": pipeline.corpus.holdout(),
-            "unit_bytes": pipeline.corpus.unit_bytes(),
-            "policy": pipeline.tokens,
+            "holdout": harvest.corpus.holdout(),
+            "unit_bytes": harvest.corpus.unit_bytes(),
+            "policy": harvest.tokens,
             // a row is dropped when any captured site rejects it, so the rows depend on what is captured besides
             "judged_sites": sites.captured.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>(),
         });
@@ -72,14 +76,18 @@ impl Stream {
 }
 
 /// The pipeline with what `auto` means for its tokenizer, and that for people and headers.
-pub fn decided(loaded: &Loaded, tokenizer: &Tokenizer) -> (Loaded, SpecialTokens) {
+///
+/// # Errors
+/// `Config` for a pipeline that replays.
+pub fn decided(loaded: &Loaded, tokenizer: &Tokenizer) -> Result<(Loaded, SpecialTokens)> {
     let mut loaded = loaded.clone();
-    let pre_tokenised = loaded.pipeline.corpus.pre_tokenised();
-    let (tokens, because) = tokenizer.decided(&loaded.pipeline.tokens, pre_tokenised);
+    let mut harvest = loaded.pipeline.harvest()?.clone();
+    let (tokens, because) = tokenizer.decided(&harvest.tokens, harvest.corpus.pre_tokenised());
     let ids = tokenizer.ids();
     let prepend_bos = tokens.prepend_bos == PrependBos::Yes;
-    loaded.pipeline.tokens = tokens;
-    (loaded, SpecialTokens { bos: ids.bos, eos: ids.eos, pad: ids.pad, prepend_bos, because })
+    harvest.tokens = tokens;
+    loaded.pipeline.input = Input::Harvest(Box::new(harvest));
+    Ok((loaded, SpecialTokens { bos: ids.bos, eos: ids.eos, pad: ids.pad, prepend_bos, because }))
 }
 
 /// The header of the dataset that a pipeline writes.
@@ -109,6 +117,7 @@ pub fn describe(
         norm_limits: limits.collect::<BTreeMap<String, f32>>(),
         sample: config.sample,
         shards: spec.rule(),
+        order: None,
     }
 }
 
@@ -116,6 +125,23 @@ pub fn describe(
 pub fn stored_limits(header: &DatasetHeader, sites: &[SiteWidth]) -> Option<Vec<(HookPoint, f32)>> {
     let judged = sites.iter().map(|&(point, _)| point).filter(|&point| has_norm_limit(point));
     judged.map(|point| Some((point, *header.norm_limits.get(&point.to_string())?))).collect()
+}
+
+/// What an exported coder says of where its rows came from.
+pub fn about(model: &str, corpus: &str, tokens: &TokensConfig) -> ExportMetadata {
+    ExportMetadata {
+        model_name: HubName::model_name(model),
+        dataset_path: redact(corpus).replace(' ', ","),
+        context_size: tokens.context_length,
+        prepend_bos: tokens.prepend_bos == PrependBos::Yes,
+        separator: match tokens.separator {
+            Separator::Eos => Some("eos".to_owned()),
+            Separator::Bos => Some("bos".to_owned()),
+            Separator::None => None,
+        },
+        exclude_special_tokens: tokens.exclude.special,
+        extra: serde_json::Map::new(),
+    }
 }
 
 /// SHA-256 of the parts, each with its length.

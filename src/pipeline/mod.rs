@@ -4,6 +4,7 @@
 //! prepare  model, tokenizer, corpus, norm limits, dataset, trainers: opened, checked, restored
 //! stages   tokenize -> forward -> fan_out -+-> deliver        (one thread each; queues bounded by tokens or bytes)
 //!                                          +-> train 1..n
+//!          (replay -> fan_out ... where rows are read from a stored dataset)
 //! finish   held-out evaluation, export, summary
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod finish;
 pub mod header;
 pub mod locate;
 pub mod prepare;
+pub mod replay;
 pub mod stages;
 pub mod status;
 pub mod summary;
@@ -25,9 +27,11 @@ pub mod wanted;
 
 use std::sync::Arc;
 
+use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
 use crate::error::Result;
-use crate::pipeline::build::Shared;
+use crate::pipeline::build::{Parts, Shared};
+use crate::pipeline::finish::Rest;
 use crate::pipeline::status::{RunState, RunStatus};
 use crate::pipeline::summary::RunSummary;
 use crate::runtime::clock::{Clock, Stopwatch};
@@ -51,12 +55,19 @@ pub fn run(
 }
 
 fn run_to_the_end(loaded: &Loaded, shared: &Shared<'_>) -> Result<RunSummary> {
+    if let Some(replay) = loaded.pipeline.replay() {
+        let (parts, rest) = replay::prepare(loaded, replay, shared)?;
+        return run_parts(loaded, parts, rest, shared);
+    }
     let (loaded, opened) = prepare::open(loaded, shared)?;
-    let loaded = &loaded;
-    let prepared = prepare::prepare(loaded, opened, shared)?;
+    let prepared = prepare::prepare(&loaded, opened, shared)?;
+    let (parts, rest) = prepared.split(&loaded, shared)?;
+    run_parts(&loaded, parts, rest, shared)
+}
+
+fn run_parts(loaded: &Loaded, parts: Parts<Cpu>, rest: Rest, shared: &Shared<'_>) -> Result<RunSummary> {
     shared.status.enter(RunState::Running);
     let watch = Stopwatch::start();
-    let (parts, rest) = prepared.split(loaded, shared)?;
     let watch_draining = show_draining(shared);
     let ended = build::run_stages(parts, shared);
     watch_draining.abort();

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use crate::activation::KeepRule;
 use crate::catalog::{Catalog, checkpoints};
 use crate::compute::cpu::Cpu;
-use crate::config::{Loaded, Pipeline, Problems, Sites};
+use crate::config::{Harvest, Loaded, Pipeline, Problems, Sites};
 use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
 use crate::dataset::commit::UnitProgress;
@@ -15,21 +15,25 @@ use crate::dataset::config::DatasetConfig;
 use crate::dataset::header::{DatasetHeader, SpecialTokens};
 use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
+use crate::hooks::SiteWidth;
 use crate::model::{self, BatchShape, Model, ModelSource};
-use crate::pipeline::build::{Parts, Shared, TrainerParts};
+use crate::pipeline::build::{Head, ModelParts, Parts, Shared, TrainerParts};
 use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
-use crate::pipeline::finish::Rest;
+use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header::{self, Stream};
 use crate::pipeline::locate::Located;
 use crate::pipeline::stages::train::CheckpointPolicy;
 use crate::pipeline::status::TrainerStatus;
 use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
 use crate::runtime::readiness::Latch;
+use crate::sae::export::ExportMetadata;
 use crate::sink::ParquetSink;
 use crate::store::{Location, probe};
 use crate::tokens::chat::ChatRules;
+use crate::tokens::config::TokensConfig;
 use crate::tokens::stream::TokenStream;
 use crate::tokens::tokenizer::Tokenizer;
+use crate::trainer::config::TrainerConfig;
 use crate::trainer::{Trainer, TrainerSettings};
 
 /// Queues may hold this fraction (one in so many) of `limits.memory`.
@@ -52,38 +56,38 @@ struct Dataset {
     progress: HashMap<u32, UnitProgress>,
 }
 
-struct Restored {
+pub(super) struct Restored {
     trainer: Trainer<Cpu>,
     location: Location,
     /// Where its state was found, if it was.
     checkpoint: Option<String>,
 }
 
-/// The batches that a pipeline's forward pass is planned for.
-pub fn batch_shape(pipeline: &Pipeline) -> BatchShape {
-    let context_length = pipeline.tokens.context_length as usize;
-    BatchShape { max_tokens: pipeline.tokens.batch_sequences() * context_length, context_length }
+/// The batches that a forward pass is planned for.
+pub fn batch_shape(tokens: &TokensConfig) -> BatchShape {
+    let context_length = tokens.context_length as usize;
+    BatchShape { max_tokens: tokens.batch_sequences() * context_length, context_length }
 }
 
 /// The tokenizer of a model's folder; none is needed where the corpus is token ids.
-pub fn open_tokenizer(pipeline: &Pipeline, source: &ModelSource) -> Result<Tokenizer> {
+pub fn open_tokenizer(harvest: &Harvest, source: &ModelSource) -> Result<Tokenizer> {
     let tokenizer = match source.tokenizer()? {
         Some(tokenizer) => Ok(tokenizer),
-        None if pipeline.corpus.pre_tokenised() => source.tokenizer_for_ids(),
+        None if harvest.corpus.pre_tokenised() => source.tokenizer_for_ids(),
         None => Err(Error::config(format!(
             "`{}` has no tokenizer.json: add it, or give a pre-tokenised corpus (tokens_field)",
             source.folder().display()
         ))),
     }?;
-    with_chat(pipeline, source, tokenizer)
+    with_chat(harvest, source, tokenizer)
 }
 
 /// The tokenizer with the model's chat template, if the corpus is conversations.
-pub fn with_chat(pipeline: &Pipeline, source: &ModelSource, tokenizer: Tokenizer) -> Result<Tokenizer> {
-    if pipeline.corpus.messages_field().is_none() {
+pub fn with_chat(harvest: &Harvest, source: &ModelSource, tokenizer: Tokenizer) -> Result<Tokenizer> {
+    if harvest.corpus.messages_field().is_none() {
         return Ok(tokenizer);
     }
-    let chat = pipeline.tokens.chat.clone().unwrap_or_default();
+    let chat = harvest.tokens.chat.clone().unwrap_or_default();
     tokenizer.with_chat(ChatRules::new(&chat, source.folder(), &source.token_files()?)?)
 }
 
@@ -97,12 +101,12 @@ pub struct Opened {
 
 /// Bring the model here and open its files; the pipeline with what it left to them.
 pub fn open(loaded: &Loaded, shared: &Shared<'_>) -> Result<(Loaded, Opened)> {
-    let located = Located::fetch(&loaded.pipeline.model.source, shared.shutdown, &shared.status.download);
+    let located = Located::fetch(&loaded.pipeline.harvest()?.model.source, shared.shutdown, &shared.status.download);
     let located = shared.io.block_on(located)?;
     let source = located.open()?;
-    let tokenizer = open_tokenizer(&loaded.pipeline, &source)?;
+    let tokenizer = open_tokenizer(loaded.pipeline.harvest()?, &source)?;
     tokenizer.warnings().iter().for_each(|disagreement| tracing::warn!(disagreement, "the model's files disagree"));
-    let (loaded, special_tokens) = header::decided(loaded, &tokenizer);
+    let (loaded, special_tokens) = header::decided(loaded, &tokenizer)?;
     tracing::info!(tokens = special_tokens.shown(), "special tokens");
     Ok((loaded, Opened { located, source, tokenizer, special_tokens }))
 }
@@ -111,31 +115,32 @@ pub fn open(loaded: &Loaded, shared: &Shared<'_>) -> Result<(Loaded, Opened)> {
 pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<Prepared> {
     let Opened { located, source, tokenizer, special_tokens } = opened;
     let pipeline = &loaded.pipeline;
-    let declared = source.spec().points(pipeline.tokens.context_length as usize);
+    let harvest = pipeline.harvest()?;
+    let declared = source.spec().points(harvest.tokens.context_length as usize);
     let sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
     let tokenizer = Arc::new(tokenizer);
     let metrics = &shared.status.metrics;
     let corpus = Arc::new(
-        shared.io.block_on(Corpus::open_in(&pipeline.corpus, &loaded.stores.counted(metrics.store("corpus"))))?,
+        shared.io.block_on(Corpus::open_in(&harvest.corpus, &loaded.stores.counted(metrics.store("corpus"))))?,
     );
     shared.status.metrics.run.units_total.set(f64::from(corpus.n_units()));
-    let backend = Arc::new(Cpu::new(pipeline.model.threads as usize)?);
+    let backend = Arc::new(Cpu::new(harvest.model.threads as usize)?);
     tracing::info!(
         model = %source.folder().display(), threads = backend.threads(), units = corpus.n_units(),
         corpus_bytes = corpus.bytes(), "loading"
     );
-    let format = pipeline.model.dtype.matrix_format();
-    let mut model = model::load(Arc::clone(&backend), &source, batch_shape(pipeline), format)?;
+    let format = harvest.model.dtype.matrix_format();
+    let mut model = model::load(Arc::clone(&backend), &source, batch_shape(&harvest.tokens), format)?;
     shared.status.readiness.release(Latch::ModelLoaded);
     let special: Vec<u32> = tokenizer.special_ids().collect();
-    let mut keep = KeepRule::new(&pipeline.tokens.exclude, &special);
+    let mut keep = KeepRule::new(&harvest.tokens.exclude, &special);
     let in_dataset = loaded.stores.counted(metrics.store("dataset"));
     let stored = pipeline.dataset.as_ref().map(|d| in_dataset.open(&d.url)).transpose()?;
     let header = match &stored {
         Some(location) => shared.io.block_on(Catalog::read_header(location))?,
         None => None,
     };
-    if let Some(factor) = pipeline.tokens.exclude.norm_above_median {
+    if let Some(factor) = harvest.tokens.exclude.norm_above_median {
         let limits = match header.as_ref().and_then(|h| header::stored_limits(h, &sites.captured)) {
             Some(limits) => limits,
             None => {
@@ -155,7 +160,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         _ => None,
     };
     shared.status.readiness.release(Latch::DatasetOpen);
-    let trainers = restore_trainers(loaded, &sites, &identity, &backend, shared)?;
+    let trainers = restore_trainers(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
     Ok(Prepared { model, sites, corpus, tokenizer, keep, dataset, trainers })
 }
@@ -173,7 +178,8 @@ fn first_batches(
 ) -> Result<Vec<crate::tokens::TokenBatch>> {
     let (corpus, tokenizer) = (Arc::clone(corpus), Arc::clone(tokenizer));
     let start = SourceCursor::default();
-    let mut stream = TokenStream::new(corpus, tokenizer, &pipeline.tokens, pipeline.seed, start, HashMap::new())?;
+    let tokens = &pipeline.harvest()?.tokens;
+    let mut stream = TokenStream::new(corpus, tokenizer, tokens, pipeline.seed, start, HashMap::new())?;
     let mut batches = Vec::new();
     while batches.len() < CALIBRATION_BATCHES {
         let Some(batch) = stream.next(&mut |_, _, _| true)? else { break };
@@ -201,18 +207,18 @@ fn open_dataset(
     Ok(Dataset { config, catalog, progress })
 }
 
-/// Every trainer, from its newest checkpoint if it has one.
-fn restore_trainers(
+/// Every trainer, from its newest checkpoint if it has one. `stream` is what the rows of `inputs` are.
+pub(super) fn restore_trainers(
     loaded: &Loaded,
-    sites: &Sites,
-    identity: &Stream,
+    inputs: &[SiteWidth],
+    stream: &serde_json::Value,
     backend: &Arc<Cpu>,
     shared: &Shared<'_>,
 ) -> Result<Vec<Restored>> {
     let (mut restored, pipeline) = (Vec::new(), &loaded.pipeline);
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
-    for (config, &(point, width)) in pipeline.trainers.iter().zip(&sites.inputs) {
-        let (seed, stream) = (pipeline.seed, identity.to_json());
+    for (config, &(point, width)) in pipeline.trainers.iter().zip(inputs) {
+        let (seed, stream) = (pipeline.seed, stream.clone());
         let settings = TrainerSettings { config: config.clone(), point, width, seed, stream };
         let location = stores.open(&config.checkpoint.url)?;
         // a place that cannot even be read is this trainer's own failure, found again when it saves
@@ -251,11 +257,8 @@ impl Prepared {
     /// The stages' parts, and what is left for the end.
     pub fn split(self, loaded: &Loaded, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest)> {
         let pipeline = &loaded.pipeline;
-        let needs = self.trainers.iter().map(|restored| TrainerNeed {
-            next_batch: restored.trainer.next_batch_index(),
-            finished: Arc::new(AtomicBool::new(restored.trainer.done())),
-        });
-        let needs: Vec<TrainerNeed> = needs.collect();
+        let harvest = pipeline.harvest()?;
+        let needs = needs(&self.trainers);
         let start = self.start();
         let (mut lengths, mut need, mut sink, mut catalog) = (HashMap::new(), None, None, None);
         if let Some(dataset) = self.dataset {
@@ -268,37 +271,26 @@ impl Prepared {
         let wanted = Arc::new(Wanted {
             dataset: need,
             trainers: needs,
-            batch_sequences: pipeline.tokens.batch_sequences() as u32,
+            batch_sequences: harvest.tokens.batch_sequences() as u32,
         });
         let (corpus, tokenizer) = (Arc::clone(&self.corpus), Arc::clone(&self.tokenizer));
-        let stream = TokenStream::new(corpus, tokenizer, &pipeline.tokens, pipeline.seed, start, lengths)?;
-        let mut finished = Vec::new();
-        let trainers = self.trainers.into_iter().zip(&pipeline.trainers).map(|(restored, config)| {
-            if restored.trainer.done() {
-                finished.push(Some((restored.trainer, restored.checkpoint.unwrap_or_default())));
-                return None;
-            }
-            finished.push(None);
-            let every = config.checkpoint.every.0;
-            let checkpoints = CheckpointPolicy { location: restored.location, every, keep: config.checkpoint.keep };
-            let (trainer, restored_from, when_slow) = (restored.trainer, restored.checkpoint, config.when_slow);
-            Some(TrainerParts { trainer, checkpoints, restored_from, when_slow })
-        });
-        let trainers = trainers.collect();
-        let shape = batch_shape(pipeline);
-        let parts = Parts {
+        let stream = TokenStream::new(corpus, tokenizer, &harvest.tokens, pipeline.seed, start, lengths)?;
+        let (trainers, finished) = trainer_parts(self.trainers, pipeline);
+        let shape = batch_shape(&harvest.tokens);
+        let head = ModelParts {
             stream,
             model: self.model,
             sites: self.sites.captured,
             keep: self.keep.clone(),
-            wanted,
-            sink,
-            trainers,
             batch_tokens: shape.max_tokens as u64,
-            queue_bytes: pipeline.memory_limit.0 / QUEUE_SHARE,
         };
-        let rest = Rest { corpus: self.corpus, tokenizer: self.tokenizer, keep: self.keep, catalog, finished };
-        Ok((parts, rest))
+        let (head, queue_bytes) = (Head::Model(Box::new(head)), pipeline.memory_limit.0 / QUEUE_SHARE);
+        let parts = Parts { head, wanted, sink, trainers, queue_bytes };
+        let judged_on = (harvest.corpus.holdout().share() > 0.0).then(|| {
+            let (corpus, tokenizer, tokens) = (self.corpus, self.tokenizer, harvest.tokens.clone());
+            JudgedOn::Text { corpus, tokenizer, tokens: Box::new(tokens), keep: self.keep }
+        });
+        Ok((parts, Rest { judged_on, about: about(harvest), catalog, finished }))
     }
 
     /// Where the stream begins. A dataset may miss rows anywhere, so with one the order is followed from its start
@@ -307,7 +299,45 @@ impl Prepared {
         if self.dataset.is_some() {
             return SourceCursor::default();
         }
-        let unfinished = self.trainers.iter().filter(|r| !r.trainer.done());
-        unfinished.map(|r| r.trainer.cursor()).min_by_key(|c| c.next_batch).cloned().unwrap_or_default()
+        earliest(&self.trainers)
     }
+}
+
+/// The earliest position of all trainers that need more rows.
+pub(super) fn earliest(trainers: &[Restored]) -> SourceCursor {
+    let unfinished = trainers.iter().filter(|r| !r.trainer.done());
+    unfinished.map(|r| r.trainer.cursor()).min_by_key(|c| c.next_batch).cloned().unwrap_or_default()
+}
+
+/// What the trainers need of the stream.
+pub(super) fn needs(trainers: &[Restored]) -> Vec<TrainerNeed> {
+    let need = |restored: &Restored| TrainerNeed {
+        next_batch: restored.trainer.next_batch_index(),
+        finished: Arc::new(AtomicBool::new(restored.trainer.done())),
+    };
+    trainers.iter().map(need).collect()
+}
+
+/// What the stages need of those that need more rows; and those that are done, with their checkpoints.
+#[allow(clippy::type_complexity, reason = "two lists in the order of the pipeline")]
+pub(super) fn trainer_parts(
+    trainers: Vec<Restored>,
+    pipeline: &Pipeline,
+) -> (Vec<Option<TrainerParts<Cpu>>>, Vec<Option<(Trainer<Cpu>, String)>>) {
+    let split = |(restored, config): (Restored, &TrainerConfig)| {
+        if restored.trainer.done() {
+            return (None, Some((restored.trainer, restored.checkpoint.unwrap_or_default())));
+        }
+        let every = config.checkpoint.every.0;
+        let checkpoints = CheckpointPolicy { location: restored.location, every, keep: config.checkpoint.keep };
+        let (trainer, restored_from, when_slow) = (restored.trainer, restored.checkpoint, config.when_slow);
+        (Some(TrainerParts { trainer, checkpoints, restored_from, when_slow }), None)
+    };
+    trainers.into_iter().zip(&pipeline.trainers).map(split).unzip()
+}
+
+/// What a harvest says about its coders.
+fn about(harvest: &Harvest) -> ExportMetadata {
+    let Harvest { model, corpus, tokens, .. } = harvest;
+    header::about(&model.source, &corpus.paths().join(" "), tokens)
 }

@@ -46,6 +46,7 @@ pub fn header(spec: &ShardSpec, units: u32) -> DatasetHeader {
         norm_limits: BTreeMap::new(),
         sample: spec.sample,
         shards: spec.rule(),
+        order: None,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::hooks::HookPoint;
 use crate::runtime::rng::{Rng, RngState, Seed};
 use crate::sae::dead::DeadTracker;
 use crate::sae::export::f32_tensor;
@@ -98,7 +99,8 @@ pub(super) fn saved_settings(files: &[(String, Vec<u8>)]) -> Result<TrainerSetti
         serde_json::from_slice(find(files, STATE)?).or_kind(ErrorKind::Data, || format!("read {STATE}"))?;
     let saved: Saved =
         serde_json::from_value(state.settings).or_kind(ErrorKind::Data, || format!("read the settings of {STATE}"))?;
-    let point = saved.point.parse().or_kind(ErrorKind::Data, || format!("{STATE}: `{}` is not a site", saved.point))?;
+    let point = HookPoint::stored(&saved.point);
+    let point = point.or_kind(ErrorKind::Data, || format!("{STATE}: `{}` is not a site", saved.point))?;
     let (config, stream) = (saved.trainer, saved.stream);
     Ok(TrainerSettings { config, point, width: saved.width, seed: Seed(saved.seed), stream })
 }

@@ -6,7 +6,7 @@ use super::memory::{self, MemoryPlan};
 use super::rate::Rates;
 use super::work;
 use crate::config::sites::{self, SiteWidth};
-use crate::config::{Pipeline, Sites};
+use crate::config::{Harvest, Pipeline, Sites};
 use crate::dataset::config::StoredDtype;
 use crate::dataset::header::SpecialTokens;
 use crate::error::Result;
@@ -116,6 +116,7 @@ pub(super) struct Plan {
 /// What a plan is made from.
 pub(super) struct Facts<'a> {
     pub(super) pipeline: &'a Pipeline,
+    pub(super) harvest: &'a Harvest,
     pub(super) sites: &'a Sites,
     pub(super) spec: &'a ModelSpec,
     pub(super) weights: WeightCount,
@@ -132,8 +133,8 @@ pub(super) struct Facts<'a> {
 /// Make the plan.
 pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
     let pipeline = facts.pipeline;
-    let holdout = pipeline.corpus.holdout().share();
-    let mut stream = stream(&pipeline.tokens, facts.estimate, 1.0 - holdout);
+    let holdout = facts.harvest.corpus.holdout().share();
+    let mut stream = stream(&facts.harvest.tokens, facts.estimate, 1.0 - holdout);
     let trainers = trainers(facts)?;
     let mut warnings = Vec::new();
     let needed = trainers.iter().map(|t| t.rows_needed).fold(0.0, f64::max);
@@ -214,7 +215,7 @@ fn stream(tokens: &TokensConfig, estimate: &Estimate, share: f64) -> Stream {
 
 fn forward(facts: &Facts<'_>, points: &[HookPoint], stream: &Stream) -> ForwardPlan {
     let last = points.last().map_or_else(|| "nothing".to_owned(), ToString::to_string);
-    let context = facts.pipeline.tokens.context_length as usize;
+    let context = facts.harvest.tokens.context_length as usize;
     ForwardPlan {
         tokens: stream.tokens,
         rows: stream.rows,

@@ -62,12 +62,12 @@ pub(super) fn memory(
     trainers: &[TrainerPlan],
     forward_seconds: f64,
 ) -> MemoryPlan {
-    let tokens = &facts.pipeline.tokens;
+    let tokens = &facts.harvest.tokens;
     let context = tokens.context_length as usize;
     let batch_tokens = tokens.batch_sequences() * context;
     let open_units = f64::from(tokens.interleave.min(facts.units).max(1));
     let process = PROCESS_BYTES + TOKENIZER_FACTOR * facts.tokenizer_bytes as f64 + READER_BYTES * open_units;
-    let model = match facts.pipeline.model.dtype.matrix_format() {
+    let model = match facts.harvest.model.dtype.matrix_format() {
         MatrixFormat::F32 => facts.weights.bytes(4) as f64,
         MatrixFormat::Bf16 => facts.weights.bytes(2) as f64,
     };
@@ -130,7 +130,7 @@ fn dataset(facts: &Facts<'_>, open_units: f64) -> f64 {
 /// A batch's rows as they are, reconstructed and replaced, and the logits of a few rows of each.
 fn evaluation(facts: &Facts<'_>, batch_tokens: f64) -> f64 {
     let pipeline = facts.pipeline;
-    if pipeline.evaluate_tokens == 0 || pipeline.trainers.is_empty() || pipeline.corpus.holdout().share() == 0.0 {
+    if pipeline.evaluate_tokens == 0 || pipeline.trainers.is_empty() || facts.harvest.corpus.holdout().share() == 0.0 {
         return 0.0;
     }
     let (d, v) = (facts.spec.d_model as f64 * 4.0, facts.spec.vocab_size as f64 * 4.0);

@@ -3,6 +3,7 @@
 mod estimate;
 mod memory;
 mod rate;
+mod replay;
 mod work;
 
 use std::path::PathBuf;
@@ -36,23 +37,28 @@ pub(crate) struct PlanArgs {
 
 pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
     let loaded = globals.load(&args.pipeline)?;
+    if let Some(replay) = loaded.pipeline.replay() {
+        return replay::execute(&loaded, replay, globals);
+    }
     let (source, sites) = model_folder::open(&loaded)?;
     let tokenizer = model_folder::tokenizer(&loaded, &source)?;
-    let (loaded, special_tokens) = header::decided(&loaded, &tokenizer);
+    let (loaded, special_tokens) = header::decided(&loaded, &tokenizer)?;
     let pipeline = &loaded.pipeline;
+    let harvest = pipeline.harvest()?;
     let runtime = async_runtime()?;
-    let corpus = Arc::new(runtime.block_on(Corpus::open_in(&pipeline.corpus, &loaded.stores))?);
+    let corpus = Arc::new(runtime.block_on(Corpus::open_in(&harvest.corpus, &loaded.stores))?);
     let estimate: Estimate = estimate(&corpus, &tokenizer)?;
-    let backend = Cpu::new(pipeline.model.threads as usize)?;
+    let backend = Cpu::new(harvest.model.threads as usize)?;
     let spec = source.spec();
-    let batch_tokens = pipeline.tokens.batch_sequences() * pipeline.tokens.context_length as usize;
+    let batch_tokens = harvest.tokens.batch_sequences() * harvest.tokens.context_length as usize;
     let rates = rate::measure(&backend, batch_tokens.min(rate::ROWS_MAX), spec.d_model, spec.d_mlp);
     let mut plan = estimate::plan(&Facts {
         pipeline,
+        harvest,
         sites: &sites,
         spec,
         weights: model::weight_count(&source)?,
-        tokenizer_bytes: match pipeline.corpus.pre_tokenised() {
+        tokenizer_bytes: match harvest.corpus.pre_tokenised() {
             true => 0,
             false => source.tokenizer_bytes(),
         },
@@ -68,7 +74,7 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         let value = serde_json::to_value(&plan).or_kind(ErrorKind::Internal, || "write the plan as JSON".to_owned())?;
         output::print_json(&value);
     } else {
-        print(&plan, &pipeline.model.source);
+        print(&plan, &harvest.model.source);
         loaded.notes.iter().for_each(|note| output::print(&note.line(&loaded.source.display().to_string())));
     }
     Ok(ExitCode::SUCCESS)

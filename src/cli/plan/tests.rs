@@ -53,6 +53,7 @@ fn plan_with(sets: &[&str]) -> Plan {
     let rates = rate::Rates { flops_per_second: 1e11, bytes_per_second: 1e10 };
     let facts = Facts {
         pipeline: &loaded.pipeline,
+        harvest: loaded.pipeline.harvest().unwrap(),
         sites: &sites,
         spec: &spec,
         weights: WeightCount { matrices: 124_000_000, vectors: 439_808 },

@@ -1,8 +1,8 @@
 //! One thin file a stage: receive, call the module that does the work, send, report five numbers.
 //!
 //! ```text
-//! tokenize -> forward -> fan_out -+-> deliver
-//!                                 +-> train (one a trainer)
+//! tokenize -> forward -+-> fan_out -+-> deliver
+//!              replay --+            +-> train (one a trainer)
 //! ```
 //!
 //! A stage ends when its input ends or its output is gone. Dropping the sender is the end-of-stream signal; whether the
@@ -11,6 +11,7 @@
 pub mod deliver;
 pub mod fan_out;
 pub mod forward;
+pub mod replay;
 pub mod tokenize;
 pub mod train;
 

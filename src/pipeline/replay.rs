@@ -1,0 +1,85 @@
+//! A run whose rows come from a stored dataset: opened, checked and restored before the first batch.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::catalog::columns::View;
+use crate::compute::cpu::Cpu;
+use crate::config::{Loaded, Problem, Problems};
+use crate::error::{Error, Result};
+use crate::hooks::SiteWidth;
+use crate::pipeline::build::{Head, Parts, Shared};
+use crate::pipeline::finish::{JudgedOn, Rest};
+use crate::pipeline::header;
+use crate::pipeline::prepare::{QUEUE_SHARE, earliest, needs, restore_trainers, trainer_parts};
+use crate::pipeline::wanted::Wanted;
+use crate::replay::{Reader, ReplayConfig, Source, identity};
+use crate::runtime::readiness::Latch;
+use crate::sae::export::ExportMetadata;
+use crate::tokens::config::TokensConfig;
+
+/// Open what is committed now, with the sites that the pipeline's trainers read; and each trainer's site.
+pub async fn open(loaded: &Loaded, view: &View) -> Result<(Source, Vec<SiteWidth>)> {
+    let trainers = &loaded.pipeline.trainers;
+    let mut names: Vec<String> = Vec::new();
+    for trainer in trainers {
+        if !names.contains(&trainer.input) {
+            names.push(trainer.input.clone());
+        }
+    }
+    let source = Source::open(view, &names).await?;
+    let site = |input: &String| source.sites().iter().find(|site| site.header.name == *input);
+    let inputs = trainers.iter().filter_map(|t| site(&t.input).map(|site| (site.point, site.width))).collect();
+    Ok((source, inputs))
+}
+
+/// What is wrong with the trainers, now that the widths of their inputs are known.
+pub fn problems(loaded: &Loaded, inputs: &[SiteWidth]) -> Option<Problem> {
+    loaded.too_little_memory(inputs)
+}
+
+/// Everything that the stages and the end need.
+pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest)> {
+    let pipeline = &loaded.pipeline;
+    let location = loaded.stores.counted(shared.status.metrics.store("dataset")).open(&replay.url)?;
+    let view = shared.io.block_on(View::open(location))?;
+    let (source, inputs) = shared.io.block_on(open(loaded, &view))?;
+    if let Some(problem) = problems(loaded, &inputs) {
+        let problems = Problems::new(&loaded.source.display().to_string(), vec![problem]);
+        return Err(Error::config(problems.to_string()));
+    }
+    tracing::info!(
+        dataset = %source.location().shown, shards = source.shards(), rows = source.rows(), snapshot = source.snapshot(),
+        "reading a stored dataset"
+    );
+    shared.status.readiness.release(Latch::ModelLoaded);
+    shared.status.readiness.release(Latch::DatasetOpen);
+    let backend = Arc::new(Cpu::new(0)?);
+    let stream = identity(&source, replay, pipeline.seed);
+    let trainers = restore_trainers(loaded, &inputs, &stream, &backend, shared)?;
+    shared.status.readiness.release(Latch::StoreReachable);
+    let reader = {
+        // row groups are asked for as soon as the reader exists
+        let _entered = shared.io.enter();
+        Reader::new(source.clone(), replay, pipeline.seed, &earliest(&trainers))?
+    };
+    let wanted = Arc::new(Wanted { dataset: None, trainers: needs(&trainers), batch_sequences: 1 });
+    let about = about(&source);
+    let (trainers, finished) = trainer_parts(trainers, pipeline);
+    let (head, queue_bytes) = (Head::Stored(Box::new(reader)), pipeline.memory_limit.0 / QUEUE_SHARE);
+    let parts = Parts { head, wanted, sink: None, trainers, queue_bytes };
+    let judged_on = (replay.holdout.share() > 0.0).then(|| JudgedOn::Rows(Box::new(source), replay.clone()));
+    Ok((parts, Rest { judged_on, about, catalog: None, finished }))
+}
+
+/// What the dataset's header says about where its rows came from.
+fn about(source: &Source) -> ExportMetadata {
+    let header = source.header();
+    let policy = header.tokens.get("policy").cloned().unwrap_or_default();
+    let tokens: TokensConfig = serde_json::from_value(policy).unwrap_or_default();
+    let paths = header.pipeline.pointer("/corpus/paths").and_then(Value::as_array);
+    let paths: Vec<&str> = paths.into_iter().flatten().filter_map(Value::as_str).collect();
+    let corpus = if paths.is_empty() { source.location().shown.clone() } else { paths.join(" ") };
+    header::about(&header.model.source, &corpus, &tokens)
+}

@@ -1,0 +1,125 @@
+//! Rows that become a batch.
+
+use std::ops::Range;
+
+use crate::accounting::{DropCounts, DropReason};
+use crate::activation::{ActivationBatch, SiteRows};
+use crate::corpus::cursor::SourceCursor;
+use crate::corpus::is_holdout;
+use crate::dataset::decoder::ShardRows;
+use crate::replay::source::StoredSite;
+
+/// Which documents' rows are handed out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Split {
+    share: f64,
+    held_out: bool,
+}
+
+impl Split {
+    /// All but the held-out `share` of the documents; with `held_out`, those alone.
+    pub(super) fn new(share: f64, held_out: bool) -> Self {
+        Self { share, held_out }
+    }
+
+    fn takes(self, doc_id: u64) -> bool {
+        (self.share > 0.0 && is_holdout(doc_id, self.share)) == self.held_out
+    }
+
+    fn takes_all(self) -> bool {
+        self.share == 0.0 && !self.held_out
+    }
+}
+
+/// What a batch is, besides its rows.
+pub(super) struct About {
+    pub(super) unit: u32,
+    pub(super) batch_in_unit: u32,
+    pub(super) first_seq: u32,
+    /// Sequences that it covers, with rows or without.
+    pub(super) n_sequences: u32,
+    pub(super) ends_unit: bool,
+    pub(super) index: u64,
+    pub(super) cursor_after: SourceCursor,
+}
+
+/// Rows gathered for one batch.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    rows: ShardRows,
+    set_aside: u64,
+}
+
+impl Gathered {
+    /// None yet, of `sites` columns.
+    pub(super) fn new(sites: usize) -> Self {
+        Self { rows: ShardRows { sites: vec![Vec::new(); sites], ..ShardRows::default() }, set_aside: 0 }
+    }
+
+    /// Append rows `range` of `from` that `split` takes.
+    pub(super) fn append(&mut self, from: &ShardRows, range: Range<usize>, sites: &[StoredSite], split: Split) {
+        if split.takes_all() {
+            return self.copy(from, range, sites);
+        }
+        let mut start = range.start;
+        for row in range.clone() {
+            if !split.takes(from.doc_id[row]) {
+                self.copy(from, start..row, sites);
+                self.set_aside += 1;
+                start = row + 1;
+            }
+        }
+        self.copy(from, start..range.end, sites);
+    }
+
+    fn copy(&mut self, from: &ShardRows, range: Range<usize>, sites: &[StoredSite]) {
+        let rows = &mut self.rows;
+        rows.doc_id.extend_from_slice(&from.doc_id[range.clone()]);
+        rows.unit.extend_from_slice(&from.unit[range.clone()]);
+        rows.seq.extend_from_slice(&from.seq[range.clone()]);
+        rows.pos.extend_from_slice(&from.pos[range.clone()]);
+        rows.token_id.extend_from_slice(&from.token_id[range.clone()]);
+        for ((out, values), site) in rows.sites.iter_mut().zip(&from.sites).zip(sites) {
+            out.extend_from_slice(&values[range.start * site.width..range.end * site.width]);
+        }
+    }
+
+    /// The batch. Rows that the split left out are counted with its first sequence.
+    pub(super) fn finish(self, about: About, sites: &[StoredSite], split: Split) -> ActivationBatch {
+        let rows = self.rows;
+        let mut seq_starts = vec![0u32];
+        if about.n_sequences == 1 {
+            seq_starts.push(rows.seq.len() as u32);
+        } else {
+            for i in 1..=about.n_sequences {
+                seq_starts.push(rows.seq.partition_point(|&seq| seq < about.first_seq + i) as u32);
+            }
+        }
+        let mut dropped = vec![DropCounts::new(); about.n_sequences as usize];
+        let mut dropped_at_end = DropCounts::new();
+        if !split.held_out {
+            dropped.first_mut().unwrap_or(&mut dropped_at_end).add(DropReason::HeldOutRow, self.set_aside);
+        }
+        let documents = rows.doc_id.chunk_by(|a, b| a == b).count() as u32;
+        let values = sites.iter().zip(rows.sites);
+        let values = values.map(|(site, data)| SiteRows { point: site.point, width: site.width, data });
+        ActivationBatch {
+            index: about.index,
+            unit: about.unit,
+            batch_in_unit: about.batch_in_unit,
+            first_seq: about.first_seq,
+            sites: values.collect(),
+            n_tokens: rows.seq.len() as u32,
+            documents,
+            doc_id: rows.doc_id,
+            seq: rows.seq,
+            pos: rows.pos,
+            token_id: rows.token_id,
+            seq_starts,
+            dropped,
+            dropped_at_end,
+            ends_unit: about.ends_unit,
+            cursor_after: about.cursor_after,
+        }
+    }
+}
