@@ -3,6 +3,8 @@
 //! A rule asks for the values it compares by their paths and is skipped when one of them is missing or unreadable, which
 //! the schema's check has then reported. Every rule has a file in `tests/config/bad/`.
 
+mod replay;
+
 use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
@@ -14,7 +16,6 @@ use super::schema::View;
 use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
 use crate::hub::HubName;
-use crate::replay::Order;
 use crate::store::config::StoreConfig;
 use crate::store::redact;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
@@ -79,52 +80,6 @@ impl Rules<'_> {
     /// Items of the list at `path`.
     fn items(&self, path: &str) -> usize {
         self.written::<Vec<Value>>(path).map_or(0, |items| items.len())
-    }
-
-    fn is_replay(&self) -> bool {
-        self.written::<Value>("replay").is_some()
-    }
-
-    /// Rows come from a model that reads a corpus, or from a stored dataset.
-    fn input(&mut self) {
-        if self.is_replay() {
-            for key in ["model", "corpus", "tokens", "capture", "dataset"] {
-                if self.written::<Value>(key).is_some() {
-                    self.broken(key, "excludes `replay`: rows come from the stored dataset as they are");
-                }
-            }
-            return;
-        }
-        for (key, what) in [("model", "which model, and how it is computed"), ("corpus", "where the text comes from")] {
-            if self.tree.at(&Path::parse(key).unwrap_or_default()).0.is_none_or(|node| node.data == Data::Null) {
-                self.add(Severity::Error, key, "is required".to_owned(), Some(what.to_owned()));
-            }
-        }
-    }
-
-    fn replay(&mut self) {
-        if !self.is_replay() {
-            return;
-        }
-        if self.items("trainers") == 0 && self.value::<Vec<Value>>("trainers").is_some() {
-            self.broken("", "needs `trainers`: a replay does nothing but train");
-        }
-        if self.value::<Percent>("replay.holdout").is_some_and(|h| h.share() >= 1.0) {
-            self.broken("replay.holdout", "must be below 100%: nothing would be trained on");
-        }
-        if self.value::<Order>("replay.order") == Some(Order::Stream) {
-            for key in ["replay.open_shards", "replay.shuffle_rows"] {
-                if self.written::<Value>(key).is_some() {
-                    self.note(key, "is of `order: shuffled`, and does nothing with `order: stream`");
-                }
-            }
-        }
-        let Some(url) = self.written::<String>("replay.url") else { return };
-        if let Some(hint) = unknown_scheme(&url) {
-            self.add(Severity::Error, "replay.url", SCHEMES.to_owned(), hint);
-        } else if url.starts_with("http://") || url.starts_with("https://") {
-            self.broken("replay.url", "cannot be listed: give a local path or an object store (s3://, gs://, az://)");
-        }
     }
 
     /// Something must come of a run.

@@ -25,8 +25,8 @@ pub struct Reader {
 
 #[derive(Debug)]
 enum Batches {
-    ByUnit(ByUnit),
-    ByWindow(ByWindow),
+    ByUnit(Box<ByUnit>),
+    ByWindow(Box<ByWindow>),
 }
 
 impl Reader {
@@ -44,11 +44,11 @@ impl Reader {
         let order = match visit {
             Some(visit) => {
                 let (epochs, bytes) = (config.epochs, config.prefetch.0);
-                Batches::ByUnit(ByUnit::new(shards, visit, epochs, bytes, start)?)
+                Batches::ByUnit(Box::new(ByUnit::new(shards, visit, epochs, bytes, start)?))
             }
             None => {
                 let windows = windows(config, seed);
-                Batches::ByWindow(ByWindow::new(shards, windows, config.prefetch.0, start)?)
+                Batches::ByWindow(Box::new(ByWindow::new(shards, windows, config.prefetch.0, start)?))
             }
         };
         Ok(Self { order, split })
@@ -60,7 +60,7 @@ impl Reader {
         let windows = Windows { shuffle: None, batch_rows: u64::from(config.batch_rows), epochs: 1 };
         let shards = Shards::new(source, config.checksums);
         let order = ByWindow::new(shards, windows, config.prefetch.0, &SourceCursor::default())?;
-        Ok(Self { order: Batches::ByWindow(order), split })
+        Ok(Self { order: Batches::ByWindow(Box::new(order)), split })
     }
 
     /// The next batch; `None` at the end of the last epoch. Call it within the runtime that does the reading.
@@ -85,11 +85,12 @@ impl Reader {
 }
 
 fn windows(config: &ReplayConfig, seed: Seed) -> Windows {
-    let shuffle = (config.order == Order::Shuffled).then(|| Shuffle {
-        seed,
-        open_shards: config.open_shards as usize,
-        rows: config.shuffle_rows.0,
-    });
+    let shuffle = match config.order {
+        Order::Stream => None,
+        Order::Shuffled => {
+            Some(Shuffle { seed, open_shards: config.open_shards as usize, rows: config.shuffle_rows.0 })
+        }
+    };
     Windows { shuffle, batch_rows: u64::from(config.batch_rows.max(1)), epochs: u64::from(config.epochs) }
 }
 
