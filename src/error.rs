@@ -24,12 +24,14 @@ pub enum ErrorKind {
     Closed,
     /// A bug. Exit 70.
     Internal,
+    /// A limit on storage is reached: raise it, or make room. Exit 73.
+    Full,
 }
 
 impl ErrorKind {
     /// All kinds, in the order of their discriminants.
-    pub const ALL: [Self; 6] =
-        [Self::Config, Self::Data, Self::Unavailable, Self::Device, Self::Closed, Self::Internal];
+    pub const ALL: [Self; 7] =
+        [Self::Config, Self::Data, Self::Unavailable, Self::Device, Self::Closed, Self::Internal, Self::Full];
 
     /// Exit code by `sysexits.h`.
     pub fn exit_code(self) -> u8 {
@@ -38,6 +40,7 @@ impl ErrorKind {
             Self::Data => 65,
             Self::Unavailable | Self::Device => 69,
             Self::Closed | Self::Internal => 70,
+            Self::Full => 73,
         }
     }
 
@@ -45,7 +48,7 @@ impl ErrorKind {
     pub fn retryable(self) -> bool {
         match self {
             Self::Unavailable => true,
-            Self::Config | Self::Data | Self::Device | Self::Closed | Self::Internal => false,
+            Self::Config | Self::Data | Self::Device | Self::Closed | Self::Internal | Self::Full => false,
         }
     }
 
@@ -58,6 +61,7 @@ impl ErrorKind {
             Self::Device => "device",
             Self::Closed => "closed",
             Self::Internal => "internal",
+            Self::Full => "full",
         }
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! | folder | owns | does not know |
 //! |---|---|---|
-//! | [`error`], [`units`], [`accounting`] | errors and their six kinds, human units, counts of dropped data | anything above |
+//! | [`error`], [`units`], [`accounting`] | errors and their seven kinds, human units, counts of dropped data | anything above |
 //! | [`runtime`], [`telemetry`] | seeds, queues, shutdown; metrics and logs | models, corpora |
 //! | [`compute`] | the op vocabulary; f64 reference and CPU implementations | what is computed |
 //! | [`corpus`] | listings, work units, readers: bytes to documents | tokens |

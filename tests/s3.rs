@@ -144,7 +144,8 @@ async fn large_shards_are_uploaded_in_parts(server: &str) {
     };
     let units = units(&spec, &[&[1024; 12]]);
     let batches = interleaved(&units, &[2]);
-    let options = SinkOptions { upload: UploadOptions { part_bytes: 5 << 20, parts_in_flight: 2 }, attempt: None };
+    let options =
+        SinkOptions { upload: UploadOptions { part_bytes: 5 << 20, parts_in_flight: 2 }, ..SinkOptions::default() };
     // stop with a multipart upload under way: it is aborted
     let (catalog, committed) = write(&location, &spec, 1, &batches[..3], options.clone()).await.unwrap();
     assert!(committed.is_empty());

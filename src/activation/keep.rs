@@ -14,18 +14,26 @@ pub struct KeepRule {
     positions: BTreeSet<u32>,
     /// Largest norm a row may have at a site; sites without an entry accept any finite row.
     norm_limits: BTreeMap<HookPoint, f32>,
+    /// The sites whose values decide; `None`: all that are captured.
+    judged: Option<BTreeSet<HookPoint>>,
 }
 
 impl KeepRule {
     /// The rule of `exclude`, given the ids of special tokens. Norm limits come later, once they are measured.
     pub fn new(exclude: &ExcludeConfig, special_ids: &[u32]) -> Self {
         let special = if exclude.special { special_ids.iter().copied().collect() } else { BTreeSet::new() };
-        Self { special, positions: exclude.positions.iter().copied().collect(), norm_limits: BTreeMap::new() }
+        Self { special, positions: exclude.positions.iter().copied().collect(), ..Self::default() }
     }
 
     /// The same rule with norm limits.
     pub fn with_norm_limits(mut self, limits: Vec<(HookPoint, f32)>) -> Self {
         self.norm_limits = limits.into_iter().collect();
+        self
+    }
+
+    /// The same rule, by which only the values at these points decide: whatever else is captured has the same rows.
+    pub fn judging(mut self, points: impl IntoIterator<Item = HookPoint>) -> Self {
+        self.judged = Some(points.into_iter().collect());
         self
     }
 
@@ -56,6 +64,9 @@ impl KeepRule {
 
     /// Why a row with this squared norm (NaN or infinite if any value is) at `point` is rejected, if it is.
     pub fn by_value(&self, point: HookPoint, squared_norm: f64) -> Option<DropReason> {
+        if self.judged.as_ref().is_some_and(|judged| !judged.contains(&point)) {
+            return None;
+        }
         if !squared_norm.is_finite() {
             return Some(DropReason::NonFinite);
         }

@@ -1,6 +1,4 @@
-//! What a dataset holds, from its header and commits alone.
-
-use std::collections::BTreeMap;
+//! What a dataset holds, from its header, newest manifest and commits alone.
 
 use serde::Serialize;
 
@@ -15,12 +13,20 @@ use crate::error::Result;
 pub struct DatasetSummary {
     /// Where it is.
     pub url: String,
-    /// Rows.
+    /// Rows, without those that retention took away.
     pub rows: u64,
-    /// Shards.
+    /// Shards, without retired ones.
     pub shards: u64,
     /// Bytes of the shards.
     pub bytes: u64,
+    /// Shards that retention took away.
+    pub retired_shards: u64,
+    /// The rows that they had.
+    pub retired_rows: u64,
+    /// The newest manifest; 0 if there is none.
+    pub generation: u64,
+    /// Shards that it covers: their commits need not be read.
+    pub covered: u64,
     /// Documents.
     pub documents: u64,
     /// Tokens computed for it.
@@ -31,8 +37,10 @@ pub struct DatasetSummary {
     pub units_done: u32,
     /// What was read but not kept.
     pub dropped: DropCounts,
-    /// Its sites with their statistics over all shards.
+    /// Its sites with their statistics over all shards, retired ones included.
     pub sites: Vec<SiteSummary>,
+    /// Its column groups.
+    pub columns: Vec<DatasetSummary>,
     /// Provenance: the header as stored.
     pub header: DatasetHeader,
 }
@@ -49,43 +57,43 @@ pub struct SiteSummary {
     pub variance: f64,
 }
 
-/// Sum up a dataset.
+/// Sum up a dataset and its column groups.
 pub async fn inspect(catalog: &Catalog) -> Result<DatasetSummary> {
-    let header = catalog.header().clone();
-    let commits = catalog.commits().await?;
-    let mut summary = DatasetSummary {
-        url: catalog.location().shown.clone(),
-        rows: 0,
-        shards: commits.len() as u64,
-        bytes: 0,
-        documents: 0,
-        tokens: 0,
-        units: header.units,
-        units_done: 0,
-        dropped: DropCounts::new(),
-        sites: Vec::new(),
-        header,
-    };
-    let mut statistics: BTreeMap<&str, SiteStatistics> = BTreeMap::new();
-    for commit in &commits {
-        summary.rows += commit.rows;
-        summary.bytes += commit.bytes;
-        summary.documents += commit.documents;
-        summary.tokens += commit.tokens;
-        summary.units_done += u32::from(commit.cursor.done);
-        summary.dropped.merge(&commit.dropped);
-        for (site, of_shard) in &commit.sites {
-            statistics.entry(site).or_default().merge(of_shard);
-        }
+    let mut summary = inspect_one(catalog).await?;
+    for group in catalog.groups().await? {
+        summary.columns.push(inspect_one(&group).await?);
     }
-    summary.sites = summary
-        .header
-        .sites
-        .iter()
-        .map(|site| {
-            let statistics = statistics.remove(site.name.as_str()).unwrap_or_default();
-            SiteSummary { site: site.clone(), variance: statistics.variance(), statistics }
-        })
-        .collect();
     Ok(summary)
+}
+
+async fn inspect_one(catalog: &Catalog) -> Result<DatasetSummary> {
+    let header = catalog.header().clone();
+    let state = catalog.state().await?;
+    let covered = state.covered.manifest.parts();
+    let mut all = state.covered.manifest.clone();
+    state.uncovered.iter().for_each(|entry| all.cover(&entry.commit));
+    let totals = all.totals;
+    let mut sites = Vec::new();
+    for site in &header.sites {
+        let statistics = all.sites.remove(&site.name).unwrap_or_default();
+        sites.push(SiteSummary { site: site.clone(), variance: statistics.variance(), statistics });
+    }
+    Ok(DatasetSummary {
+        url: catalog.location().shown.clone(),
+        rows: totals.rows,
+        shards: totals.shards,
+        bytes: totals.bytes,
+        retired_shards: totals.retired_shards,
+        retired_rows: totals.retired_rows,
+        generation: all.generation,
+        covered,
+        documents: totals.documents,
+        tokens: totals.tokens,
+        units: header.units,
+        units_done: u32::try_from(totals.units_done).unwrap_or(u32::MAX),
+        dropped: all.dropped,
+        sites,
+        columns: Vec::new(),
+        header,
+    })
 }

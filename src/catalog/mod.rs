@@ -17,7 +17,7 @@ pub mod state;
 pub mod verify;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::columns::BaseRows;
 use crate::catalog::state::Covered;
@@ -127,6 +127,11 @@ impl Catalog {
         &self.location
     }
 
+    /// Parts that the last manifest covers which was read; nothing is asked.
+    pub fn covered_parts(&self) -> u64 {
+        self.covered.lock().unwrap_or_else(PoisonError::into_inner).manifest.parts()
+    }
+
     /// What the live parts' commits say, by unit and part. Those that a manifest covers come without the mean rows of
     /// their statistics; retired parts are left out.
     pub async fn commits(&self) -> Result<Vec<Commit>> {
@@ -136,11 +141,18 @@ impl Catalog {
 
     /// All parts, retired ones too, by unit and part.
     pub async fn entries(&self) -> Result<Vec<Entry>> {
-        let state = self.state().await?;
-        let mut entries = self.segment_entries(&state).await?;
-        entries.extend(state.uncovered);
-        entries.sort_by_key(|entry| (entry.commit.unit, entry.commit.part));
-        Ok(entries)
+        loop {
+            let state = self.state().await?;
+            let mut entries = match self.segment_entries(&state).await {
+                Ok(entries) => entries,
+                // segments of a manifest that was replaced may be gone
+                Err(_) if self.newest_generation().await? != state.covered.manifest.generation => continue,
+                Err(error) => return Err(error),
+            };
+            entries.extend(state.uncovered);
+            entries.sort_by_key(|entry| (entry.commit.unit, entry.commit.part));
+            return Ok(entries);
+        }
     }
 
     /// What is committed, by unit; units without commits are not in the map. An error if commits are missing in between.

@@ -3,6 +3,7 @@
 use futures::TryStreamExt;
 use object_store::{GetOptions, GetRange, ObjectStoreExt};
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::dataset::commit::Commit;
 use crate::dataset::decoder::{FOOTER_GUESS, Footer, ShardFooter, ShardRows};
@@ -14,17 +15,33 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{self, Location};
 
 /// Relative difference that statistics may show; they are recomputed from the same values in the same order.
-const TOLERANCE: f64 = 1e-9;
+pub(super) const TOLERANCE: f64 = 1e-9;
 
-/// What is wrong with the shard that `commit` names; nothing if it is whole. Bytes are read twice: a decoder is only
-/// given bytes whose checksum is right.
-pub(super) async fn check(dataset: &Location, header: &DatasetHeader, commit: &Commit) -> Result<Vec<String>> {
+/// What a shard was found to be.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// What is wrong with it; nothing if it is whole.
+    pub(super) problems: Vec<String>,
+    /// A hash of its id columns, if they could be read: column groups have the same.
+    pub(super) ids: Option<u128>,
+    /// Statistics of the values that it has, in the order of the sites.
+    pub(super) statistics: Vec<SiteStatistics>,
+}
+
+impl Checked {
+    fn broken(problem: String) -> Self {
+        Self { problems: vec![problem], ..Self::default() }
+    }
+}
+
+/// Check the shard that `commit` names. Bytes are read twice: a decoder is only given bytes whose checksum is right.
+pub(super) async fn check(dataset: &Location, header: &DatasetHeader, commit: &Commit) -> Result<Checked> {
     let place = dataset.child(&commit.object);
     if let Some(problem) = bytes_as_committed(&place, commit).await? {
-        return Ok(vec![problem]);
+        return Ok(Checked::broken(problem));
     }
     match check_rows(&place, header, commit).await {
-        Err(error) if error.kind() == ErrorKind::Data => Ok(vec![error.to_string()]),
+        Err(error) if error.kind() == ErrorKind::Data => Ok(Checked::broken(error.to_string())),
         checked => checked,
     }
 }
@@ -52,18 +69,19 @@ async fn bytes_as_committed(place: &Location, commit: &Commit) -> Result<Option<
 }
 
 /// Schema, row count, order and place of every row, statistics.
-async fn check_rows(place: &Location, header: &DatasetHeader, commit: &Commit) -> Result<Vec<String>> {
+async fn check_rows(place: &Location, header: &DatasetHeader, commit: &Commit) -> Result<Checked> {
     let sites = &header.sites;
     let footer = read_footer(place, commit.bytes).await?;
-    let mut problems = Vec::new();
     if let Some(problem) = schema_problem(sites, footer.sites()) {
-        return Ok(vec![problem]);
+        return Ok(Checked::broken(problem));
     }
+    let mut problems = Vec::new();
     if footer.rows() != commit.rows {
         problems.push(format!("has {} rows instead of {}", footer.rows(), commit.rows));
     }
     let mut statistics = vec![SiteStatistics::default(); sites.len()];
     let mut places = PlaceCheck::new(header.order.as_ref(), commit.unit, commit.sequences);
+    let mut ids = Xxh3::new();
     for group in 0..footer.n_groups() {
         let range = footer.group_range(group)?;
         let bytes =
@@ -81,19 +99,33 @@ async fn check_rows(place: &Location, header: &DatasetHeader, commit: &Commit) -
             problems.push(problem);
             break;
         }
+        for i in 0..rows.seq.len() {
+            ids.update(&rows.doc_id[i].to_le_bytes());
+            for id in [rows.unit[i], rows.seq[i], rows.pos[i], rows.token_id[i]] {
+                ids.update(&id.to_le_bytes());
+            }
+        }
         statistics.iter_mut().zip(&of_group).for_each(|(all, group)| all.merge(group));
     }
     for (site, found) in sites.iter().zip(&statistics) {
-        match commit.sites.get(&site.name) {
-            None => problems.push(format!("has no statistics of `{}`", site.name)),
-            Some(committed) => problems.extend(
-                committed
-                    .difference(found, TOLERANCE)
-                    .map(|f| format!("has another {f} of `{}` than committed", site.name)),
-            ),
-        }
+        problems.extend(statistics_problem(site, found, commit));
     }
-    Ok(problems)
+    Ok(Checked { problems, ids: Some(ids.digest128()), statistics })
+}
+
+/// How the statistics of a shard differ from those committed. Of covered parts the mean row is not known.
+fn statistics_problem(site: &SiteHeader, found: &SiteStatistics, commit: &Commit) -> Option<String> {
+    let Some(committed) = commit.sites.get(&site.name) else {
+        return Some(format!("has no statistics of `{}`", site.name));
+    };
+    let without_mean;
+    let found = if committed.mean.is_empty() {
+        without_mean = SiteStatistics { mean: Vec::new(), ..found.clone() };
+        &without_mean
+    } else {
+        found
+    };
+    committed.difference(found, TOLERANCE).map(|field| format!("has another {field} of `{}` than committed", site.name))
 }
 
 async fn read_footer(place: &Location, file_bytes: u64) -> Result<ShardFooter> {

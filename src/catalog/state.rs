@@ -181,7 +181,7 @@ impl Catalog {
         Ok(covered)
     }
 
-    async fn read_manifest(&self, generation: u64) -> Result<Manifest> {
+    pub(super) async fn read_manifest(&self, generation: u64) -> Result<Manifest> {
         let place = self.location.child(&paths::manifest(generation));
         let bytes = read_bounded(&place, MANIFEST_BYTES_MAX).await?;
         Manifest::from_json(&bytes, generation).map_err(|e| e.context(format!("read `{}`", place.shown)))

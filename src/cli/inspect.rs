@@ -128,8 +128,25 @@ fn print_dataset(summary: &DatasetSummary) {
         ("tokenizer", header.fingerprints.tokenizer.clone()),
         ("corpus", header.fingerprints.corpus.clone()),
     ];
+    if summary.generation > 0 {
+        lines.push(("manifest", format!("generation {}, {} shards", summary.generation, summary.covered)));
+    }
+    if summary.retired_shards > 0 {
+        lines.push(("retired", format!("{} rows in {} shards", summary.retired_rows, summary.retired_shards)));
+    }
     lines.extend(summary.dropped.iter().map(|(reason, n)| ("dropped", format!("{n} {}", reason.as_str()))));
     output::fields(&lines);
+    output::print(&format!("\n{}", site_table(summary)));
+    for group in &summary.columns {
+        let name = group.header.column_group.as_deref().unwrap_or_default();
+        let done = format!("{} of {} units", group.units_done, group.units);
+        let size = format!("{} rows in {} shards, {}", group.rows, group.shards, ByteSize(group.bytes));
+        output::print(&format!("\ncolumn group {name}: {size}; {done} done\n{}", site_table(group)));
+    }
+}
+
+/// The sites of a dataset, or of a column group, with their statistics.
+fn site_table(summary: &DatasetSummary) -> comfy_table::Table {
     let header = ["site", "width", "dtype", "rows", "mean norm", "max norm", "variance", "not finite"];
     let rows = summary.sites.iter().map(|s| {
         vec![
@@ -143,7 +160,7 @@ fn print_dataset(summary: &DatasetSummary) {
             s.statistics.non_finite.to_string(),
         ]
     });
-    output::print(&format!("\n{}", output::table(&header, &header[1..], rows)));
+    output::table(&header, &header[1..], rows)
 }
 
 /// A word as it stands in the pipeline file.

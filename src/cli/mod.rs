@@ -1,11 +1,13 @@
 //! Commands: one file a verb. A verb reads its arguments, calls the library, prints its result to standard output and
 //! says by its exit code how it went; logs and progress go to standard error.
 //!
-//! Exit codes follow `sysexits.h`: 0 ok, 64 wrong usage, 65 unusable data, 69 unavailable, 70 a bug, 78 wrong
-//! configuration.
+//! Exit codes follow `sysexits.h`: 0 ok, 64 wrong usage, 65 unusable data, 69 unavailable, 70 a bug, 73 storage is full,
+//! 78 wrong configuration.
 
+mod compact;
 mod export;
 mod failure;
+mod gc;
 mod inspect;
 mod model_folder;
 mod output;
@@ -15,6 +17,7 @@ mod run;
 mod schema;
 mod selftest;
 mod sites;
+mod upgrade;
 mod validate;
 mod verify;
 
@@ -50,7 +53,7 @@ const EXIT_BUG: u8 = 70;
   harvestd run p.yaml --set trainers=[] --set dataset.url=s3://bucket/acts
   harvestd verify s3://bucket/acts                 check every shard and commit
 
-Exit codes: 0 ok, 64 usage, 65 data, 69 unavailable, 70 internal, 78 configuration."
+Exit codes: 0 ok, 64 usage, 65 data, 69 unavailable, 70 internal, 73 storage full, 78 configuration."
 )]
 struct Cli {
     #[command(flatten)]
@@ -112,6 +115,12 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Check the integrity of a dataset: every commit, checksum, row count and statistic
     Verify(verify::VerifyArgs),
+    /// Delete what nothing needs any more from a dataset, and retire its oldest shards; says first what would go
+    Gc(gc::GcArgs),
+    /// Put a dataset's commits into a manifest, so that it opens in a few requests
+    Compact(compact::CompactArgs),
+    /// Make a dataset one of the newest format
+    Upgrade(upgrade::UpgradeArgs),
     /// Write a trained coder in another tool's format
     Export(export::ExportArgs),
     /// List what can be captured from a model: names, widths, heads, bytes a token; loads no weights
@@ -156,6 +165,9 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
         Command::Plan(args) => plan::execute(&args, globals),
         Command::Inspect(args) => inspect::execute(&args, globals),
         Command::Verify(args) => verify::execute(&args, globals),
+        Command::Gc(args) => gc::execute(&args, globals),
+        Command::Compact(args) => compact::execute(&args, globals),
+        Command::Upgrade(args) => upgrade::execute(&args, globals),
         Command::Export(args) => export::execute(&args, globals),
         Command::Sites(args) => sites::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),

@@ -199,7 +199,7 @@ fn corpus_line(s: &StatusSnapshot, rate: f64) -> String {
         RunState::Preparing => "preparing, ",
         RunState::Draining => "draining, ",
         RunState::Evaluating => "evaluating, ",
-        RunState::Running | RunState::Done | RunState::Failed => "",
+        RunState::Running | RunState::Done | RunState::StorageFull | RunState::Failed => "",
     };
     format!("{state}{} documents, {} tokens, {rate:.0} tokens/s", s.documents, Count(s.tokens))
 }

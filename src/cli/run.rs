@@ -127,6 +127,10 @@ fn verdict(summary: &RunSummary) -> ExitCode {
             trainer.error.as_deref().unwrap_or_default()
         ));
     }
+    if let Some(reason) = &summary.stopped {
+        output::complain(reason);
+        return ExitCode::from(ErrorKind::Full.exit_code());
+    }
     match failed.first() {
         Some(first) => ExitCode::from(first.error_kind.unwrap_or(ErrorKind::Internal).exit_code()),
         None => ExitCode::SUCCESS,
@@ -140,7 +144,11 @@ fn table(s: &RunSummary) -> String {
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
-    let state = if s.interrupted { "interrupted: run it again to continue" } else { "complete" };
+    let state = match (&s.stopped, s.interrupted) {
+        (Some(_), _) => "stopped: storage is full",
+        (None, true) => "interrupted: run it again to continue",
+        (None, false) => "complete",
+    };
     row("pipeline", format!("{} ({state})", s.pipeline));
     row(
         "computed",
@@ -159,6 +167,11 @@ fn table(s: &RunSummary) -> String {
         let whole = if d.complete { "" } else { " (not complete)" };
         let size = format!("{} rows, {} shards, {}{whole}", Count(d.rows), d.shards, ByteSize(d.bytes));
         row("dataset", format!("{size}\n{}", d.url));
+        for group in &d.columns {
+            let whole = if group.complete { "" } else { " (not complete)" };
+            let size = format!("{} rows, {} shards, {}{whole}", Count(group.rows), group.shards, ByteSize(group.bytes));
+            row("column group", format!("{size}\n{}", group.url));
+        }
     }
     for stage in &s.stages {
         row(

@@ -21,7 +21,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 #[command(after_help = "Examples:
   harvestd verify s3://acts/smollm2-mid
   harvestd verify out/acts --json | jq .problems
-  harvestd verify out/acts --gc                    delete what no commit names, if it is older than a day
+  harvestd verify out/acts --gc                    delete what no commit names, if it is older than a day (see also gc)
   harvestd verify out/acts --gc --older-than 0s    whatever its age: only when nobody writes to the dataset
 
 Reads every shard: its checksum, its rows, its statistics, and that sequences neither repeat nor miss. Exit code 65 if
@@ -60,15 +60,23 @@ pub(crate) fn execute(args: &VerifyArgs, globals: &Globals) -> Outcome {
         let removed = remove_unreferenced(&catalog, &report, before).await?;
         Ok::<_, crate::error::Error>((report, removed))
     })?;
+    let removed_objects = report.unreferenced.iter().filter(|u| removed.contains(&u.object)).count();
+    let young = if args.gc { report.unreferenced.len() - removed_objects } else { 0 };
     if globals.json {
         let mut value =
             serde_json::to_value(&report).or_kind(ErrorKind::Internal, || "write the report as JSON".to_owned())?;
         value["ok"] = json!(report.ok());
         value["complete"] = json!(report.complete());
         value["removed"] = json!(removed);
+        value["young"] = json!(young);
         output::print_json(&value);
     } else {
         print(&report, &removed, &location.shown);
+        if young > 0 {
+            let age = args.older_than;
+            output::print(&format!("kept {young} of them that are not {age} old yet: --older-than sets the age"));
+        }
+        print_verdict(&report);
     }
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::from(ErrorKind::Data.exit_code()) })
 }
@@ -79,6 +87,15 @@ fn print(report: &VerifyReport, removed: &[String], shown: &str) {
         ("checked", format!("{} shards, {} rows, {}", report.shards, report.rows, ByteSize(report.bytes))),
         ("units", format!("{} of {} done", report.units_done, report.units)),
     ]);
+    if report.retired_shards > 0 {
+        output::print(&format!("{} shards are retired and were not looked at", report.retired_shards));
+    }
+    for group in &report.columns {
+        let state = if group.totals.complete { "complete" } else { "not complete" };
+        let (shards, rows) = (group.totals.shards, group.totals.rows);
+        let size = format!("{shards} shards, {rows} rows, {}", ByteSize(group.totals.bytes));
+        output::print(&format!("column group {}: {}; {size}, {state}", group.name, group.sites.join(", ")));
+    }
     for problem in &report.problems {
         output::print(&format!("- {}: {}", problem.object, problem.what));
     }
@@ -90,6 +107,9 @@ fn print(report: &VerifyReport, removed: &[String], shown: &str) {
     for name in removed {
         output::print(&format!("deleted {name}"));
     }
+}
+
+fn print_verdict(report: &VerifyReport) {
     let verdict = match (report.ok(), report.complete()) {
         (true, true) => "ok".to_owned(),
         (true, false) => "ok so far: the dataset is not complete".to_owned(),

@@ -100,11 +100,15 @@ pub struct LimitsConfig {
     /// Memory for mixing buffers, coders and queues together.
     #[serde(default = "default_memory")]
     pub memory: ByteSize,
+    /// Bytes of the dataset's shards, column groups included, at most. A run that would write more commits what fits,
+    /// stops and exits with 73; with a larger limit it continues. No limit if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_bytes: Option<ByteSize>,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { memory: default_memory() }
+        Self { memory: default_memory(), store_bytes: None }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Pipeline {
     pub stores: Vec<StoreConfig>,
     /// Budget of mixing buffers, coders and queues together.
     pub memory_limit: ByteSize,
+    /// Bytes that the dataset may have.
+    pub store_limit: Option<ByteSize>,
     /// Time to drain, commit and checkpoint after SIGTERM.
     pub grace: Duration,
 }
@@ -133,6 +135,7 @@ fn pipeline(raw: RawPipeline) -> Option<Pipeline> {
         admin_listen: raw.admin.and_then(|a| a.listen.parse().ok()),
         stores: raw.stores,
         memory_limit: raw.limits.memory,
+        store_limit: raw.limits.store_bytes,
         grace: raw.shutdown.grace.0,
     })
 }

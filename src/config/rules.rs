@@ -307,6 +307,9 @@ impl Rules<'_> {
     }
 
     fn budgets(&mut self) {
+        if self.written::<ByteSize>("limits.store_bytes").is_some() && self.written::<Value>("dataset").is_none() {
+            self.broken("limits.store_bytes", "needs a `dataset`: it limits what is stored there");
+        }
         if self.value::<ByteSize>("limits.memory").is_some_and(|m| m.0 < 1 << 20) {
             self.broken("limits.memory", "must be at least 1MiB");
         }

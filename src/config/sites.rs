@@ -44,6 +44,14 @@ pub struct ModelLimits {
     pub has_eos: bool,
 }
 
+impl Sites {
+    /// Capture these as well, though nobody stores them or trains on them.
+    pub fn capture_too(&mut self, sites: &[SiteWidth]) {
+        self.captured.extend_from_slice(sites);
+        in_forward_order(&mut self.captured);
+    }
+}
+
 impl Loaded {
     /// What the `tokens` section asks for and the model does not have.
     pub fn check_limits(&self, limits: ModelLimits) -> Vec<Problem> {

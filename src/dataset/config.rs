@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Count, Percent};
+use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
 /// Store activations as a dataset of Parquet shards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,32 @@ pub struct DatasetConfig {
     /// Share of the kept rows that is stored, chosen by hash of (unit, sequence, position); trainers see all rows.
     #[serde(default = "default_sample")]
     pub sample: Percent,
+    /// Retention: shards beyond the first of these limits that is reached are retired, oldest first; everything is kept
+    /// if left out. Applied every ten minutes and at the end of a run; retired shards are deleted a day later.
+    #[serde(default, skip_serializing_if = "KeepConfig::keeps_all")]
+    pub keep: KeepConfig,
+}
+
+/// What is kept of a dataset: the newest shards that are within every limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeepConfig {
+    /// Rows, at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Count>,
+    /// Bytes of the shards, at most, those of column groups included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<ByteSize>,
+    /// Time since a shard was committed, at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<HumanDuration>,
+}
+
+impl KeepConfig {
+    /// Whether there is no limit.
+    pub fn keeps_all(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Number format of stored activations.

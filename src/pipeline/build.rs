@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::activation::{ActivationBatch, KeepRule};
+use crate::catalog::gc::Keeper;
 use crate::compute::coder_ops::CoderOps;
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
@@ -38,7 +39,9 @@ pub struct Parts<B: CoderOps> {
     /// Who needs what.
     pub wanted: Arc<Wanted>,
     /// Where rows are stored.
-    pub sink: Option<ParquetSink>,
+    pub sinks: Vec<ParquetSink>,
+    /// Applies retention to the dataset.
+    pub keeper: Option<Keeper>,
     /// Who trains, in the order of the pipeline. Those that are done already are `None`.
     pub trainers: Vec<Option<TrainerParts<B>>>,
     /// Bytes that the queues behind the head may hold in all.
@@ -105,7 +108,7 @@ pub struct Ended<B: CoderOps> {
 pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<Ended<B>> {
     let metrics = &shared.status.metrics;
     let mut stages = Supervisor::new(shared.shutdown.clone()).reporting_to(shared.status.health.clone());
-    let consumers = parts.trainers.iter().flatten().count() as u64 + u64::from(parts.sink.is_some()) + 1;
+    let consumers = parts.trainers.iter().flatten().count() as u64 + u64::from(!parts.sinks.is_empty()) + 1;
     let queue_bytes = parts.queue_bytes / consumers;
     let (computed, distributed) = (Completion::default(), Completion::default());
 
@@ -150,17 +153,19 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     }
 
     let mut deliver_output = None;
-    if let Some(sink) = parts.sink {
+    if !parts.sinks.is_empty() {
         let (sender, input) = batch_queue("deliver", queue_bytes);
         metrics.queue("deliver", input.stats());
         deliver_output = Some(sender);
         let stage = Deliver {
-            sink,
+            sinks: parts.sinks,
+            keeper: parts.keeper,
             input,
             input_complete: distributed.clone(),
             io: shared.io.clone(),
             stats: metrics.stage("deliver"),
             run: metrics.run.clone(),
+            status: Arc::clone(shared.status),
             shutdown: shared.shutdown.clone(),
         };
         stages.spawn("deliver", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))?;

@@ -35,8 +35,8 @@ pub struct Rest {
     pub judged_on: Option<JudgedOn>,
     /// What is said of exported coders.
     pub about: ExportMetadata,
-    /// The dataset, if one is stored.
-    pub catalog: Option<Catalog>,
+    /// The dataset, if one is stored, and its column groups that the run wrote to.
+    pub catalogs: Vec<Catalog>,
     /// Trainers that had all their rows before this run began, with their checkpoints.
     pub finished: Vec<Option<(Trainer<Cpu>, String)>>,
 }
@@ -121,7 +121,7 @@ pub fn finish(
             }
         }
     }
-    summarise(loaded, shared, outcomes, rest.catalog.as_ref(), complete, took)
+    summarise(loaded, shared, outcomes, &rest.catalogs, complete, took)
 }
 
 /// Judge the coders that were trained and not judged by a former run.
@@ -218,7 +218,7 @@ fn summarise(
     loaded: &Loaded,
     shared: &Shared<'_>,
     outcomes: Vec<Outcome>,
-    catalog: Option<&Catalog>,
+    catalogs: &[Catalog],
     complete: bool,
     took: Duration,
 ) -> Result<RunSummary> {
@@ -252,7 +252,8 @@ fn summarise(
     });
     Ok(RunSummary {
         pipeline: loaded.pipeline.name.clone(),
-        interrupted: shared.shutdown.is_draining() && !complete,
+        interrupted: shared.shutdown.is_draining() && !complete && shared.status.stopped().is_none(),
+        stopped: shared.status.stopped(),
         documents: run.documents.get(),
         tokens: run.tokens.get(),
         rows: run.rows.get(),
@@ -261,13 +262,21 @@ fn summarise(
         seconds,
         tokens_per_second: run.tokens.get() as f64 / seconds.max(1e-9),
         dropped: run.dropped().iter().map(|(reason, n)| (reason.as_str().to_owned(), n)).collect(),
-        dataset: catalog.map(|c| dataset_summary(c, shared)).transpose()?,
+        dataset: catalogs.split_first().map(|(base, groups)| dataset_summary(base, groups, shared)).transpose()?,
         trainers: trainers.collect(),
         stages: stages.collect(),
     })
 }
 
-fn dataset_summary(catalog: &Catalog, shared: &Shared<'_>) -> Result<DatasetSummary> {
+fn dataset_summary(base: &Catalog, groups: &[Catalog], shared: &Shared<'_>) -> Result<DatasetSummary> {
+    let mut summary = one_dataset(base, shared)?;
+    for group in groups {
+        summary.columns.push(one_dataset(group, shared)?);
+    }
+    Ok(summary)
+}
+
+fn one_dataset(catalog: &Catalog, shared: &Shared<'_>) -> Result<DatasetSummary> {
     let totals = shared.io.block_on(catalog.totals())?;
     Ok(DatasetSummary {
         url: catalog.location().shown.clone(),
@@ -275,5 +284,6 @@ fn dataset_summary(catalog: &Catalog, shared: &Shared<'_>) -> Result<DatasetSumm
         shards: totals.shards,
         bytes: totals.bytes,
         complete: totals.complete,
+        columns: Vec::new(),
     })
 }

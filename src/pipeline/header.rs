@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::activation::KeepRule;
 use crate::activation::keep::has_norm_limit;
-use crate::config::{Input, Loaded, Sites};
+use crate::config::{Input, Loaded};
 use crate::corpus::Corpus;
 use crate::dataset::config::DatasetConfig;
 use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader, SpecialTokens};
@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::hooks::{HookPoint, SiteWidth};
 use crate::hub::HubName;
 use crate::model::ModelSource;
+use crate::pipeline::columns::Division;
 use crate::pipeline::locate::Located;
 use crate::sae::export::ExportMetadata;
 use crate::store::redact;
@@ -39,7 +40,7 @@ impl Stream {
         loaded: &Loaded,
         located: &Located,
         source: &ModelSource,
-        sites: &Sites,
+        judged: &[SiteWidth],
         tokenizer: &Tokenizer,
         corpus: &Corpus,
     ) -> Result<Self> {
@@ -63,8 +64,8 @@ impl Stream {
             "holdout": harvest.corpus.holdout(),
             "unit_bytes": harvest.corpus.unit_bytes(),
             "policy": harvest.tokens,
-            // a row is dropped when any captured site rejects it, so the rows depend on what is captured besides
-            "judged_sites": sites.captured.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>(),
+            // a row is dropped when any of these sites rejects it, so the rows depend on what is captured besides
+            "judged_sites": judged.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>(),
         });
         Ok(Self { model, fingerprints, tokens })
     }
@@ -95,14 +96,14 @@ pub fn describe(
     loaded: &Loaded,
     config: &DatasetConfig,
     stream: &Stream,
-    sites: &Sites,
+    division: &Division,
     corpus: &Corpus,
     keep: &KeepRule,
 ) -> DatasetHeader {
-    let spec = ShardSpec::new(config, &sites.stored);
+    let spec = ShardSpec::new(config, &division.base);
     let Stream { model, fingerprints, tokens } = stream.clone();
     let name = &loaded.pipeline.name;
-    let limits = sites.captured.iter().filter_map(|&(point, _)| Some((point.to_string(), keep.norm_limit(point)?)));
+    let limits = division.judged.iter().filter_map(|&(point, _)| Some((point.to_string(), keep.norm_limit(point)?)));
     DatasetHeader {
         format: FORMAT,
         column_group: None,

@@ -14,6 +14,7 @@
 
 pub mod build;
 pub mod calibrate;
+pub mod columns;
 pub mod evaluate;
 pub mod finish;
 pub mod header;
@@ -47,7 +48,11 @@ pub fn run(
 ) -> Result<RunSummary> {
     let shared = Shared { status, shutdown, io, clock };
     let result = run_to_the_end(loaded, &shared);
-    status.enter(if result.is_ok() { RunState::Done } else { RunState::Failed });
+    status.enter(match &result {
+        Ok(_) if status.stopped().is_some() => RunState::StorageFull,
+        Ok(_) => RunState::Done,
+        Err(_) => RunState::Failed,
+    });
     if let Err(error) = &result {
         status.metrics.run.fault(error.kind());
     }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::activation::KeepRule;
+use crate::catalog::compact::GRACE;
+use crate::catalog::gc::Keeper;
 use crate::catalog::{Catalog, checkpoints};
 use crate::compute::cpu::Cpu;
 use crate::config::{Harvest, Loaded, Pipeline, Problems, Sites};
 use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
-use crate::dataset::commit::UnitProgress;
-use crate::dataset::config::DatasetConfig;
 use crate::dataset::header::{DatasetHeader, SpecialTokens};
-use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::model::{self, BatchShape, Model, ModelSource};
 use crate::pipeline::build::{Head, ModelParts, Parts, Shared, TrainerParts};
 use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
+use crate::pipeline::columns::{self, Division, Storing};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header::{self, Stream};
 use crate::pipeline::locate::Located;
@@ -27,8 +27,7 @@ use crate::pipeline::status::TrainerStatus;
 use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
 use crate::runtime::readiness::Latch;
 use crate::sae::export::ExportMetadata;
-use crate::sink::ParquetSink;
-use crate::store::{Location, probe};
+use crate::store::Location;
 use crate::tokens::chat::ChatRules;
 use crate::tokens::config::TokensConfig;
 use crate::tokens::stream::TokenStream;
@@ -46,14 +45,8 @@ pub struct Prepared {
     corpus: Arc<Corpus>,
     tokenizer: Arc<Tokenizer>,
     keep: KeepRule,
-    dataset: Option<Dataset>,
+    storing: Option<Storing>,
     trainers: Vec<Restored>,
-}
-
-struct Dataset {
-    config: DatasetConfig,
-    catalog: Catalog,
-    progress: HashMap<u32, UnitProgress>,
 }
 
 pub(super) struct Restored {
@@ -117,7 +110,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let pipeline = &loaded.pipeline;
     let harvest = pipeline.harvest()?;
     let declared = source.spec().points(harvest.tokens.context_length as usize);
-    let sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
+    let mut sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
     let tokenizer = Arc::new(tokenizer);
     let metrics = &shared.status.metrics;
     let corpus = Arc::new(
@@ -136,33 +129,50 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let mut keep = KeepRule::new(&harvest.tokens.exclude, &special);
     let in_dataset = loaded.stores.counted(metrics.store("dataset"));
     let stored = pipeline.dataset.as_ref().map(|d| in_dataset.open(&d.url)).transpose()?;
-    let header = match &stored {
-        Some(location) => shared.io.block_on(Catalog::read_header(location))?,
+    let found = match &stored {
+        Some(location) => shared.io.block_on(stored_headers(location))?,
         None => None,
     };
+    let division = match &found {
+        Some((header, groups)) => Division::of(header, groups, &sites, &declared, source.spec().module_paths())?,
+        None => Division::whole(&sites),
+    };
+    // what a dataset was begun with decides which of its rows are kept, whatever is captured now
+    sites.capture_too(&division.judged);
+    keep = keep.judging(division.judged.iter().map(|&(point, _)| point));
     if let Some(factor) = harvest.tokens.exclude.norm_above_median {
-        let limits = match header.as_ref().and_then(|h| header::stored_limits(h, &sites.captured)) {
+        let limits = match found.as_ref().and_then(|(h, _)| header::stored_limits(h, &division.judged)) {
             Some(limits) => limits,
             None => {
                 let batches = first_batches(pipeline, &corpus, &tokenizer)?;
-                norm_limits(model.as_mut(), &sites.captured, &keep, factor, batches)?
+                norm_limits(model.as_mut(), &division.judged, &keep, factor, batches)?
             }
         };
         keep = keep.with_norm_limits(limits);
     }
-    let identity = Stream::of(loaded, &located, &source, &sites, &tokenizer, &corpus)?;
-    let dataset = match (stored, &pipeline.dataset) {
+    let identity = Stream::of(loaded, &located, &source, &division.judged, &tokenizer, &corpus)?;
+    let storing = match (stored, &pipeline.dataset) {
         (Some(location), Some(config)) => {
-            let mut header = header::describe(loaded, config, &identity, &sites, &corpus, &keep);
+            let mut header = header::describe(loaded, config, &identity, &division, &corpus, &keep);
             header.special_tokens = Some(special_tokens);
-            Some(open_dataset(config.clone(), location, header, shared)?)
+            Some(columns::open(location, header, config, &division, shared)?)
         }
         _ => None,
     };
     shared.status.readiness.release(Latch::DatasetOpen);
     let trainers = restore_trainers(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
-    Ok(Prepared { model, sites, corpus, tokenizer, keep, dataset, trainers })
+    Ok(Prepared { model, sites, corpus, tokenizer, keep, storing, trainers })
+}
+
+/// The headers of the dataset at `location`, if there is one, and of its column groups.
+async fn stored_headers(location: &Location) -> Result<Option<(DatasetHeader, Vec<DatasetHeader>)>> {
+    if Catalog::read_header(location).await?.is_none() {
+        return Ok(None);
+    }
+    let catalog = Catalog::open(location.clone()).await?;
+    let groups = catalog.groups().await?.iter().map(|group| group.header().clone()).collect();
+    Ok(Some((catalog.header().clone(), groups)))
 }
 
 /// All problems with sites, as one configuration error.
@@ -188,23 +198,6 @@ fn first_batches(
         }
     }
     Ok(batches)
-}
-
-fn open_dataset(
-    config: DatasetConfig,
-    location: Location,
-    header: DatasetHeader,
-    shared: &Shared<'_>,
-) -> Result<Dataset> {
-    shared.io.block_on(probe::exclusive_writes(&location))?;
-    let catalog = shared.io.block_on(Catalog::create_or_open(location, header))?;
-    let progress = shared.io.block_on(catalog.progress())?;
-    let done = progress.values().filter(|unit| unit.done).count();
-    if !progress.is_empty() {
-        tracing::info!(dataset = %catalog.location().shown, units_done = done, "continuing a stored dataset");
-    }
-    shared.status.metrics.run.units_done.set(done as f64);
-    Ok(Dataset { config, catalog, progress })
 }
 
 /// Every trainer, from its newest checkpoint if it has one. `stream` is what the rows of `inputs` are.
@@ -260,19 +253,21 @@ impl Prepared {
         let harvest = pipeline.harvest()?;
         let needs = needs(&self.trainers);
         let start = self.start();
-        let (mut lengths, mut need, mut sink, mut catalog) = (HashMap::new(), None, None, None);
-        if let Some(dataset) = self.dataset {
-            lengths = dataset.progress.iter().filter_map(|(&unit, p)| Some((unit, p.batches?))).collect();
-            need = Some(DatasetNeed { progress: dataset.progress.clone(), n_units: self.corpus.n_units() });
-            catalog = Some(dataset.catalog.clone());
-            let spec = ShardSpec::new(&dataset.config, &self.sites.stored);
-            sink = Some(shared.io.block_on(ParquetSink::new(dataset.catalog, spec, dataset.progress))?);
+        let (mut lengths, mut datasets, mut sinks) = (HashMap::new(), Vec::new(), Vec::new());
+        let (mut catalogs, mut keeper) = (Vec::new(), None);
+        if let (Some(storing), Some(config)) = (self.storing, &pipeline.dataset) {
+            lengths = storing.unit_lengths();
+            for stored in &storing.parts {
+                datasets.push(DatasetNeed { progress: stored.progress.clone(), n_units: self.corpus.n_units() });
+                catalogs.push(stored.catalog.clone());
+            }
+            if let (Some(base), false) = (catalogs.first(), config.keep.keeps_all()) {
+                keeper = Some(Keeper::new(base.clone(), config.keep, GRACE, shared.clock.clone())?);
+            }
+            sinks = shared.io.block_on(storing.into_sinks(loaded, config))?;
         }
-        let wanted = Arc::new(Wanted {
-            dataset: need,
-            trainers: needs,
-            batch_sequences: harvest.tokens.batch_sequences() as u32,
-        });
+        let batch_sequences = harvest.tokens.batch_sequences() as u32;
+        let wanted = Arc::new(Wanted { datasets, trainers: needs, batch_sequences });
         let (corpus, tokenizer) = (Arc::clone(&self.corpus), Arc::clone(&self.tokenizer));
         let stream = TokenStream::new(corpus, tokenizer, &harvest.tokens, pipeline.seed, start, lengths)?;
         let (trainers, finished) = trainer_parts(self.trainers, pipeline);
@@ -285,18 +280,18 @@ impl Prepared {
             batch_tokens: shape.max_tokens as u64,
         };
         let (head, queue_bytes) = (Head::Model(Box::new(head)), pipeline.memory_limit.0 / QUEUE_SHARE);
-        let parts = Parts { head, wanted, sink, trainers, queue_bytes };
+        let parts = Parts { head, wanted, sinks, keeper, trainers, queue_bytes };
         let judged_on = (harvest.corpus.holdout().share() > 0.0).then(|| {
             let (corpus, tokenizer, tokens) = (self.corpus, self.tokenizer, harvest.tokens.clone());
             JudgedOn::Text { corpus, tokenizer, tokens: Box::new(tokens), keep: self.keep }
         });
-        Ok((parts, Rest { judged_on, about: about(harvest), catalog, finished }))
+        Ok((parts, Rest { judged_on, about: about(harvest), catalogs, finished }))
     }
 
     /// Where the stream begins. A dataset may miss rows anywhere, so with one the order is followed from its start
     /// (passing what is committed without reading it); trainers alone go on from the earliest of their positions.
     fn start(&self) -> SourceCursor {
-        if self.dataset.is_some() {
+        if self.storing.is_some() {
             return SourceCursor::default();
         }
         earliest(&self.trainers)

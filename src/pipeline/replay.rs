@@ -64,13 +64,13 @@ pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> R
         let _entered = shared.io.enter();
         Reader::new(source.clone(), replay, pipeline.seed, &earliest(&trainers))?
     };
-    let wanted = Arc::new(Wanted { dataset: None, trainers: needs(&trainers), batch_sequences: 1 });
+    let wanted = Arc::new(Wanted { datasets: Vec::new(), trainers: needs(&trainers), batch_sequences: 1 });
     let about = about(&source);
     let (trainers, finished) = trainer_parts(trainers, pipeline);
     let (head, queue_bytes) = (Head::Stored(Box::new(reader)), pipeline.memory_limit.0 / QUEUE_SHARE);
-    let parts = Parts { head, wanted, sink: None, trainers, queue_bytes };
+    let parts = Parts { head, wanted, sinks: Vec::new(), keeper: None, trainers, queue_bytes };
     let judged_on = (replay.holdout.share() > 0.0).then(|| JudgedOn::Rows(Box::new(source), replay.clone()));
-    Ok((parts, Rest { judged_on, about, catalog: None, finished }))
+    Ok((parts, Rest { judged_on, about, catalogs: Vec::new(), finished }))
 }
 
 /// What the dataset's header says about where its rows came from.

@@ -25,6 +25,8 @@ pub enum RunState {
     Evaluating,
     /// Everything was written.
     Done,
+    /// It stopped because `limits.store_bytes` was reached; what is committed is whole.
+    StorageFull,
     /// It stopped with an error.
     Failed,
 }
@@ -66,6 +68,7 @@ pub struct RunStatus {
     /// The model on its way from a hub.
     pub download: Progress,
     state: Mutex<RunState>,
+    stopped: Mutex<Option<String>>,
     trainers: Mutex<Vec<TrainerStatus>>,
 }
 
@@ -76,6 +79,9 @@ pub struct StatusSnapshot {
     pub pipeline: String,
     /// Where the run stands.
     pub state: RunState,
+    /// Why it stopped before its end, if it did by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
     /// The model on its way from a hub.
     pub download: ProgressSnapshot,
     /// Documents computed.
@@ -108,6 +114,7 @@ impl RunStatus {
             readiness: Readiness::new(),
             download: Progress::default(),
             state: Mutex::default(),
+            stopped: Mutex::default(),
             trainers: Mutex::default(),
         }
     }
@@ -120,6 +127,16 @@ impl RunStatus {
     /// Where the run stands.
     pub fn state(&self) -> RunState {
         *lock(&self.state)
+    }
+
+    /// Say that the run stops before its end, and why. The first reason stays.
+    pub fn stop(&self, reason: &str) {
+        lock(&self.stopped).get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// Why the run stopped before its end, if it did by itself.
+    pub fn stopped(&self) -> Option<String> {
+        lock(&self.stopped).clone()
     }
 
     /// Announce the trainers.
@@ -140,6 +157,7 @@ impl RunStatus {
         StatusSnapshot {
             pipeline: self.name.clone(),
             state: self.state(),
+            stopped: self.stopped(),
             download: self.download.snapshot(),
             documents: run.documents.get(),
             tokens: run.tokens.get(),

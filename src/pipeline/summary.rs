@@ -14,6 +14,10 @@ pub struct RunSummary {
     pub pipeline: String,
     /// Whether a signal ended the run before everything was done; running it again continues.
     pub interrupted: bool,
+    /// Why the run ended by itself before everything was done: `limits.store_bytes` was reached. With more room, running
+    /// it again continues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
     /// Documents computed by this run.
     pub documents: u64,
     /// Tokens computed by this run.
@@ -52,6 +56,9 @@ pub struct DatasetSummary {
     pub bytes: u64,
     /// Whether every unit of the corpus is in it.
     pub complete: bool,
+    /// Its column groups that the run wrote to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<DatasetSummary>,
 }
 
 /// One trainer.

@@ -18,7 +18,7 @@ pub struct TrainerNeed {
     pub finished: Arc<AtomicBool>,
 }
 
-/// What the dataset still needs.
+/// What the dataset, or a column group of it, still needs.
 #[derive(Clone, Debug)]
 pub struct DatasetNeed {
     /// What is committed, by unit.
@@ -30,8 +30,8 @@ pub struct DatasetNeed {
 /// The needs of everybody downstream.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// The dataset's needs, if one is stored.
-    pub dataset: Option<DatasetNeed>,
+    /// The needs of the dataset, if one is stored, and of its column groups.
+    pub datasets: Vec<DatasetNeed>,
     /// Each trainer's needs, in the order of the pipeline.
     pub trainers: Vec<TrainerNeed>,
     /// Sequences in a full batch.
@@ -59,9 +59,9 @@ impl TrainerNeed {
 }
 
 impl Wanted {
-    /// Whether the dataset needs a batch.
+    /// Whether the dataset, or a column group of it, needs a batch.
     pub fn by_dataset(&self, unit: u32, batch_in_unit: u32) -> bool {
-        self.dataset.as_ref().is_some_and(|d| d.wants(unit, batch_in_unit, self.batch_sequences))
+        self.datasets.iter().any(|d| d.wants(unit, batch_in_unit, self.batch_sequences))
     }
 
     /// Whether trainer `i` needs a batch.
@@ -78,7 +78,7 @@ impl Wanted {
     /// what this run commits ends with the stream itself.)
     pub fn nothing_left(&self) -> bool {
         self.trainers.iter().all(|t| t.finished.load(Ordering::Relaxed))
-            && self.dataset.as_ref().is_none_or(DatasetNeed::complete)
+            && self.datasets.iter().all(DatasetNeed::complete)
     }
 }
 
@@ -92,10 +92,10 @@ mod tests {
 
     fn wanted() -> Wanted {
         Wanted {
-            dataset: Some(DatasetNeed {
+            datasets: vec![DatasetNeed {
                 progress: HashMap::from([(0, unit(7, false)), (1, unit(20, true))]),
                 n_units: 3,
-            }),
+            }],
             trainers: vec![TrainerNeed { next_batch: 5, finished: Arc::default() }],
             batch_sequences: 4,
         }
@@ -112,12 +112,21 @@ mod tests {
     }
 
     #[test]
+    fn a_column_group_wants_what_the_dataset_has_already() {
+        let mut w = wanted();
+        w.datasets.push(DatasetNeed { progress: HashMap::from([(0, unit(20, true))]), n_units: 3 });
+        assert!(w.by_dataset(0, 1) && w.by_dataset(1, 0) && w.by_dataset(1, 9));
+        w.datasets.iter_mut().for_each(|d| d.progress = (0..3).map(|u| (u, unit(1, true))).collect());
+        assert!(!w.by_dataset(0, 1) && w.datasets.iter().all(DatasetNeed::complete));
+    }
+
+    #[test]
     fn a_run_is_over_when_everybody_has_everything() {
         let mut w = wanted();
         assert!(w.by_anyone(5, 1, 0) && !w.by_anyone(4, 1, 0));
         w.trainers[0].finished.store(true, Ordering::Relaxed);
         assert!(!w.by_anyone(5, 1, 0) && !w.nothing_left());
-        w.dataset.as_mut().unwrap().progress = (0..3).map(|u| (u, unit(1, true))).collect();
+        w.datasets[0].progress = (0..3).map(|u| (u, unit(1, true))).collect();
         assert!(w.nothing_left());
     }
 }

@@ -4,8 +4,10 @@
 //! knows nothing of models or queues. Whatever was not committed when it ends is computed again by the next run.
 
 mod open_part;
+mod quota;
 mod writer;
 
+pub use quota::Quota;
 pub use writer::{CommittedShard, ParquetSink, SinkOptions};
 
 #[cfg(test)]

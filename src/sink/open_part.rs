@@ -11,7 +11,7 @@ use crate::dataset::header::PART_FORMAT;
 use crate::dataset::paths;
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
-use crate::sink::SinkOptions;
+use crate::sink::{Quota, SinkOptions};
 use crate::store::upload::Upload;
 use crate::testing::failpoint;
 
@@ -25,6 +25,9 @@ pub(super) struct OpenPart {
     pub(super) next_seq: u32,
     encoder: ShardEncoder,
     upload: Upload,
+    quota: Option<Quota>,
+    /// Bytes that are encoded.
+    bytes: u64,
     dropped: DropCounts,
     documents: u64,
     tokens: u64,
@@ -49,6 +52,8 @@ impl OpenPart {
             encoder: ShardEncoder::new(spec, unit, part)?,
             upload: Upload::new(catalog.location().child(&object), options.upload),
             object,
+            quota: options.quota.clone(),
+            bytes: 0,
             dropped: DropCounts::new(),
             documents: 0,
             tokens: 0,
@@ -58,6 +63,11 @@ impl OpenPart {
     /// Rows so far.
     pub(super) fn rows(&self) -> u64 {
         self.encoder.rows()
+    }
+
+    /// Bytes so far, without the row group that is being filled.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Append the next sequence: these runs of rows of `batch`. `dropped` is what was not kept of it.
@@ -75,6 +85,7 @@ impl OpenPart {
         self.dropped.merge(dropped);
         self.dropped.add(DropReason::Sampled, sampled_out);
         for bytes in self.encoder.take_ready() {
+            self.bytes += bytes.len() as u64;
             self.upload.write(bytes).await?;
         }
         Ok(())
@@ -97,7 +108,7 @@ impl OpenPart {
         next_batch: u32,
         batches: Option<u32>,
     ) -> Result<(Commit, Committed)> {
-        let Self { mut upload, encoder, .. } = self;
+        let Self { mut upload, encoder, quota, .. } = self;
         let (last, summary) = match encoder.finish() {
             Ok(finished) => finished,
             Err(error) => {
@@ -105,6 +116,10 @@ impl OpenPart {
                 return Err(error);
             }
         };
+        if let Some(Err(error)) = quota.map(|quota| quota.take(summary.bytes)) {
+            upload.abort().await;
+            return Err(error);
+        }
         failpoint("shard_before_upload_end");
         for bytes in last {
             if let Err(error) = upload.write(bytes).await {

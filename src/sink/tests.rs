@@ -133,7 +133,8 @@ async fn what_is_not_whole_at_the_end_leaves_nothing() {
     let units = units(&spec(), &LENGTHS);
     let batches = interleaved(&units, &[2]);
     // parts of 600 bytes: multipart uploads are under way when the stream ends
-    let options = SinkOptions { upload: UploadOptions { part_bytes: 600, parts_in_flight: 2 }, attempt: None };
+    let options =
+        SinkOptions { upload: UploadOptions { part_bytes: 600, parts_in_flight: 2 }, ..SinkOptions::default() };
     let (catalog, _) = write(&location, &spec(), 3, &batches[..5], options.clone()).await.unwrap();
     let files = |folder: &std::path::Path| std::fs::read_dir(folder).unwrap().count();
     let commits = catalog.commits().await.unwrap();
@@ -263,7 +264,7 @@ proptest! {
                 // a store of its own, that nobody else has opened
                 let store = std::sync::Arc::new(object_store::memory::InMemory::new());
                 let location = Location::in_store(store, "acts", "memory");
-                let options = SinkOptions { upload: UploadOptions { part_bytes, parts_in_flight: 2 }, attempt: None };
+                let options = SinkOptions { upload: UploadOptions { part_bytes, parts_in_flight: 2 }, ..SinkOptions::default() };
                 let batches = interleaved(&units, sizes);
                 let (catalog, _) = write(&location, &spec, lengths.len() as u32, &batches, options).await.unwrap();
                 let report = verify(&catalog, |_, _| ()).await.unwrap();

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::accounting::DropReason;
 use crate::activation::ActivationBatch;
+use crate::catalog::compact::{COMPACT_AFTER, GRACE, compact, delete_covered_commits};
 use crate::catalog::{Catalog, Committed};
 use crate::dataset::commit::UnitProgress;
 use crate::dataset::encoder::fits;
@@ -12,6 +13,8 @@ use crate::dataset::paths;
 use crate::dataset::sample::Sample;
 use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
+use crate::runtime::clock::Clock;
+use crate::sink::Quota;
 use crate::sink::open_part::OpenPart;
 use crate::store::objects;
 use crate::store::upload::UploadOptions;
@@ -24,6 +27,10 @@ pub struct SinkOptions {
     pub attempt: Option<String>,
     /// How shards are uploaded.
     pub upload: UploadOptions,
+    /// How much may be stored; `None`: any amount.
+    pub quota: Option<Quota>,
+    /// Commits after which a manifest is made that covers them; `None`: [`COMPACT_AFTER`].
+    pub compact_after: Option<u64>,
 }
 
 /// A shard that [`ParquetSink::write`] completed.
@@ -56,6 +63,8 @@ pub struct ParquetSink {
     sample: Sample,
     progress: HashMap<u32, UnitProgress>,
     open: BTreeMap<u32, OpenPart>,
+    /// Commits, about, that no manifest covers.
+    uncovered: u64,
 }
 
 impl ParquetSink {
@@ -73,7 +82,7 @@ impl ParquetSink {
         options: SinkOptions,
     ) -> Result<Self> {
         if options.attempt.is_none() {
-            for folder in [paths::SHARDS, paths::COMMITS] {
+            for folder in [paths::SHARDS, paths::COMMITS, paths::MANIFESTS] {
                 let swept = objects::sweep_staging(&catalog.location().child(folder), None)?;
                 if !swept.is_empty() {
                     tracing::info!(folder, files = swept.len(), "removed what a killed run left half-written");
@@ -81,7 +90,9 @@ impl ParquetSink {
             }
         }
         let sample = Sample::new(spec.sample);
-        Ok(Self { catalog, spec, options, sample, progress, open: BTreeMap::new() })
+        let parts: u64 = progress.values().map(|unit| u64::from(unit.next_part)).sum();
+        let uncovered = parts.saturating_sub(catalog.covered_parts());
+        Ok(Self { catalog, spec, options, sample, progress, open: BTreeMap::new(), uncovered })
     }
 
     /// Append the rows of `batch` that are not committed yet; gives the shards that this completed, all durable.
@@ -91,6 +102,9 @@ impl ParquetSink {
         let end_seq = batch.first_seq + batch.n_sequences() as u32;
         if progress.done || (end_seq <= progress.next_seq && !batch.ends_unit) {
             return Ok(committed);
+        }
+        if let Some(quota) = &self.options.quota {
+            quota.check(self.open.values().map(OpenPart::bytes).sum())?;
         }
         for i in 0..batch.n_sequences() {
             let seq = batch.first_seq + i as u32;
@@ -104,7 +118,37 @@ impl ParquetSink {
             let batches = batch.batch_in_unit + 1;
             committed.push(self.close_part(batch.unit, batches, Some(batches)).await?);
         }
+        self.uncovered += committed.len() as u64;
+        self.compact_if_due().await;
         Ok(committed)
+    }
+
+    /// Put what commits say into a manifest once there are many. Nothing depends on it: trouble is logged, and the next
+    /// time does it.
+    async fn compact_if_due(&mut self) {
+        let after = self.options.compact_after.unwrap_or(COMPACT_AFTER);
+        if self.uncovered < after || self.catalog.header().check_can_grow().is_err() {
+            return;
+        }
+        self.uncovered = 0;
+        let before = self.catalog.location().now(&Clock::system()).saturating_sub(GRACE);
+        let compacted = compact(&self.catalog, after).await;
+        let result = match compacted {
+            Ok(made) => delete_covered_commits(&self.catalog, before).await.map(|deleted| (made, deleted)),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok((Some(made), deleted)) => {
+                tracing::info!(
+                    generation = made.generation,
+                    covered = made.covered,
+                    deleted,
+                    "commits are in a manifest"
+                );
+            }
+            Ok((None, _)) => {}
+            Err(error) => tracing::warn!(%error, "cannot put commits into a manifest now"),
+        }
     }
 
     async fn write_sequence(

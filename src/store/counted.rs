@@ -208,7 +208,7 @@ mod tests {
     fn an_absent_object_is_an_answer_and_a_refused_request_an_error() {
         let (place, stats) = place();
         assert!(block_on(place.store.get(&place.path)).is_err());
-        assert_eq!(ErrorKind::ALL.map(|kind| stats.errors(kind)), [0; 6]);
+        assert_eq!(ErrorKind::ALL.map(|kind| stats.errors(kind)), [0; 7]);
         count_error(&stats, &Error::Generic { store: "s3", source: "503 slow down".into() });
         assert_eq!(stats.errors(ErrorKind::Unavailable), 1);
     }

@@ -1,9 +1,13 @@
 //! Activation batches to the stored dataset.
 
+use std::sync::Arc;
+
 use crate::accounting::DropReason;
-use crate::error::Result;
+use crate::catalog::gc::Keeper;
+use crate::error::{ErrorKind, Result};
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::fan_out::SharedBatch;
+use crate::pipeline::status::RunStatus;
 use crate::runtime::channel::Receiver;
 use crate::runtime::clock::Stopwatch;
 use crate::runtime::shutdown::Shutdown;
@@ -13,8 +17,10 @@ use crate::telemetry::metrics::{RunStats, StageStats};
 
 /// The stage that stores.
 pub struct Deliver {
-    /// Where batches go.
-    pub sink: ParquetSink,
+    /// Where batches go: the dataset, then its column groups. Each takes what it does not have yet.
+    pub sinks: Vec<ParquetSink>,
+    /// Applies retention to the dataset.
+    pub keeper: Option<Keeper>,
     /// From the fan-out stage.
     pub input: Receiver<SharedBatch>,
     /// Whether the input was complete.
@@ -25,13 +31,17 @@ pub struct Deliver {
     pub stats: StageStats,
     /// The run's numbers.
     pub run: RunStats,
+    /// The run's state.
+    pub status: Arc<RunStatus>,
     /// Ends the stage early.
     pub shutdown: Shutdown,
 }
 
 impl Deliver {
-    /// Work until the input ends. What is whole is committed; what is not, is left for the next run.
+    /// Work until the input ends. What is whole is committed; what is not, is left for the next run. When the store is
+    /// full the run is told to stop, and what still comes is left for the next run too.
     pub fn run(mut self, heartbeat: &Heartbeat) -> Result<()> {
+        let mut full = false;
         loop {
             let watch = Stopwatch::start();
             let Some(batch) = heartbeat.while_waiting(|| self.input.recv()) else { break };
@@ -39,20 +49,52 @@ impl Deliver {
             if self.shutdown.is_aborting() {
                 break;
             }
+            if full {
+                continue;
+            }
             self.stats.items_in.inc();
             let watch = Stopwatch::start();
-            let shards = self.io.block_on(self.sink.write(&batch))?;
+            match self.write(&batch) {
+                Err(error) if error.kind() == ErrorKind::Full => {
+                    tracing::error!(%error, "the run stops: no room for more shards");
+                    self.status.stop(&error.to_string());
+                    self.shutdown.drain("limits.store_bytes");
+                    self.end(false)?;
+                    full = true;
+                }
+                written => written?,
+            }
             self.stats.busy.add(watch.elapsed());
-            self.count(&shards);
         }
         let watch = Stopwatch::start();
-        if self.input_complete.is_set() {
-            let shards = self.io.block_on(self.sink.finish())?;
-            self.count(&shards);
-        } else {
-            self.io.block_on(self.sink.abort())?;
+        self.end(self.input_complete.is_set() && !full)?;
+        if let Some(keeper) = &mut self.keeper {
+            self.io.block_on(keeper.collect());
         }
         self.stats.busy.add(watch.elapsed());
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &SharedBatch) -> Result<()> {
+        for i in 0..self.sinks.len() {
+            let shards = self.io.block_on(self.sinks[i].write(batch))?;
+            self.count(&shards);
+        }
+        if let Some(keeper) = &mut self.keeper {
+            self.io.block_on(keeper.from_time_to_time());
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, complete: bool) -> Result<()> {
+        for i in 0..self.sinks.len() {
+            if complete {
+                let shards = self.io.block_on(self.sinks[i].finish())?;
+                self.count(&shards);
+            } else {
+                self.io.block_on(self.sinks[i].abort())?;
+            }
+        }
         Ok(())
     }
 
