@@ -18,6 +18,7 @@ use crate::pipeline::summary::{RunSummary, TrainerSummary};
 use crate::pipeline::{self, status::RunStatus};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
+use crate::store::prices::{Spent, Usage};
 use crate::telemetry::logging::ProgressGuard;
 use crate::units::{ByteSize, Count};
 
@@ -173,6 +174,9 @@ fn table(s: &RunSummary) -> String {
             row("column group", format!("{size}\n{}", group.url));
         }
     }
+    if s.stores.usage != Usage::default() {
+        row("stores", stores_cell(&s.stores));
+    }
     for stage in &s.stages {
         row(
             &format!("stage {}", stage.stage),
@@ -193,6 +197,17 @@ fn table(s: &RunSummary) -> String {
         column.set_cell_alignment(CellAlignment::Left);
     }
     table.to_string()
+}
+
+fn stores_cell(spent: &Spent) -> String {
+    let Usage { write, list, read, delete, read_bytes } = spent.usage;
+    let bytes = ByteSize(read_bytes as u64);
+    let requests = format!("{write} writes, {read} reads ({bytes}), {list} listings, {delete} deletes");
+    let cost = match (spent.cost, &spent.currency) {
+        (Some(cost), Some(currency)) => format!(": {cost:.4} {currency}"),
+        _ => String::new(),
+    };
+    format!("{requests}, {} made again{cost}", spent.retries)
 }
 
 fn trainer_cell(t: &TrainerSummary) -> String {

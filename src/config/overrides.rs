@@ -2,6 +2,7 @@
 
 use super::document::{Data, Entry, Node, Origin, Path, Step, parse};
 use super::problems::{Place, Problem, Severity};
+use crate::store::redact;
 
 /// Apply `--set` arguments in their order.
 pub(crate) fn apply(tree: &mut Node, arguments: &[String], problems: &mut Vec<Problem>) {
@@ -13,7 +14,7 @@ pub(crate) fn apply(tree: &mut Node, arguments: &[String], problems: &mut Vec<Pr
 }
 
 fn apply_one(tree: &mut Node, argument: &str) -> Result<(), Vec<Problem>> {
-    let place = Place::Set(argument.to_owned());
+    let place = Place::Set(redact(argument));
     let problem = |path: &str, rule: String| {
         vec![Problem {
             severity: Severity::Error,
@@ -28,7 +29,7 @@ fn apply_one(tree: &mut Node, argument: &str) -> Result<(), Vec<Problem>> {
     let Some((path, text)) = parts else {
         return Err(problem("", "must be path=value, such as trainers.0.rows=1M".to_owned()));
     };
-    let value = parse(text, Origin::Set(argument.to_owned()))?;
+    let value = parse(text, Origin::Set(redact(argument)))?;
     let value = Node { place: place.clone(), ..value };
     put(tree, &path.0, value, &place).map_err(|rule| problem(&path.to_string(), rule))
 }

@@ -9,6 +9,7 @@ use crate::dataset::config::DatasetConfig;
 use crate::model::config::ModelConfig;
 use crate::replay::ReplayConfig;
 use crate::store::config::StoreConfig;
+use crate::store::prices::PricesConfig;
 use crate::tokens::config::TokensConfig;
 use crate::trainer::config::TrainerConfig;
 use crate::units::{ByteSize, Count, HumanDuration};
@@ -62,6 +63,9 @@ pub struct RawPipeline {
     /// How object stores are reached: endpoints, regions, retries. Credentials come from the environment (docs/stores.md).
     #[serde(default)]
     pub stores: Vec<StoreConfig>,
+    /// What the stores' provider bills: `plan`, the summary and `/v1/status` then say what a run costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<PricesConfig>,
     /// Budgets.
     #[serde(default)]
     pub limits: LimitsConfig,

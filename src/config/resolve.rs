@@ -17,6 +17,7 @@ use crate::model::config::ModelConfig;
 use crate::replay::ReplayConfig;
 use crate::runtime::rng::Seed;
 use crate::store::config::StoreConfig;
+use crate::store::prices::PricesConfig;
 use crate::tokens::config::TokensConfig;
 use crate::trainer::config::TrainerConfig;
 use crate::units::ByteSize;
@@ -40,6 +41,8 @@ pub struct Pipeline {
     pub admin_listen: Option<SocketAddr>,
     /// How object stores are reached.
     pub stores: Vec<StoreConfig>,
+    /// What the stores' provider bills.
+    pub prices: Option<PricesConfig>,
     /// Budget of mixing buffers, coders and queues together.
     pub memory_limit: ByteSize,
     /// Bytes that the dataset may have.
@@ -134,6 +137,7 @@ fn pipeline(raw: RawPipeline) -> Option<Pipeline> {
         evaluate_tokens: raw.evaluate.tokens.0,
         admin_listen: raw.admin.and_then(|a| a.listen.parse().ok()),
         stores: raw.stores,
+        prices: raw.prices,
         memory_limit: raw.limits.memory,
         store_limit: raw.limits.store_bytes,
         grace: raw.shutdown.grace.0,

@@ -47,6 +47,7 @@ stores:
     connect_timeout: 5s
     timeout: 1min
     retry: {tries: 5, budget: 1min, first_wait: 100ms, longest_wait: 10s}
+prices: {currency: EUR, source: a list, write_1000: 0.005, list_1000: 0.005, read_1000: 0.0004, delete_1000: 0.1, gb_month: 0.023, read_gb: 0.09}
 limits: {memory: 1GiB}
 shutdown: {grace: 5s}
 "#;

@@ -263,6 +263,7 @@ fn summarise(
         tokens_per_second: run.tokens.get() as f64 / seconds.max(1e-9),
         dropped: run.dropped().iter().map(|(reason, n)| (reason.as_str().to_owned(), n)).collect(),
         dataset: catalogs.split_first().map(|(base, groups)| dataset_summary(base, groups, shared)).transpose()?,
+        stores: shared.status.spent(),
         trainers: trainers.collect(),
         stages: stages.collect(),
     })

@@ -46,6 +46,7 @@ pub fn run(
     io: &tokio::runtime::Handle,
     clock: &Clock,
 ) -> Result<RunSummary> {
+    status.set_prices(loaded.pipeline.prices.clone());
     let shared = Shared { status, shutdown, io, clock };
     let result = run_to_the_end(loaded, &shared);
     status.enter(match &result {

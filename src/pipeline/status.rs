@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::hub::{Progress, ProgressSnapshot};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::supervisor::Health;
+use crate::store::prices::{PricesConfig, Spent};
 use crate::telemetry::metrics::Metrics;
 
 /// Where a run stands in its life.
@@ -70,6 +71,7 @@ pub struct RunStatus {
     state: Mutex<RunState>,
     stopped: Mutex<Option<String>>,
     trainers: Mutex<Vec<TrainerStatus>>,
+    prices: Mutex<Option<PricesConfig>>,
 }
 
 /// A readable copy of [`RunStatus`].
@@ -100,6 +102,8 @@ pub struct StatusSnapshot {
     pub units_total: u64,
     /// What was dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// What was asked of remote stores, and what it cost.
+    pub stores: Spent,
     /// One line a trainer.
     pub trainers: Vec<TrainerStatus>,
 }
@@ -116,6 +120,7 @@ impl RunStatus {
             state: Mutex::default(),
             stopped: Mutex::default(),
             trainers: Mutex::default(),
+            prices: Mutex::default(),
         }
     }
 
@@ -167,8 +172,19 @@ impl RunStatus {
             units: run.units_done.get() as u64,
             units_total: run.units_total.get() as u64,
             dropped: run.dropped().iter().map(|(reason, n)| (reason.as_str(), n)).collect(),
+            stores: self.spent(),
             trainers: lock(&self.trainers).clone(),
         }
+    }
+
+    /// Count costs by these prices.
+    pub fn set_prices(&self, prices: Option<PricesConfig>) {
+        *lock(&self.prices) = prices;
+    }
+
+    /// What was asked of remote stores so far, and what it cost.
+    pub fn spent(&self) -> Spent {
+        Spent::so_far(self.metrics.stores().values(), lock(&self.prices).as_ref())
     }
 }
 

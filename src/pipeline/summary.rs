@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::ErrorKind;
 use crate::pipeline::evaluate::Evaluation;
+use crate::store::prices::Spent;
 
 /// The result of `harvestd run`.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +38,8 @@ pub struct RunSummary {
     /// The whole dataset, earlier runs included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset: Option<DatasetSummary>,
+    /// What this run asked of remote stores, and what it cost.
+    pub stores: Spent,
     /// One entry a trainer.
     pub trainers: Vec<TrainerSummary>,
     /// The five numbers of each stage.

@@ -2,6 +2,7 @@
 
 use std::path::{Component, PathBuf};
 
+use base64::Engine;
 use object_store::path::Path;
 use url::Url;
 
@@ -144,6 +145,21 @@ fn parse_url(text: &str) -> Result<Url> {
     Url::parse(text).or_kind(ErrorKind::Config, || format!("`{}` is not a URL", redact(text)))
 }
 
+/// User name and password of a URL as the header that says them, and the URL without them.
+pub(super) fn user(url: &str) -> Option<((http::HeaderName, http::HeaderValue), String)> {
+    let mut url = Url::parse(url).ok()?;
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let pair = format!("{}:{}", decoded(url.username()), decoded(url.password().unwrap_or_default()));
+    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+    let mut value = http::HeaderValue::from_str(&format!("Basic {encoded}")).ok()?;
+    value.set_sensitive(true);
+    url.set_username("").and_then(|()| url.set_password(None)).ok()?;
+    Some(((http::header::AUTHORIZATION, value), url.to_string()))
+}
+
 /// `text` as it may be shown: of every URL in it, user name, password and query are left out. The container in an Azure
 /// URL (`abfss://container@account...`) is no user name.
 pub fn redact(text: &str) -> String {
@@ -209,6 +225,13 @@ mod tests {
             let error = Address::parse(text).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains("secret"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn who_asks_is_said_in_a_header() {
+        let ((_, header), url) = user("https://me:p%40ss@h/?sig=1").unwrap();
+        assert_eq!((header.to_str().unwrap(), url.as_str()), ("Basic bWU6cEBzcw==", "https://h/?sig=1"));
+        assert!(header.is_sensitive() && user("https://h/?sig=1").is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use object_store::{ClientConfigKey, ObjectStore};
 
 use crate::error::{Error, Result};
 use crate::runtime::tls;
-use crate::store::address::{Address, Kind};
+use crate::store::address::{self, Address, Kind};
 use crate::store::config::{ConditionalPut, StoreConfig};
 use crate::store::persistent::Persistent;
 use crate::store::profile;
@@ -224,10 +224,17 @@ fn azure(address: &Address, config: &StoreConfig, connector: Connector) -> Opene
 fn http(address: &Address, config: &StoreConfig, connector: Connector) -> Opened {
     // whoever writes http:// means it
     let allow_http = config.allow_http || address.root.starts_with("http://");
-    let builder = HttpBuilder::new().with_url(&address.root).with_http_connector(connector).with_retry(no_retries());
-    let builder =
-        client_options(config, allow_http).into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
-    Ok((persistent(Arc::new(builder.build()?)), None))
+    let mut options = object_store::ClientOptions::new();
+    for (key, value) in client_options(config, allow_http) {
+        options = options.with_config(key, value);
+    }
+    let mut root = address.root.clone();
+    if let Some((credentials, without)) = address::user(&root) {
+        options = options.with_default_headers(object_store::HeaderMap::from_iter([credentials]));
+        root = without;
+    }
+    let builder = HttpBuilder::new().with_url(root).with_http_connector(connector).with_retry(no_retries());
+    Ok((persistent(Arc::new(builder.with_client_options(options).build()?)), None))
 }
 
 /// A client for requests that are signed here.

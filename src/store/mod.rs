@@ -20,6 +20,7 @@ mod dates;
 pub mod objects;
 pub mod orphans;
 mod persistent;
+pub mod prices;
 pub mod probe;
 mod profile;
 mod registry;
@@ -116,6 +117,7 @@ pub fn error_kind(error: &object_store::Error) -> ErrorKind {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => ErrorKind::Config,
         E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => ErrorKind::Data,
         _ if is_refusal(error) => ErrorKind::Config,
+        _ if is_no_store(error) => ErrorKind::Data,
         _ => ErrorKind::Unavailable,
     }
 }
@@ -126,6 +128,12 @@ fn is_refusal(error: &object_store::Error) -> bool {
     let text = chain(error);
     let status = text.split("non-2xx status code: ").nth(1).and_then(|rest| rest.get(..3));
     status.is_some_and(|status| status.starts_with('4') && !["408", "409", "425", "429"].contains(&status))
+}
+
+/// Whether the answer was not one of a store: a server that says no sizes, or does not serve parts of files.
+fn is_no_store(error: &object_store::Error) -> bool {
+    let text = chain(error);
+    ["Header missing", "header not present", "non-partial response"].iter().any(|words| text.contains(words))
 }
 
 /// Whether the same request may succeed when it is made again.
@@ -156,7 +164,7 @@ pub fn error(verb: &str, what: &str, source: object_store::Error) -> Error {
         "the store refuses this machine's clock: set it (NTP), then run again: "
     } else if text.contains("ServerSideEncryption") || text.contains("AccessDenied") {
         "the credentials do not allow it (docs/stores.md lists the permissions): "
-    } else if text.contains("range requests") || text.contains("RangeNotSupported") {
+    } else if text.contains("Range request not supported") || text.contains("non-partial response") {
         "the server does not serve parts of files (HTTP ranges): copy the file to a disk or bucket: "
     } else {
         ""

@@ -56,6 +56,13 @@ impl Wire {
         }
     }
 
+    fn answered(&self, answer: &HttpResponse) {
+        let length = answer.headers().get("content-length").and_then(|n| n.to_str().ok()?.parse().ok());
+        if let (Some(stats), Some(length)) = (&self.stats, length) {
+            stats.remote_bytes.add(length);
+        }
+    }
+
     /// `date` stands in an answer that came `took` after the request was sent.
     fn dated(&self, date: &str, took: Duration) {
         let Some(theirs) = http_date(date) else { return };
@@ -97,7 +104,11 @@ impl HttpService for Watched {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.wire.sent(&request);
         let since = Stopwatch::start();
+        let is_head = request.method().as_str() == "HEAD";
         let answer = self.client.execute(request).await?;
+        if !is_head {
+            self.wire.answered(&answer);
+        }
         if let Some(date) = answer.headers().get("date").and_then(|date| date.to_str().ok()) {
             self.wire.dated(date, since.elapsed());
         }

@@ -207,6 +207,8 @@ pub struct StoreStats {
     attempts: [Counter; RequestClass::ALL.len()],
     /// Requests that were made again.
     pub retries: Counter,
+    /// Bytes of the bodies that remote stores sent: what providers bill as read.
+    pub remote_bytes: Counter,
     requests: [Counter; StoreOperation::ALL.len()],
     latency: [Histogram; StoreOperation::ALL.len()],
     errors: [Counter; ErrorKind::ALL.len()],
@@ -465,6 +467,11 @@ impl Metrics {
     /// The numbers of one use of a store ("corpus", "dataset", "checkpoints"): the same handles for the same name.
     pub fn store(&self, name: &str) -> StoreStats {
         self.group(&self.stores, name)
+    }
+
+    /// The numbers of every use of a store, by name.
+    pub fn stores(&self) -> BTreeMap<String, StoreStats> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Show a queue's numbers.

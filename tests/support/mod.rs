@@ -1,6 +1,10 @@
 //! What tests that start the real binary share: a small corpus cut from the shipped one, pipelines, processes.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+pub mod http;
+pub mod proxy;
+pub mod reliability;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::cost::{self, CostPlan};
 use super::memory::{self, MemoryPlan};
 use super::rate::Rates;
 use super::work;
@@ -13,6 +14,8 @@ use crate::error::Result;
 use crate::hooks::HookPoint;
 use crate::model::{ModelSpec, WeightCount};
 use crate::sae::config::CoderConfig;
+use crate::store::redact;
+use crate::store::upload::UploadOptions;
 use crate::tokens::config::{Packing, PrependBos, Separator, TokensConfig};
 use crate::tokens::estimate::Estimate;
 use crate::trainer::config::TrainerConfig;
@@ -107,6 +110,8 @@ pub(super) struct Plan {
     pub(super) trainers: Vec<TrainerPlan>,
     pub(super) memory: MemoryPlan,
     pub(super) time: TimePlan,
+    /// Requests to remote stores and what they cost.
+    pub(super) cost: CostPlan,
     /// Special tokens, and whether BOS is prepended.
     pub(super) special_tokens: SpecialTokens,
     /// What the reader should know before starting.
@@ -156,6 +161,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
             / work::usable(facts.rates.flops_per_second, facts.spec.d_model as f64),
         trainer_seconds: trainers.iter().map(|t| t.seconds).sum(),
     };
+    let cost = cost::cost(facts, dataset.as_ref(), &trainers, &time);
     let memory = memory::memory(facts, &points, &trainers, time.forward_seconds);
     Ok(Plan {
         pipeline: pipeline.name.clone(),
@@ -175,6 +181,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
         trainers,
         memory,
         time,
+        cost,
         special_tokens: facts.special_tokens.clone(),
         warnings,
     })
@@ -246,8 +253,7 @@ fn value_bytes(dtype: StoredDtype) -> f64 {
 }
 
 fn dataset(facts: &Facts<'_>, rows: f64) -> Option<DatasetPlan> {
-    /// Size of the parts in which shards are uploaded.
-    const PART_BYTES: f64 = (8 << 20) as f64;
+    let part_bytes = UploadOptions::default().part_bytes as f64;
     let config = facts.pipeline.dataset.as_ref()?;
     let rows = rows * config.sample.share();
     let values: usize = facts.sites.stored.iter().map(|(_, width)| width).sum();
@@ -255,10 +261,10 @@ fn dataset(facts: &Facts<'_>, rows: f64) -> Option<DatasetPlan> {
     // shards do not cross units
     let units = f64::from(facts.units).max(1.0);
     let shards = units * (rows / units / config.rows_per_shard.0 as f64).ceil();
-    let parts = (bytes / shards.max(1.0) / PART_BYTES).ceil();
+    let parts = (bytes / shards.max(1.0) / part_bytes).ceil();
     // a multipart upload is begun and completed besides
     let uploads = if parts > 1.0 { parts + 2.0 } else { 1.0 };
-    Some(DatasetPlan { url: config.url.clone(), rows, shards, bytes, put_requests: shards * (uploads + 1.0) + 1.0 })
+    Some(DatasetPlan { url: redact(&config.url), rows, shards, bytes, put_requests: shards * (uploads + 1.0) + 1.0 })
 }
 
 fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {

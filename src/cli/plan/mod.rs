@@ -1,5 +1,6 @@
 //! `harvestd plan`: what a run would read, compute, keep and write, before the first forward pass.
 
+mod cost;
 mod estimate;
 mod memory;
 mod rate;
@@ -18,8 +19,10 @@ use crate::corpus::Corpus;
 use crate::error::{ErrorKind, ResultExt};
 use crate::model;
 use crate::pipeline::header;
+use crate::store::prices::Usage;
 use crate::tokens::estimate::{Estimate, estimate};
 use crate::units::{ByteSize, Count};
+use cost::CostPlan;
 use estimate::{Facts, Plan};
 
 /// Arguments of `plan`.
@@ -153,7 +156,25 @@ fn print(plan: &Plan, model: &str) {
             time.rates.bytes_per_second / 1e9
         ),
     );
+    if plan.cost.requests != Usage::default() {
+        line("cost", cost_text(&plan.cost));
+    }
     plan.warnings.iter().for_each(|w| line("warning", w.clone()));
+}
+
+fn cost_text(cost: &CostPlan) -> String {
+    let asked = format!(
+        "about {} write, {} read and {} list requests; {} kept",
+        count(cost.requests.write),
+        count(cost.requests.read),
+        count(cost.requests.list),
+        bytes(cost.kept_bytes)
+    );
+    let (Some(run), Some(month), Some(currency)) = (cost.run, cost.month, &cost.currency) else {
+        return format!("{asked} (no `prices:` to say what that costs)");
+    };
+    let source = cost.source.as_ref().map_or_else(String::new, |source| format!(" ({source})"));
+    format!("{asked}: {run:.2} {currency} for the run, {month:.2} {currency} a month to keep it{source}")
 }
 
 fn site_table(plan: &Plan) -> comfy_table::Table {

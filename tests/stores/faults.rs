@@ -1,0 +1,147 @@
+//! The real program against a real S3 server, with a proxy in between that lets things go wrong.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use harvestd::store::Stores;
+
+use crate::inside_of;
+use crate::servers::{self, Server};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::reliability::{Difference, Rows, record};
+use crate::support::{self, BINARY};
+
+/// A corpus, a pipeline without trainers, and the rows of an undisturbed run.
+pub struct Wanted {
+    folder: tempfile::TempDir,
+    pub rows: Rows,
+}
+
+impl Wanted {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        support::write_corpus(&folder.path().join("corpus"), 12, 3);
+        support::write_pipeline(&folder.path().join("corpus"), folder.path());
+        let wanted = Self { rows: Rows::default(), folder };
+        let output =
+            Command::new(BINARY).args(["run", "--set", "trainers=[]"]).arg(wanted.pipeline()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = Rows::of_folder(&wanted.folder.path().join("acts"));
+        assert!(rows.len() > 1000);
+        Self { rows, ..wanted }
+    }
+
+    pub fn pipeline(&self) -> PathBuf {
+        self.folder.path().join("pipeline.yaml")
+    }
+
+    /// Run the pipeline into `url`.
+    pub fn run(&self, server: &Server, url: &str, options: &[String]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--json", "--set", "trainers=[]", "--set", &format!("dataset.url={url}")]);
+        command.args(options.iter().flat_map(|o| ["--store", o]));
+        command.arg(self.pipeline()).envs(server.variables.iter().map(|(name, value)| (name, value)));
+        command.output().unwrap()
+    }
+
+    /// `harvestd verify` is green and complete, and the rows are those of an undisturbed run, or differ by so much.
+    pub fn compare(&self, server: &Server, url: &str) -> Difference {
+        let mut command = Command::new(BINARY);
+        command.args(["verify", "--json", url]).args(server.arguments());
+        command.envs(server.variables.iter().map(|(name, value)| (name, value)));
+        let output = command.output().unwrap();
+        let report = support::summary(&output);
+        assert!(output.status.success() && report["ok"] == true && report["complete"] == true, "{report}");
+        // this process has no credentials
+        let proxy = Proxy::start(&server.address, Fault::Nothing, 0);
+        let options = server.options_through(&proxy.endpoint()).into_iter().chain(["anonymous=true".into()]);
+        let options: Vec<String> = options.collect();
+        let location = Stores::new(Vec::new(), &options).unwrap().open(url).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(Rows::read(&location)).against(&self.rows)
+    }
+}
+
+/// Impatient, so that tests are quick.
+pub fn impatient() -> Vec<String> {
+    ["timeout=1s", "retry.first_wait=10ms", "retry.longest_wait=200ms", "retry.budget=20s"].map(str::to_owned).to_vec()
+}
+
+/// Runs with each seed through a proxy with `fault`, until they end; their rows must be those of an undisturbed run.
+fn survives(server: &Server, wanted: &Wanted, name: &str, fault: Fault, ends_well: bool) {
+    let seeds = if std::env::var_os("HARVESTD_LONG_TESTS").is_some() { 10 } else { 2 };
+    let (mut difference, mut injected, mut again) = (Difference::default(), 0, 0);
+    for seed in 1..=seeds {
+        let url = format!("{}/{fault:?}-{seed}", server.url);
+        let proxy = Proxy::start(&server.address, fault, seed);
+        let options: Vec<String> = server.options_through(&proxy.endpoint()).into_iter().chain(impatient()).collect();
+        for attempt in 0.. {
+            let output = wanted.run(server, &url, &options);
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                break;
+            }
+            assert!(!ends_well, "{name}, seed {seed}: {said}");
+            assert!(said.contains("clock") || said.contains("gave up after"), "{name}, seed {seed}: {said}");
+            again += 1;
+            if attempt == 1 {
+                proxy.calm();
+            }
+        }
+        injected += proxy.injected();
+        difference.add(wanted.compare(server, &url));
+    }
+    eprintln!("{name}: {injected} faults in {seeds} runs, {again} of them run again");
+    assert!(injected > 0, "{name} was never injected");
+    record(name, seeds, difference);
+}
+
+#[test]
+fn a_failing_s3_loses_and_doubles_nothing() {
+    let Some(server) = servers::moto() else { return };
+    let wanted = Wanted::new();
+    for (name, fault, ends_well) in [
+        ("store: 500 and 503", Fault::Bursts, true),
+        ("store: slow start", Fault::SlowStart, true),
+        ("store: no answer", Fault::Timeouts, true),
+        ("store: truncated bodies", Fault::Truncated, true),
+        ("store: reset before", Fault::ResetBefore, true),
+        ("store: reset after", Fault::ResetAfter, true),
+        ("store: 412 after success", Fault::Refused, true),
+        ("store: 409", Fault::Conflict, true),
+        ("store: clock refused", Fault::Skewed, false),
+        ("store: anything", Fault::Anything, true),
+    ] {
+        survives(&server, &wanted, name, fault, ends_well);
+    }
+}
+
+#[test]
+fn parts_arrive_whatever_goes_wrong() {
+    let Some(mut server) = servers::moto() else { return };
+    let (seeds, bucket) = (if std::env::var_os("HARVESTD_LONG_TESTS").is_some() { 10 } else { 2 }, server.url.clone());
+    let mut injected = 0;
+    for seed in 1..=seeds {
+        let proxy = Proxy::start(&server.address, Fault::Anything, seed);
+        let options: Vec<String> = server.options_through(&proxy.endpoint()).into_iter().chain(impatient()).collect();
+        server.url = format!("{bucket}/{seed}");
+        inside_of(&server, "parts", &options);
+        injected += proxy.injected();
+    }
+    assert!(injected > seeds, "{injected} faults");
+}
+
+#[test]
+fn a_dead_store_is_given_up_in_time_and_words() {
+    let wanted = Wanted::new();
+    let Some(server) = servers::gcs(&[]) else { return };
+    let options = ["endpoint=http://127.0.0.1:9", "allow_http=true", "retry.budget=2s", "retry.first_wait=50ms"];
+    let options = options.map(str::to_owned);
+    let since = Instant::now();
+    let output = wanted.run(&server, "gs://acts/dead", &options);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("gave up after") && said.contains(" tries in "), "{said}");
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+}
