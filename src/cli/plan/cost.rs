@@ -38,7 +38,7 @@ pub(super) fn cost(
 ) -> CostPlan {
     let mut plan = CostPlan::default();
     let remote = |url: &str| url.contains("://") && !url.starts_with("file://") && !url.starts_with("memory://");
-    if facts.pipeline.corpus.paths().iter().any(|path| remote(path)) {
+    if facts.harvest.corpus.paths().iter().any(|path| remote(path)) {
         // a listing has a thousand names a page
         plan.requests.list += (facts.files as f64 / 1000.0).ceil();
         plan.requests.read += (facts.bytes as f64 / CORPUS_BLOCK_BYTES).ceil() + facts.files as f64;
