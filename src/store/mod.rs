@@ -116,7 +116,7 @@ pub fn error_kind(error: &object_store::Error) -> ErrorKind {
         E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => ErrorKind::Config,
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => ErrorKind::Config,
         E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => ErrorKind::Data,
-        _ if is_refusal(error) => ErrorKind::Config,
+        _ if is_refusal(error) || has_no_credentials(error) => ErrorKind::Config,
         _ if is_no_store(error) => ErrorKind::Data,
         _ => ErrorKind::Unavailable,
     }
@@ -128,6 +128,14 @@ fn is_refusal(error: &object_store::Error) -> bool {
     let text = chain(error);
     let status = text.split("non-2xx status code: ").nth(1).and_then(|rest| rest.get(..3));
     status.is_some_and(|status| status.starts_with('4') && !["408", "409", "425", "429"].contains(&status))
+}
+
+/// Whether credentials were looked for in the last place, a metadata service, and nothing is there: not a cloud's machine.
+fn has_no_credentials(error: &object_store::Error) -> bool {
+    let text = chain(error);
+    let asked =
+        ["/latest/api/token", "metadata.google.internal", "/metadata/identity/"].iter().any(|t| text.contains(t));
+    asked && !text.contains("status code: 5")
 }
 
 /// Whether the answer was not one of a store: a server that says no sizes, or does not serve parts of files.
@@ -162,6 +170,8 @@ pub fn error(verb: &str, what: &str, source: object_store::Error) -> Error {
     let text = chain(&source);
     let hint = if text.contains("RequestTimeTooSkewed") {
         "the store refuses this machine's clock: set it (NTP), then run again: "
+    } else if has_no_credentials(&source) {
+        "no credentials were found (docs/stores.md says where they are looked for; anonymous: true needs none): "
     } else if text.contains("ServerSideEncryption") || text.contains("AccessDenied") {
         "the credentials do not allow it (docs/stores.md lists the permissions): "
     } else if text.contains("Range request not supported") || text.contains("non-partial response") {

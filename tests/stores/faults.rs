@@ -133,6 +133,39 @@ fn parts_arrive_whatever_goes_wrong() {
 }
 
 #[test]
+fn what_a_run_costs_is_planned_and_counted() {
+    let Some(server) = servers::moto() else { return };
+    let wanted = Wanted::new();
+    let priced = |command: &str| {
+        let sets =
+            ["trainers=[]", "prices={write_1000: 1000, read_1000: 10, list_1000: 1, gb_month: 1e9, currency: EUR}"];
+        let mut all = Command::new(BINARY);
+        all.args([command, "--json"]).arg(wanted.pipeline()).args(sets.iter().flat_map(|s| ["--set", s]));
+        all.args(["--set", &format!("dataset.url={}/priced", server.url)]).args(server.arguments());
+        all.envs(server.variables.iter().map(|(name, value)| (name, value)));
+        let output = all.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        support::summary(&output)
+    };
+    let (planned, spent) = (priced("plan")["cost"].clone(), priced("run"));
+    let (stores, dataset) = (&spent["stores"], &spent["dataset"]);
+    let sum = |usage: &serde_json::Value| {
+        let of = |key: &str| usage[key].as_f64().unwrap();
+        of("write") + of("read") / 100.0 + of("list") / 1000.0
+    };
+    assert!((stores["cost"].as_f64().unwrap() - sum(stores)).abs() < 1e-6, "{stores}");
+    assert!((planned["run"].as_f64().unwrap() - sum(&planned["requests"])).abs() < 1e-6, "{planned}");
+    assert_eq!((&stores["currency"], &planned["currency"]), (&"EUR".into(), &"EUR".into()));
+    // a shard and a commit for each; a header; two writes that try the store out
+    let shards = dataset["shards"].as_f64().unwrap();
+    assert_eq!(stores["write"].as_f64().unwrap(), 2.0 * shards + 3.0, "{stores}");
+    let ratio = planned["requests"]["write"].as_f64().unwrap() / stores["write"].as_f64().unwrap();
+    assert!((0.5..2.0).contains(&ratio), "{planned} {stores}");
+    let month = planned["month"].as_f64().unwrap() / dataset["bytes"].as_f64().unwrap();
+    assert!((0.5..2.0).contains(&month), "{planned} {dataset}");
+}
+
+#[test]
 fn a_dead_store_is_given_up_in_time_and_words() {
     let wanted = Wanted::new();
     let Some(server) = servers::gcs(&[]) else { return };

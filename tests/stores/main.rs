@@ -9,6 +9,7 @@
 mod support;
 
 mod bad_servers;
+mod credentials;
 mod faults;
 mod orphans;
 mod protocol;

@@ -33,7 +33,7 @@ fn serve(content: Vec<u8>) -> Server {
             "short" if request.method == "GET" => {
                 let bytes = part(request, &content, true);
                 let n = short.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let cut = if n % 2 == 0 { bytes.len() - bytes.len() / 3 } else { bytes.len() };
+                let cut = if n.is_multiple_of(2) { bytes.len() - bytes.len() / 3 } else { bytes.len() };
                 send(out, &bytes[..cut]) && cut == bytes.len()
             }
             folder => send(out, &part(request, &content, folder != "whole")),
