@@ -4,6 +4,7 @@
 //! the schema's check has then reported. Every rule has a file in `tests/config/bad/`.
 
 mod replay;
+mod stores;
 
 use std::net::SocketAddr;
 
@@ -16,8 +17,6 @@ use super::schema::View;
 use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
 use crate::hub::HubName;
-use crate::store::config::StoreConfig;
-use crate::store::redact;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
 /// Check every rule.
@@ -39,6 +38,7 @@ pub(crate) fn check(tree: &Node, schema: &Value, problems: &mut Vec<Problem>) {
     rules.places();
     rules.admin();
     rules.stores();
+    rules.shared();
     rules.budgets();
 }
 
@@ -286,26 +286,6 @@ impl Rules<'_> {
         }
     }
 
-    fn stores(&mut self) {
-        let prefixes: Vec<Option<String>> =
-            (0..self.items("stores")).map(|i| self.value(&format!("stores[{i}].prefix"))).collect();
-        for (i, prefix) in prefixes.iter().enumerate() {
-            let Some(prefix) = prefix else { continue };
-            let path = format!("stores[{i}].prefix");
-            let scheme = prefix.split_once("://").map(|(scheme, _)| scheme);
-            if !scheme.is_some_and(|scheme| REMOTE_SCHEMES.contains(&scheme)) {
-                self.broken(&path, "must begin with s3://, gs://, az://, abfss:// or https://");
-            } else if *prefix != redact(prefix) {
-                self.broken(&path, "must hold no credentials and no query: they come from the environment");
-            } else if let Some(first) = prefixes[..i].iter().position(|p| p.as_ref() == Some(prefix)) {
-                self.broken(&path, format!("is the prefix of stores[{first}] too"));
-            }
-            if let Some(Err(rule)) = self.written::<StoreConfig>(&format!("stores[{i}]")).map(|config| config.check()) {
-                self.broken(&format!("stores[{i}].endpoint"), rule.trim_start_matches("endpoint "));
-            }
-        }
-    }
-
     fn budgets(&mut self) {
         if self.written::<ByteSize>("limits.store_bytes").is_some() && self.written::<Value>("dataset").is_none() {
             self.broken("limits.store_bytes", "needs a `dataset`: it limits what is stored there");
@@ -336,8 +316,6 @@ pub(crate) fn located(tree: &Node, severity: Severity, path: &str, rule: String,
 /// Schemes of [`crate::store`].
 const KNOWN_SCHEMES: [&str; 12] =
     ["file", "s3", "s3a", "gs", "az", "adl", "abfs", "abfss", "azure", "http", "https", "memory"];
-/// Those that options of stores are for.
-const REMOTE_SCHEMES: [&str; 9] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https"];
 const SCHEMES: &str = "must be a local path or a URL with s3://, gs://, az://, https:// or file://";
 
 /// For a URL whose scheme no store has: perhaps the scheme that was meant.

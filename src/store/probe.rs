@@ -30,6 +30,20 @@ pub async fn exclusive_writes(location: &Location) -> Result<()> {
     backend.probed.get_or_try_init(|| try_out(location)).await.map(drop)
 }
 
+/// See that several writers may share what is written at `location`.
+///
+/// Errors: [`Config`](crate::error::ErrorKind::Config) if the store's option says that its writes are not exclusive.
+pub fn may_be_shared(location: &Location) -> Result<()> {
+    match location.backend.conditional_put {
+        ConditionalPut::Auto | ConditionalPut::Etag => Ok(()),
+        ConditionalPut::None => Err(Error::config(format!(
+            "`{}` cannot be shared by several writers (dataset.shared): its store has conditional_put: none, so two could \
+             commit the same part",
+            location.shown
+        ))),
+    }
+}
+
 async fn try_out(location: &Location) -> Result<()> {
     let name = format!("{FOLDER}/{}-{}", Clock::system().since_epoch().as_nanos(), std::process::id());
     let place = location.child(&name);

@@ -1,0 +1,50 @@
+//! Rules of `stores:`, and of what is written there.
+
+use super::Rules;
+use crate::store::config::{ConditionalPut, StoreConfig};
+use crate::store::{is_below, redact};
+
+/// Those that options of stores are for.
+const REMOTE_SCHEMES: [&str; 9] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https"];
+
+impl Rules<'_> {
+    /// Writers that share a dataset need a store that refuses the second of two commits.
+    pub(super) fn shared(&mut self) {
+        if self.written::<bool>("dataset.shared") != Some(true) {
+            return;
+        }
+        let Some(url) = self.written::<String>("dataset.url") else { return };
+        let stores: Vec<StoreConfig> =
+            (0..self.items("stores")).filter_map(|i| self.written(&format!("stores[{i}]"))).collect();
+        let matching = stores.iter().filter(|config| is_below(&url, &config.prefix));
+        let config = matching.max_by_key(|config| config.prefix.trim_end_matches('/').len());
+        if let Some(config) = config.filter(|config| config.conditional_put == ConditionalPut::None) {
+            let prefix = &config.prefix;
+            self.broken(
+                "dataset.shared",
+                format!("needs exclusive writes, but the store `{prefix}` has conditional_put: none"),
+            );
+        }
+    }
+
+    /// Prefixes and endpoints: of remote stores, without secrets, each once.
+    pub(super) fn stores(&mut self) {
+        let prefixes: Vec<Option<String>> =
+            (0..self.items("stores")).map(|i| self.value(&format!("stores[{i}].prefix"))).collect();
+        for (i, prefix) in prefixes.iter().enumerate() {
+            let Some(prefix) = prefix else { continue };
+            let path = format!("stores[{i}].prefix");
+            let scheme = prefix.split_once("://").map(|(scheme, _)| scheme);
+            if !scheme.is_some_and(|scheme| REMOTE_SCHEMES.contains(&scheme)) {
+                self.broken(&path, "must begin with s3://, gs://, az://, abfss:// or https://");
+            } else if *prefix != redact(prefix) {
+                self.broken(&path, "must hold no credentials and no query: they come from the environment");
+            } else if let Some(first) = prefixes[..i].iter().position(|p| p.as_ref() == Some(prefix)) {
+                self.broken(&path, format!("is the prefix of stores[{first}] too"));
+            }
+            if let Some(Err(rule)) = self.written::<StoreConfig>(&format!("stores[{i}]")).map(|config| config.check()) {
+                self.broken(&format!("stores[{i}].endpoint"), rule.trim_start_matches("endpoint "));
+            }
+        }
+    }
+}
