@@ -25,6 +25,7 @@
 //! | [`hub`] | models from a hub into the cache shared with Python | what the files mean |
 //! | [`catalog`], [`sink`] | dataset decisions applied to a store | models |
 //! | [`replay`] | stored shards back to batches, in the order of the run or shuffled | networks |
+//! | [`shuffle`], [`import`], [`export`] | datasets made from datasets, from others' files; rows in others' formats | networks |
 //! | [`sae`] | the maths of sparse coders | where rows come from, I/O |
 //! | [`trainer`] | the online loop: mixing buffer, step, checkpoint, evaluation | I/O |
 //! | [`config`] | YAML to a resolved pipeline, all problems at once | running things |
@@ -48,13 +49,16 @@ pub mod config;
 pub mod corpus;
 pub mod dataset;
 pub mod error;
+pub mod export;
 pub mod hooks;
 pub mod hub;
+pub mod import;
 pub mod model;
 pub mod pipeline;
 pub mod replay;
 pub mod runtime;
 pub mod sae;
+pub mod shuffle;
 pub mod sink;
 pub mod store;
 pub mod telemetry;

@@ -48,6 +48,23 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "runtime::rng",
         ],
     ),
+    ("shuffle", &["error", "units", "accounting", "hooks", "dataset", "catalog", "store", "replay", "runtime"]),
+    (
+        "import",
+        &[
+            "error",
+            "units",
+            "accounting",
+            "activation",
+            "hooks",
+            "corpus::cursor",
+            "dataset",
+            "catalog",
+            "sink",
+            "store",
+        ],
+    ),
+    ("export", &["error", "dataset", "store", "replay"]),
     ("sae", &["error", "units", "compute", "runtime::rng"]),
     (
         "trainer",
@@ -133,6 +150,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "sae",
             "trainer",
             "replay",
+            "shuffle",
+            "import",
+            "export",
             "config",
             "pipeline",
             "admin",
@@ -142,10 +162,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// Foreign crates that only some folders may name.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("tokio", &["runtime", "corpus", "store", "hub", "catalog", "sink", "replay", "pipeline", "admin", "cli"]),
-    ("object_store", &["store", "catalog", "corpus", "sink", "replay"]),
-    ("arrow", &["dataset", "corpus"]),
-    ("parquet", &["dataset", "corpus"]),
+    (
+        "tokio",
+        &[
+            "runtime", "corpus", "store", "hub", "catalog", "sink", "replay", "shuffle", "import", "pipeline", "admin",
+            "cli",
+        ],
+    ),
+    ("object_store", &["store", "catalog", "corpus", "sink", "replay", "shuffle", "import"]),
+    ("arrow", &["dataset", "corpus", "import", "export"]),
+    ("parquet", &["dataset", "corpus", "import"]),
     ("reqwest", &["hub"]),
     ("hf_hub", &["hub"]),
     ("cudarc", &["compute"]),

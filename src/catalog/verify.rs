@@ -18,6 +18,7 @@ use crate::catalog::{Catalog, Totals};
 use crate::dataset::commit::{Commit, PartMark, UnitProgress, advance_units};
 use crate::dataset::manifest::CoveredTotals;
 use crate::dataset::paths;
+use crate::dataset::places::RowOrder;
 use crate::dataset::segment::Entry;
 use crate::dataset::stats::SiteStatistics;
 use crate::error::{Error, ErrorKind, Result};
@@ -185,6 +186,7 @@ async fn verify_one(
     check.manifest(&state, checked).await?;
     check.parts(state.uncovered, checked).await?;
     check.coverage();
+    check.shuffled_rows();
     check.unreferenced().await?;
     Ok((check.report, check.rows))
 }
@@ -228,6 +230,18 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A shuffle has all rows of its source, until retention takes some.
+    fn shuffled_rows(&mut self) {
+        if let Some(RowOrder::Shuffled(order)) = &self.catalog.header().order
+            && self.report.complete()
+            && self.report.retired_shards == 0
+            && self.report.rows != order.rows
+        {
+            let what = format!("has {} rows, and its source had {}", self.report.rows, order.rows);
+            self.report.problem(paths::HEADER, what);
+        }
     }
 
     /// Check the shards of these parts.

@@ -5,14 +5,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Globals, Outcome, async_runtime, output};
 use crate::catalog::checkpoints;
+use crate::catalog::columns::View;
 use crate::compute::cpu::Cpu;
 use crate::config::Harvest;
 use crate::error::{Error, Result};
+use crate::export::{self, CacheOptions, Exported};
 use crate::hub::HubName;
+use crate::replay::Source;
 use crate::sae::export::{CONFIG_FILE, ExportMetadata};
 use crate::store::Location;
 use crate::store::objects::{self, Created};
@@ -24,13 +27,14 @@ use crate::trainer::{Trainer, TrainerSettings};
 #[command(after_help = "Examples:
   harvestd export out/coders/resid14 --format saelens exported/resid14
   harvestd export s3://acts/coders/resid14 exported/resid14 --pipeline pipelines/smollm2-mid.yaml
+  harvestd export out/acts --format saelens-cache cached/ --site blocks.14.hook_resid_post --context-length 128
 
 The folder loads with sae_lens.SAE.load_from_disk: the input scale is folded into the weights. With --pipeline its
 metadata also name the model, the corpus and the context length.")]
 pub(crate) struct ExportArgs {
-    /// A trainer's folder (its newest checkpoint is taken) or one checkpoint in it
+    /// A trainer's folder (its newest checkpoint is taken) or one checkpoint in it; for saelens-cache a dataset
     checkpoint: String,
-    /// Where to write: a folder or URL without a coder
+    /// Where to write: a folder or URL that holds none yet
     dir: String,
     /// The format
     #[arg(long, value_enum, default_value_t = Format::Saelens)]
@@ -38,6 +42,12 @@ pub(crate) struct ExportArgs {
     /// The pipeline that trained it
     #[arg(long, value_name = "PIPELINE")]
     pipeline: Option<PathBuf>,
+    /// For saelens-cache: the site [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    /// For saelens-cache: rows in a context, SAELens' context_size [default: that of the run that stored them]
+    #[arg(long, value_name = "N")]
+    context_length: Option<u32>,
 }
 
 /// A format.
@@ -45,12 +55,17 @@ pub(crate) struct ExportArgs {
 enum Format {
     /// SAELens 6: cfg.json and sae_weights.safetensors
     Saelens,
+    /// Activations for SAELens' `cached_activations_path`: a Hugging Face datasets folder
+    SaelensCache,
 }
 
 pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
     let stores = globals.stores()?;
     let (from, to) = (stores.open(&args.checkpoint)?, stores.open(&args.dir)?);
     let runtime = async_runtime()?;
+    if args.format == Format::SaelensCache {
+        return cache(args, globals, runtime.block_on(write_cache(args, from, &to))?, &to);
+    }
     let checkpoint = runtime
         .block_on(checkpoints::at(&from))?
         .ok_or_else(|| Error::data(format!("`{}` holds no complete checkpoint", from.shown)))?;
@@ -63,15 +78,48 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
         None => ExportMetadata::default(),
     };
     let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;
-    let exported = match args.format {
-        Format::Saelens => trainer.export(about)?,
-    };
-    runtime.block_on(write(&to, exported))?;
+    runtime.block_on(write(&to, trainer.export(about)?))?;
     let rows = trainer.report().rows;
     if globals.json {
         output::print_json(&json!({"checkpoint": checkpoint.folder, "exported": to.shown, "rows": rows}));
     } else {
         output::print(&format!("{} ({rows} rows) -> {}", checkpoint.folder, to.shown));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Write the activations of a dataset as SAELens' cache.
+async fn write_cache(args: &ExportArgs, from: Location, to: &Location) -> Result<Exported> {
+    let view = View::open(from).await?;
+    let name = match (&args.site, view.sites()) {
+        (Some(site), _) => site.clone(),
+        (None, [one]) => one.site.name.clone(),
+        (None, several) => {
+            let names: Vec<&str> = several.iter().map(|site| site.site.name.as_str()).collect();
+            return Err(Error::config(format!(
+                "the dataset has several sites: choose one with --site ({})",
+                names.join(", ")
+            )));
+        }
+    };
+    let stored = view.source(0).header().tokens.pointer("/policy/context_length").and_then(Value::as_u64);
+    let context_length = args
+        .context_length
+        .or(stored.and_then(|n| u32::try_from(n).ok()))
+        .ok_or_else(|| Error::config("the dataset does not say how long its contexts were: give --context-length"))?;
+    let source = Source::open(&view, &[name]).await?;
+    export::write(source, to, CacheOptions { context_length }).await
+}
+
+fn cache(args: &ExportArgs, globals: &Globals, exported: Exported, to: &Location) -> Outcome {
+    if globals.json {
+        output::print_json(&json!({"dataset": args.checkpoint, "exported": to.shown, "cache": exported}));
+    } else {
+        let Exported { contexts, rows, rows_left_over, files } = exported;
+        output::print(&format!(
+            "{contexts} contexts of {rows} rows in {files} files -> {}; {rows_left_over} rows did not fill a context",
+            to.shown
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

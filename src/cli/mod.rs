@@ -8,6 +8,7 @@ mod compact;
 mod export;
 mod failure;
 mod gc;
+mod import;
 mod inspect;
 mod model_folder;
 mod output;
@@ -16,6 +17,7 @@ mod progress;
 mod run;
 mod schema;
 mod selftest;
+mod shuffle;
 mod sites;
 mod upgrade;
 mod validate;
@@ -121,7 +123,11 @@ enum Command {
     Compact(compact::CompactArgs),
     /// Make a dataset one of the newest format
     Upgrade(upgrade::UpgradeArgs),
-    /// Write a trained coder in another tool's format
+    /// Shuffle a dataset globally and exactly into another, with bounded memory
+    Shuffle(shuffle::ShuffleArgs),
+    /// Bring activations that others computed: .npy, .safetensors, .parquet, .arrow
+    Import(import::ImportArgs),
+    /// Write a trained coder, or stored activations, in another tool's format
     Export(export::ExportArgs),
     /// List what can be captured from a model: names, widths, heads, bytes a token; loads no weights
     Sites(sites::SitesArgs),
@@ -168,6 +174,8 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
         Command::Gc(args) => gc::execute(&args, globals),
         Command::Compact(args) => compact::execute(&args, globals),
         Command::Upgrade(args) => upgrade::execute(&args, globals),
+        Command::Shuffle(args) => shuffle::execute(&args, globals),
+        Command::Import(args) => import::execute(&args, globals),
         Command::Export(args) => export::execute(&args, globals),
         Command::Sites(args) => sites::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),

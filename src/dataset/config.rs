@@ -95,6 +95,21 @@ pub enum CompressionConfig {
     Zstd,
 }
 
+impl DatasetConfig {
+    /// A dataset at `url`, everything else at its default.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            dtype: StoredDtype::default(),
+            layout: Layout::default(),
+            rows_per_shard: default_rows_per_shard(),
+            rows_per_group: default_rows_per_group(),
+            compression: CompressionConfig::default(),
+            sample: default_sample(),
+        }
+    }
+}
+
 fn default_rows_per_shard() -> Count {
     Count(262_144)
 }

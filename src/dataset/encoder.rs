@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::activation::ActivationBatch;
 use crate::dataset::config::CompressionConfig;
+use crate::dataset::decoder::ShardRows;
 use crate::dataset::page_buffers::{PageBuffers, PageSink};
 use crate::dataset::schema::{ID_COLUMNS, ShardSpec, SiteColumn, parquet_schema};
 use crate::dataset::site_pages::SitePages;
@@ -79,6 +80,21 @@ struct IdColumns {
     token_id: Vec<i32>,
 }
 
+/// What rows are, as slices over all rows of their owner.
+struct Ids<'a> {
+    doc_id: &'a [u64],
+    units: Units<'a>,
+    seq: &'a [u32],
+    pos: &'a [u32],
+    token_id: &'a [u32],
+}
+
+/// The units of rows.
+enum Units<'a> {
+    One(u32),
+    Each(&'a [u32]),
+}
+
 impl ShardEncoder {
     /// An encoder for part `part` of `unit`.
     pub fn new(spec: &ShardSpec, unit: u32, part: u32) -> Result<Self> {
@@ -120,16 +136,41 @@ impl ShardEncoder {
 
     /// Append rows of `batch`.
     pub fn push(&mut self, batch: &ActivationBatch, rows: Range<usize>) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut values: Vec<&[f32]> = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let site = batch.site(column.point).filter(|site| site.width == column.width);
+            let missing = || Error::internal(format!("a batch has no `{}` of width {}", column.point, column.width));
+            values.push(&site.ok_or_else(missing)?.data);
+        }
+        let units = Units::One(batch.unit);
+        let ids = Ids { doc_id: &batch.doc_id, units, seq: &batch.seq, pos: &batch.pos, token_id: &batch.token_id };
+        self.append(&ids, &values, rows)
+    }
+
+    /// Append rows of any units, whose sites are in the order of the columns.
+    pub fn push_rows(&mut self, rows: &ShardRows) -> Result<()> {
+        let n = rows.seq.len();
+        let fits = self.columns.len() == rows.sites.len()
+            && self.columns.iter().zip(&rows.sites).all(|(column, values)| values.len() == n * column.width);
+        if !fits {
+            return Err(Error::internal("rows of other sites than the shard's"));
+        }
+        let values: Vec<&[f32]> = rows.sites.iter().map(Vec::as_slice).collect();
+        let units = Units::Each(&rows.unit);
+        let ids = Ids { doc_id: &rows.doc_id, units, seq: &rows.seq, pos: &rows.pos, token_id: &rows.token_id };
+        self.append(&ids, &values, 0..n)
+    }
+
+    fn append(&mut self, ids: &Ids<'_>, values: &[&[f32]], rows: Range<usize>) -> Result<()> {
         let mut from = rows.start;
         while from < rows.end {
             let to = rows.end.min(from + self.rows_per_group - self.ids.len());
-            self.ids.push(batch, from..to);
-            for (site, column) in self.sites.iter_mut().zip(&self.columns) {
-                let values =
-                    batch.site(column.point).filter(|values| values.width == column.width).ok_or_else(|| {
-                        Error::internal(format!("a batch has no `{}` of width {}", column.point, column.width))
-                    })?;
-                site.push(&values.data[from * column.width..to * column.width]).map_err(compression_error)?;
+            self.ids.push(ids, from..to);
+            for ((site, column), values) in self.sites.iter_mut().zip(&self.columns).zip(values) {
+                site.push(&values[from * column.width..to * column.width]).map_err(compression_error)?;
             }
             self.rows += (to - from) as u64;
             from = to;
@@ -204,13 +245,16 @@ impl IdColumns {
         self.seq.len()
     }
 
-    fn push(&mut self, batch: &ActivationBatch, rows: Range<usize>) {
+    fn push(&mut self, ids: &Ids<'_>, rows: Range<usize>) {
         let signed = |values: &[u32]| bytemuck::cast_slice::<u32, i32>(values).to_vec();
-        self.doc_id.extend_from_slice(bytemuck::cast_slice(&batch.doc_id[rows.clone()]));
-        self.unit.resize(self.unit.len() + rows.len(), batch.unit.cast_signed());
-        self.seq.extend(signed(&batch.seq[rows.clone()]));
-        self.pos.extend(signed(&batch.pos[rows.clone()]));
-        self.token_id.extend(signed(&batch.token_id[rows]));
+        self.doc_id.extend_from_slice(bytemuck::cast_slice(&ids.doc_id[rows.clone()]));
+        match ids.units {
+            Units::One(unit) => self.unit.resize(self.unit.len() + rows.len(), unit.cast_signed()),
+            Units::Each(units) => self.unit.extend(signed(&units[rows.clone()])),
+        }
+        self.seq.extend(signed(&ids.seq[rows.clone()]));
+        self.pos.extend(signed(&ids.pos[rows.clone()]));
+        self.token_id.extend(signed(&ids.token_id[rows]));
     }
 
     /// Write all columns and start over.

@@ -29,6 +29,7 @@ pub mod schema;
 pub mod segment;
 mod site_pages;
 pub mod stats;
+pub mod values;
 
 #[cfg(test)]
 mod tests;

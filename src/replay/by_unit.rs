@@ -196,7 +196,8 @@ impl Lane {
             match &mut self.open {
                 Some((shard, group, groups)) if *group < *groups => {
                     let rows = shard.part().group_rows(*group, per_group);
-                    self.ahead.push(rows * row_bytes, Arc::clone(shard).group(*group));
+                    let (shard, index) = (Arc::clone(shard), *group);
+                    self.ahead.push(rows * row_bytes, async move { shard.group(index).await });
                     *group += 1;
                 }
                 _ => {

@@ -155,7 +155,8 @@ impl ByWindow {
         let row_bytes = self.shards.source.row_bytes();
         while self.ahead.has_room() {
             let Some(group) = self.plan.next_group(&self.shards) else { return };
-            self.ahead.push(group.rows * row_bytes, group.shard.group(group.group));
+            let Group { shard, group, rows } = group;
+            self.ahead.push(rows * row_bytes, async move { shard.group(group).await });
         }
     }
 

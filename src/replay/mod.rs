@@ -21,6 +21,7 @@ mod source;
 
 pub use config::{Order, ReplayConfig};
 pub use reader::{Reader, identity};
+pub use shard::{OpenShard, ShardReader};
 pub use source::{Source, StoredSite};
 
 #[cfg(test)]

@@ -56,8 +56,17 @@ impl Reader {
 
     /// The held-out rows alone, once, shard after shard.
     pub fn held_out(source: Source, config: &ReplayConfig) -> Result<Self> {
-        let split = Split::new(config.holdout.share(), true);
-        let windows = Windows { shuffle: None, batch_rows: u64::from(config.batch_rows), epochs: 1 };
+        Self::shard_by_shard(source, config, Split::new(config.holdout.share(), true))
+    }
+
+    /// All rows, once, shard after shard, in batches of `batch_rows`.
+    pub fn as_stored(source: Source, batch_rows: u32) -> Result<Self> {
+        let config = ReplayConfig { batch_rows, ..ReplayConfig::of("") };
+        Self::shard_by_shard(source, &config, Split::new(0.0, false))
+    }
+
+    fn shard_by_shard(source: Source, config: &ReplayConfig, split: Split) -> Result<Self> {
+        let windows = Windows { shuffle: None, batch_rows: u64::from(config.batch_rows.max(1)), epochs: 1 };
         let shards = Shards::new(source, config.checksums);
         let order = ByWindow::new(shards, windows, config.prefetch.0, &SourceCursor::default())?;
         Ok(Self { order: Batches::ByWindow(Box::new(order)), split })

@@ -28,10 +28,46 @@ pub(super) struct Shards {
 /// The shards of one part (of the dataset, and of column groups that are read); a footer is read once, by whoever needs it
 /// first.
 #[derive(Debug)]
-pub(super) struct OpenShard {
+pub struct OpenShard {
     shards: Arc<Shards>,
     part: usize,
     footers: Vec<OnceCell<Columns>>,
+}
+
+/// Reads row groups of a source one by one, for those who move rows in an order of their own.
+#[derive(Debug)]
+pub struct ShardReader(Arc<Shards>);
+
+impl ShardReader {
+    /// Nothing is read yet.
+    pub fn new(source: Source) -> Self {
+        Self(Shards::new(source, false))
+    }
+
+    /// What is read.
+    pub fn source(&self) -> &Source {
+        &self.0.source
+    }
+
+    /// Shards.
+    pub fn shards(&self) -> usize {
+        self.0.source.parts.len()
+    }
+
+    /// Row groups of a shard.
+    pub fn groups(&self, shard: usize) -> u64 {
+        self.0.source.parts[shard].groups(self.0.source.rows_per_group())
+    }
+
+    /// Rows of a row group.
+    pub fn group_rows(&self, shard: usize, group: u64) -> u64 {
+        self.0.source.parts[shard].group_rows(group, self.0.source.rows_per_group())
+    }
+
+    /// A shard, to read its row groups.
+    pub fn open(&self, shard: usize) -> Arc<OpenShard> {
+        self.0.open(shard)
+    }
 }
 
 /// What is read of one object.
@@ -59,7 +95,7 @@ impl Shards {
 
 impl OpenShard {
     /// The chosen columns of row group `group`, every row of it checked to be where the commit says.
-    pub(super) async fn group(self: Arc<Self>, group: u64) -> Result<ShardRows> {
+    pub async fn group(&self, group: u64) -> Result<ShardRows> {
         let sites = &self.shards.source.sites;
         let mut all: Option<ShardRows> = None;
         for (object, footer) in self.part().objects.iter().zip(&self.footers) {

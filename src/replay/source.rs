@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use std::collections::HashMap;
 
+use crate::accounting::DropCounts;
 use crate::catalog::columns::{View, ViewPart, ViewSite};
 use crate::dataset::commit::UnitProgress;
 use crate::dataset::encoder::hex;
@@ -25,6 +26,7 @@ pub struct Source {
     /// What is read of each row, in the order asked for.
     pub(super) sites: Vec<StoredSite>,
     snapshot: String,
+    counts: (u64, u64, DropCounts),
 }
 
 /// A column that is read.
@@ -80,11 +82,17 @@ impl Source {
         let progress = base.progress().await?;
         let header = base.header().clone();
         let snapshot = snapshot(&parts, &groups);
+        let mut counts = (0, 0, DropCounts::new());
+        for commit in parts.iter().map(|part| part.commit(0)) {
+            counts.0 += commit.documents;
+            counts.1 += commit.tokens;
+            counts.2.merge(&commit.dropped);
+        }
         let parts = parts.iter().map(|p| part(p, &groups, &header)).collect::<Result<Vec<_>>>();
         let parts = parts.map_err(|e| e.context(format!("read `{}`", base.location().shown)))?;
         let last = groups.last().copied().unwrap_or(0);
         let locations = (0..=last).map(|group| view.source(group).location().clone()).collect();
-        Ok(Self { locations, header, progress, parts, sites, snapshot })
+        Ok(Self { locations, header, progress, parts, sites, snapshot, counts })
     }
 
     /// The dataset's header.
@@ -122,6 +130,11 @@ impl Source {
     /// A hash of all that is committed: the same for the same rows, another once the dataset has grown.
     pub fn snapshot(&self) -> &str {
         &self.snapshot
+    }
+
+    /// Documents, tokens and drops that all parts count.
+    pub fn counts(&self) -> &(u64, u64, DropCounts) {
+        &self.counts
     }
 
     /// Memory of a decoded row.

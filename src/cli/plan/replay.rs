@@ -10,7 +10,7 @@ use crate::config::sites::trainer_memory;
 use crate::config::{Loaded, Problems};
 use crate::pipeline::prepare::QUEUE_SHARE;
 use crate::pipeline::replay;
-use crate::replay::ReplayConfig;
+use crate::replay::{Order, ReplayConfig};
 use crate::units::{ByteSize, Count};
 
 /// Print the plan of the pipeline `loaded`, which replays `config`.
@@ -28,6 +28,11 @@ pub(super) fn execute(loaded: &Loaded, config: &ReplayConfig, globals: &Globals)
     let memory = trainer_memory(pipeline, &inputs)?;
     let held = memory.iter().map(|m| m.buffer.0 + m.coder.0).sum::<u64>();
     let epochs = u64::from(config.epochs);
+    let row: u64 = source.sites().iter().map(|site| 4 * site.width as u64).sum::<u64>() + 24;
+    let window = match config.order {
+        Order::Stream => 0,
+        Order::Shuffled => config.shuffle_rows.0.min(source.rows()) * row,
+    };
     let rows = (source.rows() as f64 * (1.0 - config.holdout.share())) as u64 * epochs;
     let read = source.column_bytes() * epochs;
     let mut warnings = Vec::new();
@@ -48,7 +53,7 @@ pub(super) fn execute(loaded: &Loaded, config: &ReplayConfig, globals: &Globals)
                 "rows": source.rows(), "rows_trained_on": rows, "bytes_read": read, "snapshot": source.snapshot(),
             },
             "memory": {
-                "trainers": held, "prefetch": config.prefetch.0, "queues_at_most": pipeline.memory_limit.0 / QUEUE_SHARE,
+                "trainers": held, "prefetch": config.prefetch.0, "shuffled_rows": window, "queues_at_most": pipeline.memory_limit.0 / QUEUE_SHARE,
             },
             "warnings": warnings,
         }));
@@ -62,9 +67,10 @@ pub(super) fn execute(loaded: &Loaded, config: &ReplayConfig, globals: &Globals)
         (
             "memory",
             format!(
-                "trainers {}, read ahead {}, queues at most {}",
+                "trainers {}, read ahead {}, rows that are shuffled {}, queues at most {}",
                 ByteSize(held),
                 config.prefetch,
+                ByteSize(window),
                 ByteSize(pipeline.memory_limit.0 / QUEUE_SHARE)
             ),
         ),

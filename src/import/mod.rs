@@ -1,0 +1,258 @@
+//! Activations that others computed, into a dataset: arrays and tables of numbers become units of rows.
+//!
+//! ```text
+//! files -> one unit each, in the order of their names -> sequences of rows -> ParquetSink -> shards, commits
+//! ```
+//!
+//! A file is read in pieces of bounded size, and what is committed is not read again. An array `[samples, positions, width]` has one
+//! sequence a sample; an array `[rows, width]` and a table have one sequence a row. What a row is, where the file does
+//! not say: `doc_id` is a hash of the file's name and the sequence, `pos` counts within the sequence, `token_id` is 0.
+//! Nothing here runs what a file says: pickles (`.pt`, `.pkl`, object arrays) are refused.
+
+mod dense;
+mod files;
+mod npy;
+mod ranges;
+mod safetensors;
+mod tables;
+
+use std::sync::Arc;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::accounting::DropCounts;
+use crate::activation::{ActivationBatch, SiteRows};
+use crate::catalog::{Catalog, Totals};
+use crate::corpus::cursor::SourceCursor;
+use crate::dataset::config::{DatasetConfig, StoredDtype};
+use crate::dataset::encoder::hex;
+use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader};
+use crate::dataset::schema::ShardSpec;
+use crate::error::{Error, Result};
+use crate::hooks::HookPoint;
+use crate::import::files::InputFile;
+use crate::sink::ParquetSink;
+use crate::store::Location;
+
+/// Rows' values that are held at a time, in bytes (but for a single longer sequence).
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// What is imported.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// Name of the site.
+    pub point: HookPoint,
+    /// The tensor or column that holds the values; `None`: the only one that can be meant.
+    pub values: Option<String>,
+    /// Number format of raw bytes: of fixed-size binary columns and of arrays whose format numpy has no name for.
+    pub raw_dtype: Option<StoredDtype>,
+    /// Names of the tensors or columns with token ids, documents and positions; `None`: the usual names, where they are.
+    pub ids: IdNames,
+    /// How it is stored. The number format counts only with `keep_dtype` unset.
+    pub dataset: DatasetConfig,
+    /// Store in the number format of the files (of f64: as f32).
+    pub keep_dtype: bool,
+}
+
+/// Names of columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdNames {
+    /// Token ids.
+    pub token_id: Option<String>,
+    /// Hashes (or numbers) of documents.
+    pub doc_id: Option<String>,
+    /// Positions in the sequence.
+    pub pos: Option<String>,
+}
+
+/// Consecutive whole sequences of a file.
+#[derive(Debug, Default)]
+struct Chunk {
+    /// Rows of each sequence.
+    lengths: Vec<u32>,
+    /// `[rows, width]`.
+    values: Vec<f32>,
+    token_id: Option<Vec<u32>>,
+    doc_id: Option<Vec<u64>>,
+    pos: Option<Vec<u32>>,
+}
+
+/// A file's rows, sequence after sequence. Blocks the thread.
+trait Sequences: Send {
+    /// Values a row.
+    fn width(&self) -> usize;
+
+    /// The number format of the values.
+    fn dtype(&self) -> StoredDtype;
+
+    /// Pass sequences until `sequence` is next.
+    fn seek(&mut self, sequence: u32) -> Result<()>;
+
+    /// The next sequences, of about `bytes` of values, at least one; `None` at the end.
+    fn next(&mut self, bytes: usize) -> Result<Option<Chunk>>;
+}
+
+/// Import `sources` (files, or folders of files) into the dataset at `destination`, or go on with it. `imported` is told
+/// after each file how many are done, and of how many.
+///
+/// # Errors
+/// `Data` for files that cannot be used, naming them and what to do.
+pub async fn import(
+    sources: &[Location],
+    destination: Location,
+    options: &ImportOptions,
+    mut imported: impl FnMut(usize, usize),
+) -> Result<Totals> {
+    let files = files::find(sources).await?;
+    let first = files.first().ok_or_else(|| Error::data("there is nothing to import"))?;
+    let opened = open(first, options).await?;
+    let (width, found) = (opened.width(), opened.dtype());
+    drop(opened);
+    let mut config = options.dataset.clone();
+    if options.keep_dtype {
+        config.dtype = found;
+    }
+    let spec = ShardSpec::new(&config, &[(options.point, width)]);
+    let header = header(&files, options, &spec);
+    let catalog = Catalog::create_or_open(destination, header).await?;
+    let progress = catalog.progress().await?;
+    let mut sink = ParquetSink::new(catalog.clone(), spec, progress.clone()).await?;
+    for (unit, file) in files.iter().enumerate() {
+        let unit = unit as u32;
+        let at = progress.get(&unit).copied().unwrap_or_default();
+        if !at.done {
+            let result = import_file(&mut sink, file, unit, at.next_seq, width, options).await;
+            if let Err(error) = result {
+                sink.abort().await?;
+                return Err(error.context(format!("import `{}`", file.place.shown)));
+            }
+        }
+        imported(unit as usize + 1, files.len());
+    }
+    sink.finish().await?;
+    catalog.totals().await
+}
+
+async fn open(file: &InputFile, options: &ImportOptions) -> Result<Box<dyn Sequences>> {
+    let (file, options) = (file.clone(), options.clone());
+    blocking(move || file.open(&options).map_err(|e| e.context(format!("import `{}`", file.place.shown)))).await?
+}
+
+async fn import_file(
+    sink: &mut ParquetSink,
+    file: &InputFile,
+    unit: u32,
+    first: u32,
+    width: usize,
+    options: &ImportOptions,
+) -> Result<()> {
+    let mut rows = open(file, options).await?;
+    if rows.width() != width {
+        return Err(Error::data(format!("its rows have {} values, and those of the first file {width}", rows.width())));
+    }
+    let next = move |mut rows: Box<dyn Sequences>| blocking(move || rows.next(CHUNK_BYTES).map(|chunk| (rows, chunk)));
+    rows = blocking(move || rows.seek(first).map(|()| rows)).await??;
+    let (mut seq, mut index) = (first, 0);
+    let (mut rows, mut chunk) = next(rows).await??;
+    loop {
+        // one chunk more than is written tells which is the last
+        let (rest, following) = match &chunk {
+            Some(_) => next(rows).await??,
+            None => (rows, None),
+        };
+        rows = rest;
+        let ends = following.is_none();
+        let n = chunk.as_ref().map_or(0, |chunk| chunk.lengths.len() as u32);
+        let about = BatchPlace { unit, index, first_seq: seq, ends };
+        sink.write(&batch(chunk.unwrap_or_default(), &about, width, &file.name, options.point)).await?;
+        if ends {
+            return Ok(());
+        }
+        seq += n;
+        index += 1;
+        chunk = following;
+    }
+}
+
+struct BatchPlace {
+    unit: u32,
+    index: u32,
+    first_seq: u32,
+    ends: bool,
+}
+
+/// The chunk as the sink takes it, with what the file does not say.
+fn batch(chunk: Chunk, place: &BatchPlace, width: usize, name: &str, point: HookPoint) -> ActivationBatch {
+    let n_sequences = chunk.lengths.len();
+    let (mut seq, mut pos, mut doc_id, mut seq_starts) = (Vec::new(), Vec::new(), Vec::new(), vec![0u32]);
+    for (i, &rows) in chunk.lengths.iter().enumerate() {
+        let sequence = place.first_seq + i as u32;
+        seq.resize(seq.len() + rows as usize, sequence);
+        pos.extend(0..rows);
+        let document = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(sequence));
+        doc_id.resize(seq.len(), document);
+        seq_starts.push(seq.len() as u32);
+    }
+    let rows = seq.len();
+    let sites = if n_sequences == 0 { Vec::new() } else { vec![SiteRows { point, width, data: chunk.values }] };
+    ActivationBatch {
+        index: u64::from(place.index),
+        unit: place.unit,
+        batch_in_unit: place.index,
+        first_seq: place.first_seq,
+        sites,
+        doc_id: chunk.doc_id.unwrap_or(doc_id),
+        seq,
+        pos: chunk.pos.unwrap_or(pos),
+        token_id: chunk.token_id.unwrap_or_else(|| vec![0; rows]),
+        seq_starts,
+        dropped: vec![DropCounts::new(); n_sequences],
+        dropped_at_end: DropCounts::new(),
+        n_tokens: rows as u32,
+        documents: n_sequences as u32,
+        ends_unit: place.ends,
+        cursor_after: SourceCursor::default(),
+    }
+}
+
+fn header(files: &[InputFile], options: &ImportOptions, spec: &ShardSpec) -> DatasetHeader {
+    let mut digest = Sha256::new();
+    for file in files {
+        digest.update(format!("{} {}\n", file.name, file.bytes));
+    }
+    let corpus = hex(&digest.finalize());
+    let ids = json!({
+        "token_id": options.ids.token_id, "doc_id": options.ids.doc_id, "pos": options.ids.pos,
+    });
+    DatasetHeader {
+        format: FORMAT,
+        run_id: corpus[..16].to_owned(),
+        pipeline: json!({"import": {"files": files.len(), "first": files.first().map(|file| &file.name)}}),
+        model: ModelHeader::default(),
+        fingerprints: Fingerprints { corpus, ..Fingerprints::default() },
+        special_tokens: None,
+        sites: spec.site_headers(HookPoint::definition),
+        tokens: json!({"import": {"values": options.values, "ids": ids}}),
+        units: files.len() as u32,
+        norm_limits: Default::default(),
+        sample: spec.sample,
+        shards: spec.rule(),
+        order: None,
+        column_group: None,
+    }
+}
+
+/// Reading that blocks, away from the threads that wait for the store.
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("an import's reader died: {e}")))
+}
+
+/// For a number that the file states: an error instead of an allocation.
+fn plausible(what: &str, n: u64, most: u64) -> Result<usize> {
+    let refused = || Error::data(format!("{what} is {n}, which cannot be: at most {most}"));
+    usize::try_from(n).ok().filter(|_| n <= most).ok_or_else(refused)
+}
+
+/// What all readers of a file share.
+type Place = Arc<ranges::RangeReader>;

@@ -1,0 +1,125 @@
+"""Activations as numpy, safetensors and pyarrow write them; and whether an imported dataset holds the same."""
+
+import glob
+import json
+import os
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+
+WIDTH = 24
+
+
+def data():
+    """kind -> (values [rows, width] as float64, token ids, documents or None)"""
+    rng = np.random.default_rng(7)
+    values = lambda *shape: rng.normal(size=shape)
+    return {
+        "npy-f16": values(501, WIDTH).astype("<f2"),
+        "npy-f32": values(7, 33, WIDTH).astype("<f4"),
+        "npy-f64": values(300, WIDTH),
+        "npy-bf16": torch.tensor(values(200, WIDTH)).to(torch.bfloat16),
+        "safetensors": torch.tensor(values(40, 25, WIDTH)).to(torch.bfloat16),
+        "safetensors-ids": torch.tensor(values(90, WIDTH)).to(torch.float32),
+        "parquet-fixed": values(2500, WIDTH).astype("f2"),
+        "parquet-list": values(1300, WIDTH).astype("f4"),
+        "parquet-binary": values(700, WIDTH).astype("f2"),
+        "arrow": values(90, WIDTH).astype("f4"),
+        "folder": [torch.tensor(values(6, 10, WIDTH)).to(torch.float16) for _ in range(12)],
+    }
+
+
+def write(folder):
+    os.makedirs(folder, exist_ok=True)
+    at = lambda name: os.path.join(folder, name)
+    d = data()
+    np.save(at("two-f16.npy"), d["npy-f16"])
+    np.save(at("three-f32.npy"), d["npy-f32"])
+    np.save(at("two-f64.npy"), d["npy-f64"])
+    np.save(at("two-bf16.npy"), d["npy-bf16"].view(torch.int16).numpy().view("V2"))
+    ids = torch.arange(1000).view(40, 25)
+    safetensors.torch.save_file({"states": d["safetensors"], "input_ids": ids}, at("states.safetensors"))
+    named = {"x": d["safetensors-ids"], "y": torch.zeros(90, 3), "t": torch.arange(90, dtype=torch.int32), "d": torch.arange(90) * 5}
+    safetensors.torch.save_file(named, at("named.safetensors"))
+    fixed = lambda x, t: pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1), type=t), WIDTH)
+    n = len(d["parquet-fixed"])
+    table = pa.table({
+        "activation": fixed(d["parquet-fixed"], pa.float16()), "text": ["x"] * n,
+        "doc_id": pa.array(np.arange(n, dtype="u8") + 2**63), "token_id": pa.array(np.arange(n, dtype="i8")),
+    })
+    pq.write_table(table, at("fixed.parquet"), row_group_size=700)
+    x = d["parquet-list"]
+    pq.write_table(pa.table({"document": np.arange(len(x)) // 3, "v": pa.array(list(x), type=pa.list_(pa.float32()))}), at("list.parquet"))
+    x = d["parquet-binary"]
+    pq.write_table(pa.table({"v": pa.array([r.tobytes() for r in x], type=pa.binary(2 * WIDTH))}), at("binary.parquet"))
+    table = pa.table({"v": fixed(d["arrow"], pa.float32()), "pos": pa.array(np.arange(90), type=pa.int16())})
+    with pa.OSFile(at("fixed.arrow"), "wb") as f, pa.ipc.new_file(f, table.schema) as w:
+        w.write_table(table, max_chunksize=40)
+    os.makedirs(at("hook"))
+    json.dump({"hook": "h"}, open(at("hook/metadata.json"), "w"))
+    for i, x in enumerate(d["folder"]):
+        safetensors.torch.save_file({"states": x, "input_ids": torch.full((6, 10), i)}, at(f"hook/{i}.safetensors"))
+    np.save(at("fortran.npy"), np.asfortranarray(d["npy-f64"]))
+    np.save(at("object.npy"), np.array([[1, "a"]], dtype=object), allow_pickle=True)
+    np.save(at("five.npy"), np.zeros((1, 1, 1, 1, 5)))
+    open(at("cut.npy"), "wb").write(open(at("two-f64.npy"), "rb").read()[:-9])
+    open(at("cut.safetensors"), "wb").write(open(at("states.safetensors"), "rb").read()[:-9])
+    torch.save({"states": d["safetensors"]}, at("torch.pt"))
+    pq.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0]])}), at("unequal.parquet"))
+    pq.write_table(pa.table({"a": [[1.0]], "b": [[2.0]]}), at("two-columns.parquet"))
+    os.makedirs(at("nothing"))
+    return {"ok": True}
+
+
+def imported(root):
+    spec = json.load(open(os.path.join(root, "dataset.json")))["sites"][0]
+    commits = sorted(glob.glob(os.path.join(root, "commits", "*.json")))
+    tables = [pq.read_table(os.path.join(root, json.load(open(c))["object"])) for c in commits]
+    table = pa.concat_tables(tables).combine_chunks()
+    column = table.column(spec["name"]).combine_chunks()
+    raw = (column if spec["layout"] == "raw" else column.flatten()).buffers()[1]
+    x = torch.frombuffer(bytearray(raw), dtype=getattr(torch, spec["dtype"]))[: len(table) * spec["width"]]
+    return spec, x.view(len(table), spec["width"]), table
+
+
+def check(folder, cases):
+    d = data()
+    dtypes = {"npy-f64": "float32", "npy-f32": "float32", "npy-bf16": "bfloat16", "safetensors": "bfloat16", "safetensors-ids": "float32",
+              "parquet-list": "float32", "parquet-binary": "float32", "arrow": "float32"}
+    checked = []
+    for case in cases:
+        kind = case["kind"]
+        spec, x, table = imported(case["dataset"])
+        wanted = d[kind]
+        wanted = torch.cat([w.reshape(-1, WIDTH) for w in wanted]) if isinstance(wanted, list) else torch.as_tensor(wanted)
+        wanted = wanted.reshape(-1, WIDTH).to(torch.float32)
+        assert spec["dtype"] == dtypes.get(kind, "float16"), (kind, spec)
+        assert torch.equal(x.float(), wanted), kind
+        ids = lambda name: table.column(name).to_numpy()
+        n = len(table)
+        if kind == "safetensors":
+            assert (ids("token_id") == np.arange(1000)).all() and (ids("pos") == np.tile(np.arange(25), 40)).all()
+            assert len(set(ids("doc_id"))) == 40 and (ids("seq") == np.repeat(np.arange(40), 25)).all()
+        elif kind == "safetensors-ids":
+            assert (ids("token_id") == np.arange(90)).all() and (ids("doc_id") == np.arange(90) * 5).all()
+        elif kind == "parquet-fixed":
+            assert (ids("doc_id") == np.arange(n, dtype="u8") + 2**63).all() and (ids("token_id") == np.arange(n)).all()
+        elif kind == "parquet-list":
+            assert (ids("doc_id") == np.arange(n) // 3).all() and (ids("token_id") == 0).all()
+        elif kind == "arrow":
+            assert (ids("pos") == np.arange(90)).all()
+        elif kind == "folder":
+            assert (ids("unit") == np.repeat(np.arange(12), 60)).all() and (ids("token_id") == ids("unit")).all()
+        else:
+            assert (ids("token_id") == 0).all()
+        checked.append(kind)
+    return {"checked": checked}
+
+
+asked = json.load(sys.stdin)
+result = write(asked["folder"]) if sys.argv[1] == "write" else check(asked["folder"], asked["cases"])
+json.dump(result, sys.stdout)

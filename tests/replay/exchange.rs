@@ -1,0 +1,145 @@
+//! Activations from other tools, and to them.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+/// The imports whose values Python compares: (name, arguments after the site).
+const KINDS: [(&str, &[&str], &[&str]); 11] = [
+    ("npy-f16", &["two-f16.npy"], &[]),
+    ("npy-f32", &["three-f32.npy"], &[]),
+    ("npy-f64", &["two-f64.npy"], &[]),
+    ("npy-bf16", &["two-bf16.npy"], &["--input-dtype", "bfloat16"]),
+    ("safetensors", &["states.safetensors"], &[]),
+    ("safetensors-ids", &["named.safetensors"], &["--values", "x", "--ids", "token_id=t", "--ids", "doc_id=d"]),
+    ("parquet-fixed", &["fixed.parquet"], &[]),
+    ("parquet-list", &["list.parquet"], &["--ids", "doc_id=document"]),
+    ("parquet-binary", &["binary.parquet"], &["--input-dtype", "float16", "--dtype", "float32"]),
+    ("arrow", &["fixed.arrow"], &["--rows-per-shard", "16"]),
+    ("folder", &["hook"], &["--zstd"]),
+];
+
+fn text(output: &std::process::Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn import(folder: &Path, sources: &[&str], to: &Path, more: &[&str]) -> std::process::Output {
+    let sources: Vec<String> = sources.iter().map(|name| folder.join(name).display().to_string()).collect();
+    let mut args = vec!["import"];
+    args.extend(sources.iter().map(String::as_str));
+    args.extend([to.to_str().unwrap(), "--site", "vit.blocks.8"]);
+    args.extend(more);
+    harvestd(&args)
+}
+
+#[test]
+fn what_python_wrote_is_imported_and_trains() {
+    let Some(python) = python("imports of what Python's libraries write") else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("files");
+    let wrote = ask_python(&python, "foreign_activations.py", &["write"], &json!({"folder": folder}));
+    assert_eq!(wrote["ok"], true);
+    let mut cases = Vec::new();
+    for (kind, sources, more) in KINDS {
+        let to = scratch.path().join(kind);
+        let output = import(&folder, sources, &to, more);
+        assert!(output.status.success(), "{kind}: {}", text(&output));
+        let before = files(&to);
+        let again = import(&folder, sources, &to, more);
+        assert!(again.status.success() && files(&to) == before, "{kind} again: {}", text(&again));
+        let verify = harvestd(&["verify", to.to_str().unwrap()]);
+        assert!(verify.status.success(), "{kind}: {}", text(&verify));
+        cases.push(json!({"kind": kind, "dataset": to}));
+    }
+    let found = ask_python(&python, "foreign_activations.py", &["check"], &json!({"folder": folder, "cases": cases}));
+    assert_eq!(found["checked"].as_array().map(Vec::len), Some(KINDS.len()), "{found}");
+
+    for (source, says) in [
+        ("fortran.npy", "Fortran"),
+        ("object.npy", "only f16"),
+        ("cut.npy", "cut off"),
+        ("cut.safetensors", "cut off"),
+        ("torch.pt", "is a pickle"),
+        ("unequal.parquet", "of another length"),
+        ("two-columns.parquet", "name one with --values"),
+        ("five.npy", "must be [rows, width]"),
+        ("nothing", "holds no .npy"),
+    ] {
+        let output = import(&folder, &[source], &scratch.path().join("refused"), &[]);
+        let text = text(&output);
+        assert!(output.status.code() == Some(65) && text.contains(says), "{source}: {text}");
+    }
+
+    let pipeline = scratch.path().join("train.yaml");
+    let yaml = format!(
+        r#"version: 1
+name: imported
+replay: {{url: "{from}", order: shuffled, epochs: 40, holdout: 10%}}
+trainers:
+  - name: vit
+    input: vit.blocks.8
+    buffer: {{rows: 512}}
+    coder: {{type: topk, width: 64, k: 4}}
+    optimizer: {{type: adam, learning_rate: 1.0e-3}}
+    batch_rows: 128
+    rows: 4k
+    checkpoint: {{url: "{out}"}}
+"#,
+        from = scratch.path().join("safetensors").display(),
+        out = scratch.path().join("coder").display()
+    );
+    std::fs::write(&pipeline, yaml).unwrap();
+    let output = harvestd(&["run", pipeline.to_str().unwrap(), "--json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let summary = summary(&output);
+    assert_eq!(summary["trainers"][0]["site"], "vit.blocks.8");
+    assert!(summary["trainers"][0]["evaluation"]["rows"].as_u64().unwrap() > 0, "{summary}");
+    // a second run finds the checkpoint of a site that no model has
+    assert!(harvestd(&["run", pipeline.to_str().unwrap()]).status.success());
+}
+
+#[test]
+fn saelens_trains_from_an_exported_cache_and_torch_from_the_shards() {
+    let Some(python) = python("SAELens on an exported cache") else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let corpus = scratch.path().join("corpus");
+    write_corpus(&corpus, 8, 4);
+    let out = scratch.path().join("run");
+    let pipeline = write_pipeline(&corpus, &out);
+    let run = harvestd(&["run", pipeline.to_str().unwrap(), "--set", "trainers=[]"]);
+    assert!(run.status.success(), "{}", text(&run));
+    let (acts, cache) = (out.join("acts"), scratch.path().join("cache"));
+    let site = "blocks.1.hook_resid_post";
+    let export = ["export", acts.to_str().unwrap(), cache.to_str().unwrap(), "--format", "saelens-cache", "--json"];
+    let refused = harvestd(&export);
+    assert!(
+        refused.status.code() == Some(78) && text(&refused).contains("choose one with --site"),
+        "{}",
+        text(&refused)
+    );
+    let mut export = export.to_vec();
+    export.extend(["--site", site, "--context-length", "50"]);
+    let output = harvestd(&export);
+    assert!(output.status.success(), "{}", text(&output));
+    let exported = summary(&output)["cache"].clone();
+    let inspect = summary(&harvestd(&["inspect", acts.to_str().unwrap(), "--json"]));
+    let rows = inspect["rows"].as_u64().unwrap();
+    assert_eq!(exported["contexts"].as_u64(), Some(rows / 50));
+    assert_eq!(exported["rows_left_over"].as_u64(), Some(rows % 50));
+    assert_eq!(harvestd(&export).status.code(), Some(78), "a cache is not overwritten");
+    let asked = json!({"cache": cache, "dataset": acts, "site": site, "context": 50});
+    let found = ask_python(&python, "train_saelens_from_cache.py", &[], &asked);
+    assert_eq!(found["rows_equal"].as_u64(), Some(rows / 50 * 50), "{found}");
+    assert!(found["steps"].as_u64().unwrap() >= 50, "{found}");
+    let losses: Vec<f64> = found["losses"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+    let (first, last) = (&losses[..5], &losses[losses.len() - 5..]);
+    assert!(losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
+    assert!(last.iter().sum::<f64>() < first.iter().sum::<f64>(), "{losses:?}");
+
+    let found = ask_python(&python, "activation_dataset.py", &[], &json!({"dataset": acts, "site": site}));
+    assert_eq!(found["rows"].as_u64(), Some(rows), "{found}");
+    assert_eq!(found["rows_of_workers"].as_u64(), Some(rows), "{found}");
+    assert_eq!(found["equal"], true, "{found}");
+}
