@@ -95,7 +95,11 @@ pub async fn shuffle(
 
 /// Work on `items`, some at a time; the first error ends it.
 async fn run<T, F: Future<Output = Result<()>>>(workers: usize, items: Vec<T>, work: impl Fn(T) -> F) -> Result<()> {
-    let items = Mutex::new(VecDeque::from(items));
+    let mut items = VecDeque::from(items);
+    // processes that share the work begin at different places, and pass what they find done
+    let start = (std::process::id() as usize).wrapping_mul(0x9e37_79b9) % items.len().max(1);
+    items.rotate_left(start);
+    let items = Mutex::new(items);
     let next = || items.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
     let worker = || async {
         while let Some(item) = next() {
