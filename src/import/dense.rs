@@ -181,9 +181,12 @@ impl Sequences for Dense {
         Ok(())
     }
 
-    fn next(&mut self, bytes: usize) -> Result<Option<Chunk>> {
-        let sequence_bytes = (self.rows * self.width * 4).max(64);
-        let n = (bytes / sequence_bytes).max(1).min((self.sequences - self.next) as usize);
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn next(&mut self, n: usize) -> Result<Option<Chunk>> {
+        let n = n.min((self.sequences - self.next) as usize);
         if n == 0 {
             return Ok(None);
         }

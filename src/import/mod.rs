@@ -33,10 +33,12 @@ use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
 use crate::import::files::InputFile;
 use crate::sink::ParquetSink;
-use crate::store::Location;
+use crate::store::{Location, objects};
 
 /// Rows' values that are held at a time, in bytes (but for a single longer sequence).
 const CHUNK_BYTES: usize = 8 << 20;
+/// Sequences that are held at a time.
+const SEQUENCES_MAX: usize = 4096;
 
 /// What is imported.
 #[derive(Clone, Debug)]
@@ -89,8 +91,34 @@ trait Sequences: Send {
     /// Pass sequences until `sequence` is next.
     fn seek(&mut self, sequence: u32) -> Result<()>;
 
-    /// The next sequences, of about `bytes` of values, at least one; `None` at the end.
-    fn next(&mut self, bytes: usize) -> Result<Option<Chunk>>;
+    /// Rows of a sequence.
+    fn rows(&self) -> usize;
+
+    /// Some of the next sequences, at least one and at most `n`; `None` at the end.
+    fn next(&mut self, n: usize) -> Result<Option<Chunk>>;
+
+    /// The next `n` sequences; fewer only at the end, `None` if there are none.
+    fn exactly(&mut self, n: usize) -> Result<Option<Chunk>> {
+        let Some(mut chunk) = self.next(n)? else { return Ok(None) };
+        while chunk.lengths.len() < n
+            && let Some(more) = self.next(n - chunk.lengths.len())?
+        {
+            chunk.append(more);
+        }
+        Ok(Some(chunk))
+    }
+}
+
+impl Chunk {
+    fn append(&mut self, more: Self) {
+        self.lengths.extend(more.lengths);
+        self.values.extend(more.values);
+        let ids = [(&mut self.token_id, more.token_id), (&mut self.pos, more.pos)];
+        for (all, more) in ids {
+            all.iter_mut().zip(more).for_each(|(all, more)| all.extend(more));
+        }
+        self.doc_id.iter_mut().zip(more.doc_id).for_each(|(all, more)| all.extend(more));
+    }
 }
 
 /// Import `sources` (files, or folders of files) into the dataset at `destination`, or go on with it. `imported` is told
@@ -131,6 +159,8 @@ pub async fn import(
         imported(unit as usize + 1, files.len());
     }
     sink.finish().await?;
+    // of a start that was killed with the header half-written
+    objects::sweep_staging(catalog.location(), None)?;
     catalog.totals().await
 }
 
@@ -151,9 +181,12 @@ async fn import_file(
     if rows.width() != width {
         return Err(Error::data(format!("its rows have {} values, and those of the first file {width}", rows.width())));
     }
-    let next = move |mut rows: Box<dyn Sequences>| blocking(move || rows.next(CHUNK_BYTES).map(|chunk| (rows, chunk)));
-    rows = blocking(move || rows.seek(first).map(|()| rows)).await??;
-    let (mut seq, mut index) = (first, 0);
+    // batches begin at the same sequences whenever the import begins: commits count them
+    let each = (CHUNK_BYTES / (4 * width * rows.rows()).max(1)).clamp(1, SEQUENCES_MAX);
+    let next = move |mut rows: Box<dyn Sequences>| blocking(move || rows.exactly(each).map(|chunk| (rows, chunk)));
+    let mut index = first / each as u32;
+    let mut seq = index * each as u32;
+    rows = blocking(move || rows.seek(seq).map(|()| rows)).await??;
     let (mut rows, mut chunk) = next(rows).await??;
     loop {
         // one chunk more than is written tells which is the last

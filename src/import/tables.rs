@@ -259,7 +259,11 @@ impl Sequences for Table {
         Ok(())
     }
 
-    fn next(&mut self, bytes: usize) -> Result<Option<Chunk>> {
+    fn rows(&self) -> usize {
+        1
+    }
+
+    fn next(&mut self, n: usize) -> Result<Option<Chunk>> {
         while self.ready.front().is_some_and(|batch| batch.num_rows() <= self.skip) || self.ready.is_empty() {
             if let Some(passed) = self.ready.pop_front() {
                 self.skip -= passed.num_rows();
@@ -271,7 +275,7 @@ impl Sequences for Table {
         let Some(batch) = self.ready.pop_front() else { return Ok(None) };
         let rest = batch.slice(self.skip, batch.num_rows() - self.skip);
         self.skip = 0;
-        let n = (bytes / (self.width * 4)).clamp(1, rest.num_rows());
+        let n = n.clamp(1, rest.num_rows());
         let taken = rest.slice(0, n);
         if n < rest.num_rows() {
             self.ready.push_front(rest.slice(n, rest.num_rows() - n));

@@ -75,18 +75,17 @@ pub async fn shuffle(
     let buckets: Vec<u32> = (0..plan.order.buckets).filter(|bucket| !done.contains(bucket)).collect();
     if !buckets.is_empty() {
         let slices = plan.slices();
+        let workers = plan.workers(options);
         progress.slices.store(slices.len() as u64, Ordering::Relaxed);
-        run(options.workers, slices.iter().collect(), |slice| async {
+        run(workers, slices.iter().collect(), |slice| async {
             scatter::scatter(&plan, slice).await?;
             progress.scattered.fetch_add(1, Ordering::Relaxed);
             Ok(())
         })
         .await?;
         let stripes = buckets.chunks(gather::STRIPE).map(<[u32]>::to_vec).collect();
-        run(options.workers, stripes, |stripe: Vec<u32>| async {
-            gather::gather(&plan, &slices, stripe, progress).await
-        })
-        .await?;
+        run(workers, stripes, |stripe: Vec<u32>| async { gather::gather(&plan, &slices, stripe, progress).await })
+            .await?;
     }
     let totals = finished(&plan.catalog, plan.order.rows).await?;
     remove_scratch(&plan).await?;
@@ -132,6 +131,7 @@ async fn remove_scratch(plan: &Plan) -> Result<()> {
     for folder in [plan::SCRATCH, paths::SHARDS, paths::COMMITS] {
         objects::sweep_staging(&plan.catalog.location().child(folder), None)?;
     }
+    objects::sweep_staging(plan.catalog.location(), None)?;
     Ok(())
 }
 

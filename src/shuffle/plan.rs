@@ -119,6 +119,14 @@ impl Plan {
         }
     }
 
+    /// Workers that the memory is enough for: each has a row group as it came, decoded, and packed.
+    pub(super) fn workers(&self, options: ShuffleOptions) -> usize {
+        let group = self.reader.source().header().shards.rows_per_group.0.max(1);
+        let row = 2 * self.row_bytes + self.spec.sites.iter().map(|site| 4 * site.width).sum::<usize>();
+        let enough = options.memory / group.saturating_mul(row as u64).max(1);
+        options.workers.min(usize::try_from(enough).unwrap_or(usize::MAX)).max(1)
+    }
+
     /// All slices, in the order of the source.
     pub(super) fn slices(&self) -> Vec<Slice> {
         let per_slice = (self.slice_rows / self.reader.source().header().shards.rows_per_group.0.max(1)).max(1);

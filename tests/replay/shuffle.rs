@@ -44,6 +44,8 @@ fn dataset(scratch: &Path, files: usize, rows: usize, width: usize, rows_per_sha
 fn shuffle(from: &str, to: &Path, memory: &str, workers: &str) -> Child {
     Command::new(BINARY)
         .args(["shuffle", from, to.to_str().unwrap(), "--memory", memory, "--workers", workers, "--seed", "4"])
+        // what is measured is the program, not how much freed memory the allocator keeps for each thread
+        .env("MALLOC_ARENA_MAX", "2")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -107,10 +109,10 @@ fn killed_and_shared_shuffles_end_in_the_same_bytes() {
 #[test]
 fn memory_stays_within_the_budget_for_a_dataset_many_times_as_large() {
     let scratch = tempfile::tempdir().unwrap();
-    // 205 MB of rows
-    let from = dataset(scratch.path(), 2, 100_000, 256, 32_768);
+    // 410 MB of rows in row groups of 4 MB
+    let from = dataset(scratch.path(), 2, 200_000, 256, 4096);
     let to = scratch.path().join("dst");
-    let mut child = shuffle(&from, &to, "32MiB", "2");
+    let mut child = shuffle(&from, &to, "64MiB", "2");
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
@@ -122,8 +124,8 @@ fn memory_stays_within_the_budget_for_a_dataset_many_times_as_large() {
     }
     finish(child);
     println!("peak {peak} KiB");
-    // 20 MiB are the program; row groups on their way and parts of uploads come on top of the rows
-    assert!(peak > 8 << 10 && peak < 140 << 10, "{peak} KiB");
+    // the program and parts of uploads come on top of the rows
+    assert!(peak > 8 << 10 && peak < 104 << 10, "{peak} KiB");
     let verify = harvestd(&["verify", to.to_str().unwrap()]);
     assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
 }
