@@ -129,3 +129,39 @@ fn memory_stays_within_the_budget_for_a_dataset_many_times_as_large() {
     let verify = harvestd(&["verify", to.to_str().unwrap()]);
     assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
 }
+
+#[test]
+fn killed_imports_end_in_the_same_bytes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let arrays = scratch.path().join("arrays");
+    std::fs::create_dir_all(&arrays).unwrap();
+    write_npy(&arrays.join("1.npy"), 120_000, 64);
+    write_npy(&arrays.join("2.npy"), 50_000, 64);
+    let import = |to: &Path| {
+        let args =
+            ["import", arrays.to_str().unwrap(), to.to_str().unwrap(), "--site", "x", "--rows-per-shard", "20000"];
+        Command::new(BINARY).args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let whole = scratch.path().join("whole");
+    let watch = Instant::now();
+    finish(import(&whole));
+    let (took, reference) = (watch.elapsed(), files(&whole));
+    let (mut kills, mut random) = (0, 99u64);
+    for round in 0..3 {
+        let to = scratch.path().join(format!("killed-{round}"));
+        loop {
+            let mut child = import(&to);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            std::thread::sleep(took.mul_f64((random >> 40) as f64 / (1u64 << 24) as f64) + Duration::from_millis(5));
+            if child.try_wait().unwrap().is_some() {
+                finish(child);
+                break;
+            }
+            signal(&child, libc::SIGKILL);
+            child.wait().unwrap();
+            kills += 1;
+        }
+        assert!(files(&to) == reference, "round {round}");
+    }
+    assert!(kills > 0);
+}
