@@ -106,6 +106,7 @@ impl DatasetConfig {
             rows_per_group: default_rows_per_group(),
             compression: CompressionConfig::default(),
             sample: default_sample(),
+            keep: KeepConfig::default(),
         }
     }
 }
