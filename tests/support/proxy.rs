@@ -152,11 +152,11 @@ impl State {
                 _ => None,
             },
             Fault::Timeouts => {
-                (self.below(8) == 0).then_some(())?;
+                (self.below(16) == 0).then_some(())?;
                 if self.below(2) == 0 {
                     request.forward(&self.upstream);
                 }
-                std::thread::sleep(Duration::from_millis(1500));
+                std::thread::sleep(Duration::from_millis(3500));
                 Some(false)
             }
             Fault::Truncated => {

@@ -37,7 +37,7 @@ pub const FAULTS: &[Fault] = &[
     fault("folder gone", "the dataset's folder is moved away while a run writes, and back", "reliability"),
     fault("store: 500 and 503", "S3 answers 500 or 503, one to four times in a row, to a quarter of the requests", "stores"),
     fault("store: slow start", "S3 answers 503 for a second, and slowly for another", "stores"),
-    fault("store: no answer", "S3 does not answer an eighth of the requests, half of which it did", "stores"),
+    fault("store: no answer", "S3 does not answer a sixteenth of the requests, half of which it did", "stores"),
     fault("store: truncated bodies", "the connection closes in the midst of a third of the bodies", "stores"),
     fault("store: reset before", "the connection closes before a fifth of the requests is done", "stores"),
     fault("store: reset after", "the connection closes after a fifth of the requests was done: the answer is lost", "stores"),
