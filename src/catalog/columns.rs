@@ -14,16 +14,20 @@
 //! Source 0 is the dataset itself; it decides which parts there are. Each shard has the id columns as well.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use object_store::ObjectStore;
 use sha2::{Digest, Sha256};
 
 use crate::accounting::DropCounts;
 use crate::catalog::Catalog;
-use crate::dataset::commit::{Commit, UnitCursor};
+use crate::catalog::compact::{Retire, next_generation};
+use crate::dataset::commit::{Checksum, Commit, UnitCursor};
 use crate::dataset::encoder::hex;
 use crate::dataset::header::{DatasetHeader, SiteHeader};
 use crate::dataset::paths;
+use crate::dataset::segment::Entry;
+use crate::dataset::stats::SiteStatistics;
 use crate::error::{Error, Result};
 use crate::store::{self, Location, objects};
 
@@ -175,11 +179,31 @@ impl Catalog {
         Self::create_or_open(self.location().child(&paths::column_group(&name)), header).await
     }
 
-    /// The group with its base at hand, for writing to it.
+    /// The group with its base at hand, for writing to it. Parts that the base retired before the group came to them are
+    /// retired in the group too: nobody computes them again.
     pub async fn with_base(mut self, base: &Catalog) -> Result<Self> {
-        self.base = Some(std::sync::Arc::new(BaseRows::read(base).await?));
+        let entries = base.entries().await?;
+        let retired: Vec<Entry> =
+            entries.iter().filter(|e| e.retired_at.is_some()).map(|e| without_values(e, self.header())).collect();
+        let progress = self.progress().await?;
+        let is_missing = |e: &Entry| progress.get(&e.commit.unit).is_none_or(|at| e.commit.part >= at.next_part);
+        if retired.iter().any(is_missing) {
+            next_generation(&self, 0, Some(&Retire::nothing()), &retired).await?;
+        }
+        self.base = Some(Arc::new(BaseRows::of(base.location().clone(), &entries)));
         Ok(self)
     }
+}
+
+/// A retired part of a dataset as one of the group of `header`, which has no values of it.
+fn without_values(entry: &Entry, header: &DatasetHeader) -> Entry {
+    let mut entry = entry.clone();
+    let commit = &mut entry.commit;
+    commit.object = paths::shard(commit.unit, commit.part, None);
+    commit.bytes = 0;
+    commit.checksum = Checksum::sha256(hex(&Sha256::digest([])));
+    commit.sites = header.sites.iter().map(|site| (site.name.clone(), SiteStatistics::default())).collect();
+    entry
 }
 
 /// The name of the group with these sites: whoever adds the same ones adds to the same group.
@@ -242,10 +266,9 @@ impl RowsOf {
 }
 
 impl BaseRows {
-    async fn read(base: &Catalog) -> Result<Self> {
-        let entries = base.entries().await?;
+    fn of(location: Location, entries: &[Entry]) -> Self {
         let known = entries.iter().map(|e| ((e.commit.unit, e.commit.part), RowsOf::from(&e.commit))).collect();
-        Ok(Self { location: base.location().clone(), known })
+        Self { location, known }
     }
 
     /// An error if the dataset has other rows in this part, or does not have it yet.

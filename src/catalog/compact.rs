@@ -56,21 +56,31 @@ pub(super) struct Retire {
     pub(super) at: u64,
 }
 
-/// Cover what is committed and not covered yet, if there are at least `at_least` such parts (and one).
-pub async fn compact(catalog: &Catalog, at_least: u64) -> Result<Option<Compacted>> {
-    next_generation(catalog, at_least.max(1), None).await
+impl Retire {
+    /// Nothing is retired, but a generation is made whenever it would cover anything.
+    pub(super) fn nothing() -> Self {
+        Self { parts: HashSet::new(), at: 0 }
+    }
 }
 
-/// Make the next generation, which covers all that can be covered and retires what `retire` says.
+/// Cover what is committed and not covered yet, if there are at least `at_least` such parts (and one).
+pub async fn compact(catalog: &Catalog, at_least: u64) -> Result<Option<Compacted>> {
+    next_generation(catalog, at_least.max(1), None, &[]).await
+}
+
+/// Make the next generation, which covers all that can be covered and retires what `retire` says. `inherited` are parts
+/// that nobody committed here, to be covered as if somebody had.
 pub(super) async fn next_generation(
     catalog: &Catalog,
     at_least: u64,
     retire: Option<&Retire>,
+    inherited: &[Entry],
 ) -> Result<Option<Compacted>> {
     catalog.header().check_can_grow()?;
     for _ in 0..TRIES {
         let watch = Stopwatch::start();
-        let state = catalog.state().await?;
+        let mut state = catalog.state().await?;
+        inherit(&mut state, inherited);
         let fresh = coverable(catalog.header(), &state);
         if retire.is_none() && (fresh.len() as u64) < at_least {
             return Ok(None);
@@ -103,6 +113,17 @@ pub(super) async fn next_generation(
     Err(Error::new(ErrorKind::Unavailable, format!("others compact `{shown}` all the time: try again later")))
 }
 
+/// Take `inherited` for commits, where there are none.
+fn inherit(state: &mut State, inherited: &[Entry]) {
+    let place = |entry: &Entry| (entry.commit.unit, entry.commit.part);
+    let there: HashSet<_> = state.uncovered.iter().map(place).collect();
+    let missing =
+        |entry: &&Entry| !there.contains(&place(entry)) && !state.covered.covers(entry.commit.unit, entry.commit.part);
+    let missing: Vec<Entry> = inherited.iter().filter(missing).cloned().collect();
+    state.uncovered.extend(missing);
+    state.uncovered.sort_by_key(place);
+}
+
 /// The commits that can be covered: those that follow what is covered without a gap, and say all that a segment holds.
 fn coverable(header: &DatasetHeader, state: &State) -> Vec<Entry> {
     let mut fresh = Vec::new();
@@ -130,7 +151,12 @@ async fn upload_segments(
 ) -> Result<Manifest> {
     let old = &state.covered.manifest;
     let mut manifest = Manifest { generation: old.generation + 1, segments: Vec::new(), ..old.clone() };
-    fresh.iter().for_each(|entry| manifest.cover(&entry.commit));
+    for entry in &fresh {
+        manifest.cover(&entry.commit);
+        if entry.retired_at.is_some() {
+            manifest.totals.retire(&entry.commit);
+        }
+    }
     let row_bytes = segment::row_bytes(catalog.header().sites.len());
     let keep = if fresh.is_empty() { old.segments.len() } else { old.segments_to_keep(fresh.len() as u64, row_bytes) };
     let mut last = Vec::new();

@@ -154,7 +154,7 @@ async fn retire(catalog: &Catalog, groups: &[Catalog], policy: &Policy) -> Resul
     let parts: HashSet<(u32, u32)> = retired.iter().map(|part| (part.unit, part.part)).collect();
     let at = policy.now.as_secs();
     if !parts.is_empty() {
-        next_generation(catalog, 0, Some(&Retire { parts, at })).await?;
+        next_generation(catalog, 0, Some(&Retire { parts, at }), &[]).await?;
     }
     // what the dataset does not have any more, its groups need not have: also from a run that ended in between
     let gone: HashSet<(u32, u32)> = catalog
@@ -168,7 +168,7 @@ async fn retire(catalog: &Catalog, groups: &[Catalog], policy: &Policy) -> Resul
         let live = group.commits().await?;
         let parts: HashSet<_> = live.iter().map(|c| (c.unit, c.part)).filter(|part| gone.contains(part)).collect();
         if !parts.is_empty() {
-            next_generation(group, 0, Some(&Retire { parts, at })).await?;
+            next_generation(group, 0, Some(&Retire { parts, at }), &[]).await?;
         }
     }
     Ok(retired)

@@ -22,7 +22,7 @@ use crate::dataset::places::RowOrder;
 use crate::dataset::segment::Entry;
 use crate::dataset::stats::SiteStatistics;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{self, objects};
+use crate::store::{self, objects, orphans};
 
 /// Shards that are checked at a time: each holds one row group.
 const SHARDS_AT_A_TIME: usize = 4;
@@ -338,8 +338,8 @@ impl Check<'_> {
     }
 }
 
-/// Delete the unreferenced objects of `report` that were written before `before` (since 1970-01-01 UTC), and staging files
-/// of that age on local stores; gives their names. A live writer's newest shard is unreferenced until it is committed:
+/// Delete the unreferenced objects of `report` that were written before `before` (since 1970-01-01 UTC), and what uploads of
+/// that age left: staging files on local stores, parts on others; gives their names. A live writer's newest shard is unreferenced until it is committed:
 /// choose `before` well in the past, or make sure that nobody writes.
 pub async fn remove_unreferenced(catalog: &Catalog, report: &VerifyReport, before: Duration) -> Result<Vec<String>> {
     let old = report.unreferenced.iter().filter(|object| object.written_at < before.as_secs());
@@ -351,6 +351,10 @@ pub async fn remove_unreferenced(catalog: &Catalog, report: &VerifyReport, befor
             let swept = objects::sweep_staging(&catalog.location().child(&folder), Some(before))?;
             removed.extend(swept.into_iter().map(|name| format!("{folder}/{name}")));
         }
+    }
+    for upload in orphans::list(catalog.location()).await?.iter().filter(|upload| upload.initiated < before) {
+        orphans::abort(catalog.location(), upload).await?;
+        removed.push(format!("parts of an upload of {}", upload.object));
     }
     Ok(removed)
 }

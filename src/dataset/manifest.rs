@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 const SEGMENTS_MAX: usize = 100_000;
 /// A segment's size, at most; larger ones are refused unread.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Parts of a segment, at most: what a few bytes claim to hold must fit in memory.
+const SEGMENT_ROWS_MAX: u64 = 1 << 22;
 /// Rows of a segment that is not merged any more.
 const SEGMENT_ROWS: u64 = 1 << 18;
 /// Uncompressed bytes of a segment, about, at most.
@@ -99,7 +101,8 @@ impl Manifest {
         if manifest.generation != generation {
             return Err(Error::data(format!("is of generation {} but named {generation}", manifest.generation)));
         }
-        if manifest.segments.len() > SEGMENTS_MAX || manifest.segments.iter().any(|s| s.bytes > SEGMENT_BYTES_MAX) {
+        let impossible = |s: &SegmentRef| s.bytes > SEGMENT_BYTES_MAX || s.rows > SEGMENT_ROWS_MAX;
+        if manifest.segments.len() > SEGMENTS_MAX || manifest.segments.iter().any(impossible) {
             return Err(Error::data("names impossible segments"));
         }
         if let Some(odd) = manifest.segments.iter().find(|s| s.checksum.algorithm != "sha256") {

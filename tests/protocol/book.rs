@@ -11,14 +11,9 @@ use harvestd::sink::{ParquetSink, SinkOptions};
 use harvestd::store::Location;
 use harvestd::testing::datasets::{header, write};
 use harvestd::units::Count;
-use sha2::{Digest, Sha256};
 
 use crate::support::python;
-use crate::{batches, half_bytes, joined, spec};
-
-fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
+use crate::{batches, half_bytes, joined, spec, sum};
 
 fn read(python: &str, folder: &Path) -> Result<serde_json::Value, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/read_by_the_book.py");

@@ -69,6 +69,40 @@ async fn retention_retires_the_oldest_and_deletes_after_the_grace_period() {
     assert_eq!(joined(&location).await.1, rows);
 }
 
+/// A group that begins after its dataset lost parts never has them, and is complete without.
+#[tokio::test]
+async fn retired_parts_are_not_computed_for_a_group() {
+    let location = memory("retired-group");
+    let (mut first, mut second) = (spec(), spec());
+    first.sites.truncate(1);
+    second.sites.remove(0);
+    let (base, _) = write(&location, &first, 3, &batches(), SinkOptions::default()).await.unwrap();
+    let policy = Policy { keep: keep_rows(150), grace: DAY, now: now() };
+    let gone = collect(&base, &policy).await.unwrap().retired.len();
+    let group = base.group(harvestd::testing::datasets::header(&second, 3)).await.unwrap();
+    let group = group.with_base(&base).await.unwrap();
+    let progress = group.progress().await.unwrap();
+    assert!(progress.values().map(|at| at.next_part as usize).sum::<usize>() == gone && gone > 2);
+    let mut sink = ParquetSink::new(group.clone(), second, progress).await.unwrap();
+    for batch in batches() {
+        sink.write(&batch).await.unwrap();
+    }
+    assert_eq!(names(group.location(), "shards").await.len(), 10 - gone);
+    let report = verify(&base, |_, _| ()).await.unwrap();
+    assert!(
+        report.ok() && report.columns[0].totals.complete && report.columns[0].totals.rows == report.rows,
+        "{report:?}"
+    );
+    let (sites, rows) = joined(&location).await;
+    assert_eq!((sites.len(), rows.seq.len() as u64), (2, report.rows));
+    // what goes later goes from both
+    let less = Policy { keep: keep_rows(60), grace: Duration::ZERO, now: now() };
+    collect(&base, &less).await.unwrap();
+    let report = verify(&base, |_, _| ()).await.unwrap();
+    assert!(report.ok() && report.rows <= 60 && report.columns[0].totals.rows == report.rows, "{report:?}");
+    assert_eq!(names(&location, "shards").await.len(), names(group.location(), "shards").await.len());
+}
+
 #[tokio::test]
 async fn garbage_is_collected_once_it_is_old() {
     let location = memory("garbage");

@@ -24,6 +24,7 @@ use harvestd::dataset::stats::SiteStatistics;
 use harvestd::sink::SinkOptions;
 use harvestd::store::{Location, objects};
 use harvestd::testing::datasets::{interleaved, small_spec, units, write};
+use sha2::{Digest, Sha256};
 
 /// Sequence lengths; the last unit has no rows, so its only shard is empty.
 pub const LENGTHS: [&[u32]; 3] = [&[17, 9, 30, 12, 0, 28, 3, 3, 55, 14], &[40, 1, 39, 2], &[]];
@@ -87,6 +88,11 @@ pub fn half_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()
 }
 
+/// SHA-256 in hexadecimal.
+pub fn sum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// A commit of a shard that does not exist.
 pub fn made_up_commit(catalog: &Catalog, unit: u32, part: u32, last: bool) -> Commit {
     let statistics =
@@ -99,7 +105,7 @@ pub fn made_up_commit(catalog: &Catalog, unit: u32, part: u32, last: bool) -> Co
         object: format!("shards/{unit:06}-{part:05}.parquet"),
         rows: 10,
         bytes: 1000,
-        checksum: Checksum::sha256(format!("{unit:032x}{part:032x}")),
+        checksum: Checksum::sha256(sum(format!("{unit} {part}").as_bytes())),
         sequences: [part * 4, part * 4 + 4],
         documents: 2,
         tokens: 12,

@@ -16,9 +16,8 @@ use harvestd::sink::SinkOptions;
 use harvestd::store::objects;
 use harvestd::telemetry::metrics::{StoreOperation, StoreStats};
 use harvestd::testing::datasets::{header, write};
-use sha2::{Digest, Sha256};
 
-use crate::{batches, bytes_of, dataset, joined, made_up_commit, memory, names, spec};
+use crate::{batches, bytes_of, dataset, joined, made_up_commit, memory, names, spec, sum};
 
 fn without_means(mut commits: Vec<Commit>) -> Vec<Commit> {
     commits.iter_mut().flat_map(|c| c.sites.values_mut()).for_each(|s| s.mean.clear());
@@ -197,7 +196,7 @@ async fn a_million_commits_open_in_a_few_requests() {
             })
             .collect();
         let bytes = segment::encode(&catalog.header().sites, &entries).unwrap();
-        let sum: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let sum = sum(&bytes);
         let object = paths::segment(1, &sum);
         manifest.totals.merge(&CoveredTotals::of(&entries));
         let (rows, n) = (entries.len() as u64, bytes.len() as u64);
