@@ -162,6 +162,30 @@ async fn damage_to_manifests_is_found_and_never_a_panic() {
     }
 }
 
+/// Whatever a segment holds whose checksum is right: an error or entries, never a panic.
+#[tokio::test]
+async fn mutated_segments_are_errors_or_entries() {
+    let catalog = dataset(&memory("mutated")).await;
+    let entry = |commit| Entry { commit, committed_at: 5, retired_at: None };
+    let entries: Vec<Entry> = catalog.commits().await.unwrap().into_iter().map(entry).collect();
+    let whole = segment::encode(&catalog.header().sites, &entries).unwrap();
+    let (mut state, mut errors) = (0x2545_f491_4f6c_dd1d_u64, 0);
+    for _ in 0..4000 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + state % 3 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let at = (state >> 8) as usize % bytes.len();
+            bytes[at] = [0, 0xff, bytes[at] ^ 1 << (state % 8), (state >> 40) as u8][(state >> 5) as usize % 4];
+        }
+        let bytes = Bytes::from(bytes);
+        let found = segment::decode(bytes.clone(), entries.len() as u64);
+        errors += u32::from(found.is_err() || segment::decode_marks(bytes, entries.len() as u64).is_err());
+    }
+    assert!(errors > 1000, "{errors}");
+}
+
 #[tokio::test]
 async fn verify_goes_on_after_a_commit_that_cannot_be_read() {
     let location = memory("not-json");
