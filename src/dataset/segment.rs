@@ -145,6 +145,17 @@ fn statistics_columns(site: &SiteHeader, entries: &[Entry]) -> Result<Vec<ArrayR
 
 /// All entries of a segment that should have `rows`.
 pub fn decode(bytes: Bytes, rows: u64) -> Result<Vec<Entry>> {
+    contained(|| decode_entries(bytes, rows))
+}
+
+/// The libraries that read Parquet panic at some damage instead of saying so. A segment whose checksum is right has none,
+/// unless somebody made it so: then it is an error like any other.
+fn contained<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+    caught.unwrap_or_else(|_| Err(Error::data("a damaged segment")))
+}
+
+fn decode_entries(bytes: Bytes, rows: u64) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for batch in batches(bytes, rows, None)? {
         let batch = batch.map_err(damaged)?;
@@ -183,11 +194,13 @@ pub fn decode(bytes: Bytes, rows: u64) -> Result<Vec<Entry>> {
 
 /// The entries of a segment as far as they say where units stand: a fraction of the work.
 pub fn decode_marks(bytes: Bytes, rows: u64) -> Result<Vec<PartMark>> {
-    let mut all = Vec::new();
-    for batch in batches(bytes, rows, Some(MARK_COLUMNS))? {
-        all.extend(marks(&Columns(&batch.map_err(damaged)?))?);
-    }
-    Ok(all)
+    contained(|| {
+        let mut all = Vec::new();
+        for batch in batches(bytes, rows, Some(MARK_COLUMNS))? {
+            all.extend(marks(&Columns(&batch.map_err(damaged)?))?);
+        }
+        Ok(all)
+    })
 }
 
 /// The file's rows, of its first `columns` columns or of all.
