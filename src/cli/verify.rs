@@ -11,7 +11,6 @@ use crate::catalog::Catalog;
 use crate::catalog::verify::{VerifyReport, remove_unreferenced, verify};
 use crate::error::{ErrorKind, ResultExt};
 use crate::runtime::clock::{Clock, Stopwatch};
-use crate::store::orphans;
 use crate::units::{ByteSize, HumanDuration};
 
 /// Time between two lines of progress.
@@ -58,9 +57,7 @@ pub(crate) fn execute(args: &VerifyArgs, globals: &Globals) -> Outcome {
             Duration::ZERO => Duration::MAX,
             age => location.now(&Clock::system()).saturating_sub(age),
         };
-        let mut removed = remove_unreferenced(&catalog, &report, before).await?;
-        let aborted = orphans::abort_older_than(&location, args.older_than.0).await?;
-        removed.extend(aborted.into_iter().map(|upload| format!("unfinished upload of {}", upload.object)));
+        let removed = remove_unreferenced(&catalog, &report, before).await?;
         Ok::<_, crate::error::Error>((report, removed))
     })?;
     let removed_objects = report.unreferenced.iter().filter(|u| removed.contains(&u.object)).count();
