@@ -130,6 +130,20 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+
+    /// The operating system's answer, if one is at the bottom of this.
+    pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        let mut cause: &(dyn std::error::Error + 'static) = self.source.as_deref()?;
+        loop {
+            if let Some(error) = cause.downcast_ref::<Self>() {
+                return error.io_kind();
+            }
+            match (cause.source(), cause.downcast_ref::<std::io::Error>()) {
+                (Some(deeper), _) => cause = deeper,
+                (None, io) => return io.map(std::io::Error::kind),
+            }
+        }
+    }
 }
 
 /// `a: b: c`, from the outermost message to the deepest cause.

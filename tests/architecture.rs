@@ -26,7 +26,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("hooks", &["error", "compute"]),
     ("model", &["error", "units", "compute", "hooks", "tokens"]),
     ("activation", &["error", "accounting", "compute", "hooks", "corpus::cursor", "tokens"]),
-    ("dataset", &["error", "units", "accounting", "activation", "hooks", "corpus::cursor", "tokens::config"]),
+    (
+        "dataset",
+        &[
+            "error",
+            "units",
+            "accounting",
+            "activation",
+            "compute::cpu::stored",
+            "hooks",
+            "corpus::cursor",
+            "tokens::config",
+        ],
+    ),
     ("catalog", &["error", "units", "accounting", "dataset", "store", "runtime", "telemetry"]),
     (
         "sink",

@@ -1,7 +1,7 @@
 //! A process that is killed at any moment and started again ends with the bytes of an undisturbed run: the dataset's
 //! shards and commits, and the trained coder.
 //!
-//! `HARVESTD_LONG_TESTS=1` kills more often.
+//! 20 kills; `HARVESTD_LONG_TESTS=1` makes it 200, `HARVESTD_KILLS=N` any number, from seed `HARVESTD_SEED` (1) on.
 
 mod support;
 
@@ -9,7 +9,13 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use support::reliability::{Difference, Rows, record};
 use support::*;
+
+/// A number that the environment gives.
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|n| n.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
+}
 
 /// splitmix64: delays that differ between kills and repeat between runs.
 fn random(state: &mut u64) -> u64 {
@@ -43,8 +49,13 @@ fn killed_runs_end_with_the_bytes_of_an_undisturbed_one() {
     let (reference, coder) = (dataset_bytes(&undisturbed), coder_bytes(&undisturbed));
     assert!(reference.len() > 10, "too few shards to be interesting: {}", reference.len());
 
-    let kills_wanted = if std::env::var_os("HARVESTD_LONG_TESTS").is_some() { 100 } else { 24 };
-    let (mut kills, mut terminations, mut seed, mut round) = (0, 0, 1u64, 0);
+    let rows = Rows::of_folder(&undisturbed.join("acts"));
+    let default = if std::env::var_os("HARVESTD_LONG_TESTS").is_some() { 200 } else { 20 };
+    let kills_wanted = number("HARVESTD_KILLS").unwrap_or(default);
+    let (mut kills, mut terminations, mut round) = (0, 0, 0);
+    let mut seed = number("HARVESTD_SEED").unwrap_or(1);
+    let mut difference = Difference::default();
+    eprintln!("an undisturbed run takes {whole_run:?}; from seed {seed}");
     while kills < kills_wanted || terminations == 0 {
         round += 1;
         let out = scratch.path().join(format!("killed-{round}"));
@@ -83,5 +94,9 @@ fn killed_runs_end_with_the_bytes_of_an_undisturbed_one() {
         assert!(coder == coder_bytes(&out), "round {round}: the trained coder differs");
         let verify = Command::new(BINARY).arg("verify").arg(out.join("acts")).output().unwrap();
         assert!(verify.status.success(), "verify: {}", String::from_utf8_lossy(&verify.stdout));
+        difference.add(Rows::of_folder(&out.join("acts")).against(&rows));
+        std::fs::remove_dir_all(&out).unwrap();
     }
+    eprintln!("{kills} kills, {terminations} polite ends, {round} datasets in {:?}", watch.elapsed());
+    record("kill at random", kills, difference);
 }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::store::Location;
 use crate::store::objects::{self, Created};
 use crate::store::upload::{Upload, UploadOptions};
+use crate::testing::failpoint;
 
 /// The object that makes a checkpoint count.
 const MARKER: &str = "checkpoint.json";
@@ -77,6 +78,7 @@ pub async fn save(location: &Location, step: u64, files: Vec<(String, Bytes)>, k
     let folder = Folder { step, attempt };
     let place = location.child(&folder.name());
     let mut marker = Marker { format: FORMAT, step, files: BTreeMap::new() };
+    failpoint("checkpoint_begun");
     for (name, bytes) in files {
         if name.is_empty() || name == MARKER || name.contains(['/', '#']) {
             return Err(Error::internal(format!("`{name}` cannot be the name of a checkpoint's file")));
@@ -91,17 +93,19 @@ pub async fn save(location: &Location, step: u64, files: Vec<(String, Bytes)>, k
                 return Err(error);
             }
         }
+        failpoint("checkpoint_file");
         if marker.files.insert(name.clone(), entry).is_some() {
             return Err(Error::internal(format!("a checkpoint has two files `{name}`")));
         }
     }
-    crate::testing::failpoint("checkpoint_before_marker");
+    failpoint("checkpoint_before_marker");
     let text = serde_json::to_vec_pretty(&marker).expect("maps with string keys serialise");
     if objects::create(&place.child(MARKER), text.into()).await? != Created::Yes {
         return Err(Error::data(format!("another process writes checkpoints to `{}`", location.shown)));
     }
-    crate::testing::failpoint("checkpoint_after_marker");
+    failpoint("checkpoint_after_marker");
     prune(location, folders, folder, keep).await;
+    failpoint("checkpoint_pruned");
     Ok(place.shown)
 }
 

@@ -133,7 +133,7 @@ fn coverable(header: &DatasetHeader, state: &State) -> Vec<Entry> {
             let commit = &entry.commit;
             let whole = |commit: &Commit| header.sites.iter().all(|site| commit.sites.contains_key(&site.name));
             match advance(at, &PartMark::from(commit)) {
-                Ok(next) if whole(commit) && commit.checksum.algorithm == "sha256" => at = next,
+                Ok(next) if whole(commit) && commit.checksum.is_known() => at = next,
                 _ => break,
             }
             fresh.push(entry.clone());

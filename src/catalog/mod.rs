@@ -29,6 +29,7 @@ use crate::dataset::segment::Entry;
 use crate::error::{Error, Result};
 use crate::store::Location;
 use crate::store::objects::{self, Created};
+use crate::testing::failpoint;
 
 /// An open dataset.
 #[derive(Clone, Debug)]
@@ -89,6 +90,7 @@ impl Catalog {
     /// [`Config`](crate::error::ErrorKind::Config) error that names what differs. The stored header is the one that counts.
     pub async fn create_or_open(location: Location, header: DatasetHeader) -> Result<Self> {
         let place = location.child(paths::HEADER);
+        failpoint("header_before");
         let header = match objects::create(&place, header.to_json().into()).await? {
             Created::Yes => header,
             Created::No(bytes) => {
@@ -98,6 +100,7 @@ impl Catalog {
                 stored
             }
         };
+        failpoint("header_written");
         Ok(Self::of(location, header))
     }
 

@@ -2,12 +2,10 @@
 
 use futures::TryStreamExt;
 use object_store::{GetOptions, GetRange, ObjectStoreExt};
-use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::dataset::commit::Commit;
 use crate::dataset::decoder::{FOOTER_GUESS, Footer, ShardFooter, ShardRows};
-use crate::dataset::encoder::hex;
 use crate::dataset::header::{DatasetHeader, SiteHeader};
 use crate::dataset::places::PlaceCheck;
 use crate::dataset::stats::{RowSums, SiteStatistics};
@@ -56,16 +54,16 @@ async fn bytes_as_committed(place: &Location, commit: &Commit) -> Result<Option<
     if found.meta.size != commit.bytes {
         return Ok(Some(format!("has {} bytes instead of {}", found.meta.size, commit.bytes)));
     }
-    if commit.checksum.algorithm != "sha256" {
+    if !commit.checksum.is_known() {
         return Ok(Some(format!("has a checksum of unknown algorithm `{}`", commit.checksum.algorithm)));
     }
-    let mut digest = Sha256::new();
+    let mut sum = commit.checksum.hasher();
     let mut stream = found.into_stream();
     while let Some(bytes) = stream.try_next().await.map_err(|e| store::error("read", &place.shown, e))? {
-        digest.update(&bytes);
+        sum.update(&bytes);
     }
-    let sum = hex(&digest.finalize());
-    Ok((sum != commit.checksum.value).then(|| format!("has checksum {sum} instead of {}", commit.checksum.value)))
+    let sum = sum.finish();
+    Ok((sum != commit.checksum).then(|| format!("has checksum {sum} instead of {}", commit.checksum)))
 }
 
 /// Schema, row count, order and place of every row, statistics.

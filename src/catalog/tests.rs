@@ -139,7 +139,7 @@ async fn shards_of_another_schema_or_with_a_row_twice_are_found() {
         overwrite(&catalog, &paths::shard(1, 0, None), bytes.concat().into()).await;
         change_commit(&catalog, |commit| {
             commit.bytes = summary.bytes;
-            commit.checksum.value = summary.sha256;
+            commit.checksum = summary.checksum;
             commit.sites = summary.sites;
         })
         .await;

@@ -21,7 +21,7 @@ tokens:
   batch_tokens: 1024
   interleave: 2
 capture: ["blocks.*.hook_mlp_out"]
-dataset: {url: out/acts, dtype: float16, layout: typed, rows_per_shard: 1000, rows_per_group: 100, compression: none, sample: 10%}
+dataset: {url: out/acts, dtype: float16, layout: typed, rows_per_shard: 1000, rows_per_group: 100, compression: none, sample: 10%, shared: true}
 trainers:
   - name: t
     input: blocks.0.hook_mlp_out

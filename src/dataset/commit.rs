@@ -1,8 +1,12 @@
 //! What makes a shard exist, and the pure decision what a unit needs next.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::accounting::DropCounts;
 use crate::dataset::header::PART_FORMAT;
@@ -43,16 +47,76 @@ pub struct Commit {
 /// Checksum of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum {
-    /// `sha256`.
+    /// `xxh3_128`, or `sha256` in datasets of earlier versions.
     pub algorithm: String,
     /// In lowercase hexadecimal.
     pub value: String,
 }
 
 impl Checksum {
+    /// An XXH3 checksum of 128 bits, with seed 0.
+    pub fn xxh3_128(value: u128) -> Self {
+        Self { algorithm: "xxh3_128".into(), value: format!("{value:032x}") }
+    }
+
+    /// Whether it is of an algorithm that this version computes.
+    pub fn is_known(&self) -> bool {
+        ["xxh3_128", "sha256"].contains(&self.algorithm.as_str())
+    }
+
+    /// What computes a checksum to compare with this one.
+    pub fn hasher(&self) -> Hasher {
+        match self.algorithm.as_str() {
+            "sha256" => Hasher::Sha256(Box::default()),
+            _ => Hasher::Xxh3(Box::new(Xxh3::new())),
+        }
+    }
+
     /// A SHA-256 checksum.
     pub fn sha256(value: String) -> Self {
         Self { algorithm: "sha256".into(), value }
+    }
+}
+
+/// Computes a [`Checksum`] of bytes that come in pieces.
+pub enum Hasher {
+    /// Of the usual algorithm.
+    Xxh3(Box<Xxh3>),
+    /// Of that of earlier versions.
+    Sha256(Box<Sha256>),
+}
+
+impl Hasher {
+    /// Take the next bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Xxh3(hash) => hash.update(bytes),
+            Self::Sha256(hash) => hash.update(bytes),
+        }
+    }
+
+    /// The checksum of all bytes.
+    pub fn finish(self) -> Checksum {
+        match self {
+            Self::Xxh3(hash) => Checksum::xxh3_128(hash.digest128()),
+            Self::Sha256(hash) => Checksum::sha256(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+        }
+    }
+}
+
+/// `algorithm:value`, as in manifests' segments.
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm, self.value)
+    }
+}
+
+impl FromStr for Checksum {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (algorithm, value) = text.split_once(':').ok_or_else(|| format!("`{text}` is not a checksum"))?;
+        Ok(Self { algorithm: algorithm.to_owned(), value: value.to_owned() })
     }
 }
 

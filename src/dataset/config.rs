@@ -32,6 +32,10 @@ pub struct DatasetConfig {
     /// Share of the kept rows that is stored, chosen by hash of (unit, sequence, position); trainers see all rows.
     #[serde(default = "default_sample")]
     pub sample: Percent,
+    /// Whether other runs may write this dataset at the same time, here or on other machines. Each then names its objects
+    /// by an id of its own and passes units that others have finished. Without it a run must be the only writer.
+    #[serde(default)]
+    pub shared: bool,
     /// Retention: shards beyond the first of these limits that is reached are retired, oldest first; everything is kept
     /// if left out. Applied every ten minutes and at the end of a run; retired shards are deleted a day later.
     #[serde(default, skip_serializing_if = "KeepConfig::keeps_all")]
@@ -106,6 +110,7 @@ impl DatasetConfig {
             rows_per_group: default_rows_per_group(),
             compression: CompressionConfig::default(),
             sample: default_sample(),
+            shared: false,
             keep: KeepConfig::default(),
         }
     }

@@ -9,20 +9,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::column::writer::{ColumnWriter, get_column_writer};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     ColumnChunkMetaData, FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataWriter, RowGroupMetaData,
 };
-use parquet::file::properties::{WriterProperties, WriterPropertiesPtr, WriterVersion};
-use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+use parquet::file::writer::TrackedWrite;
 use parquet::schema::types::SchemaDescPtr;
-use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::activation::ActivationBatch;
+use crate::dataset::commit::Checksum;
 use crate::dataset::config::CompressionConfig;
 use crate::dataset::decoder::ShardRows;
+use crate::dataset::id_pages::{IdColumns, Ids, Units};
 use crate::dataset::page_buffers::{PageBuffers, PageSink};
 use crate::dataset::schema::{ID_COLUMNS, ShardSpec, SiteColumn, parquet_schema};
 use crate::dataset::site_pages::SitePages;
@@ -48,8 +47,8 @@ pub struct ShardSummary {
     pub rows: u64,
     /// Size.
     pub bytes: u64,
-    /// SHA-256 of all bytes, in lowercase hexadecimal.
-    pub sha256: String,
+    /// Checksum of all bytes.
+    pub checksum: Checksum,
     /// Statistics of the stored values, by site.
     pub sites: BTreeMap<String, SiteStatistics>,
 }
@@ -60,39 +59,14 @@ pub struct ShardEncoder {
     rows_per_group: usize,
     schema: SchemaDescPtr,
     metadata: Vec<KeyValue>,
-    id_properties: WriterPropertiesPtr,
+    compression: CompressionConfig,
     sink: TrackedWrite<PageSink>,
-    digest: Sha256,
+    digest: Xxh3,
     ids: IdColumns,
     sites: Vec<SitePages>,
     statistics: Vec<SiteStatistics>,
     groups: Vec<RowGroupMetaData>,
     rows: u64,
-}
-
-/// The id columns of the row group that is being filled, as Parquet's signed integers of the same bits.
-#[derive(Default)]
-struct IdColumns {
-    doc_id: Vec<i64>,
-    unit: Vec<i32>,
-    seq: Vec<i32>,
-    pos: Vec<i32>,
-    token_id: Vec<i32>,
-}
-
-/// What rows are, as slices over all rows of their owner.
-struct Ids<'a> {
-    doc_id: &'a [u64],
-    units: Units<'a>,
-    seq: &'a [u32],
-    pos: &'a [u32],
-    token_id: &'a [u32],
-}
-
-/// The units of rows.
-enum Units<'a> {
-    One(u32),
-    Each(&'a [u32]),
 }
 
 impl ShardEncoder {
@@ -118,9 +92,9 @@ impl ShardEncoder {
             rows_per_group: spec.rows_per_group,
             schema: Arc::new(schema),
             metadata,
-            id_properties: Arc::new(id_properties(spec.compression)?),
+            compression: spec.compression,
             sink,
-            digest: Sha256::new(),
+            digest: Xxh3::new(),
             ids: IdColumns::default(),
             statistics: vec![SiteStatistics::default(); sites.len()],
             sites,
@@ -209,7 +183,7 @@ impl ShardEncoder {
         let summary = ShardSummary {
             rows: self.rows,
             bytes: self.sink.bytes_written() as u64,
-            sha256: hex(&self.digest.finalize()),
+            checksum: Checksum::xxh3_128(self.digest.digest128()),
             sites: names.zip(self.statistics).collect(),
         };
         Ok((last, summary))
@@ -222,7 +196,7 @@ impl ShardEncoder {
             return Ok(());
         }
         let start = self.sink.bytes_written() as i64;
-        let mut chunks = self.ids.write(&self.schema, &self.id_properties, &mut self.sink)?;
+        let mut chunks = self.ids.write(&self.schema, self.compression, &mut self.sink)?;
         for (i, site) in self.sites.iter_mut().enumerate() {
             let (chunk, statistics) = site.write(self.schema.column(ID_COLUMNS.len() + i), &mut self.sink)?;
             chunks.push(chunk);
@@ -238,63 +212,6 @@ impl ShardEncoder {
         self.groups.push(group);
         Ok(())
     }
-}
-
-impl IdColumns {
-    fn len(&self) -> usize {
-        self.seq.len()
-    }
-
-    fn push(&mut self, ids: &Ids<'_>, rows: Range<usize>) {
-        let signed = |values: &[u32]| bytemuck::cast_slice::<u32, i32>(values).to_vec();
-        self.doc_id.extend_from_slice(bytemuck::cast_slice(&ids.doc_id[rows.clone()]));
-        match ids.units {
-            Units::One(unit) => self.unit.resize(self.unit.len() + rows.len(), unit.cast_signed()),
-            Units::Each(units) => self.unit.extend(signed(&units[rows.clone()])),
-        }
-        self.seq.extend(signed(&ids.seq[rows.clone()]));
-        self.pos.extend(signed(&ids.pos[rows.clone()]));
-        self.token_id.extend(signed(&ids.token_id[rows]));
-    }
-
-    /// Write all columns and start over.
-    fn write(
-        &mut self,
-        schema: &SchemaDescPtr,
-        properties: &WriterPropertiesPtr,
-        sink: &mut TrackedWrite<PageSink>,
-    ) -> Result<Vec<ColumnChunkMetaData>, ParquetError> {
-        let taken = std::mem::take(self);
-        let mut chunks = Vec::new();
-        for i in 0..ID_COLUMNS.len() {
-            let pages = Box::new(SerializedPageWriter::new(sink));
-            let mut writer = get_column_writer(schema.column(i), Arc::clone(properties), pages);
-            match &mut writer {
-                ColumnWriter::Int64ColumnWriter(column) => column.write_batch(&taken.doc_id, None, None)?,
-                ColumnWriter::Int32ColumnWriter(column) => {
-                    let values = [&taken.unit, &taken.seq, &taken.pos, &taken.token_id][i - 1];
-                    column.write_batch(values, None, None)?
-                }
-                _ => return Err(ParquetError::General(format!("column {i} is not an integer"))),
-            };
-            chunks.push(writer.close()?.metadata);
-        }
-        Ok(chunks)
-    }
-}
-
-/// Id columns repeat themselves: dictionaries make them small, and their ranges let readers skip row groups.
-fn id_properties(compression: CompressionConfig) -> Result<WriterProperties> {
-    let compression = match compression {
-        CompressionConfig::None => Compression::UNCOMPRESSED,
-        CompressionConfig::Zstd => Compression::ZSTD(ZstdLevel::try_new(1).map_err(encode_error)?),
-    };
-    Ok(WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_2_0)
-        .set_compression(compression)
-        .set_dictionary_enabled(true)
-        .set_write_batch_size(8192)
-        .build())
 }
 
 /// Lowercase hexadecimal.

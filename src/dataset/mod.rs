@@ -20,6 +20,7 @@ pub mod config;
 pub mod decoder;
 pub mod encoder;
 pub mod header;
+mod id_pages;
 pub mod manifest;
 mod page_buffers;
 pub mod paths;

@@ -18,7 +18,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
-use crate::dataset::commit::{Checksum, Commit, PartMark, UnitCursor};
+use crate::dataset::commit::{Commit, PartMark, UnitCursor};
 use crate::dataset::header::{PART_FORMAT, SiteHeader};
 use crate::dataset::stats::SiteStatistics;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,7 +59,7 @@ fn schema(sites: &[SiteHeader]) -> Schema {
         column("object", DataType::Utf8, false),
         column("rows", DataType::UInt64, false),
         column("bytes", DataType::UInt64, false),
-        column("sha256", DataType::Utf8, false),
+        column("checksum", DataType::Utf8, false),
         column("documents", DataType::UInt64, false),
         column("tokens", DataType::UInt64, false),
         column("dropped", DataType::Utf8, false),
@@ -76,12 +76,12 @@ fn schema(sites: &[SiteHeader]) -> Schema {
 }
 
 /// The bytes of a segment with these entries, in their order. An error ([`Data`](ErrorKind::Data)) if a commit lacks
-/// statistics of one of `sites`, or has a checksum other than SHA-256.
+/// statistics of one of `sites`, or has a checksum of an unknown algorithm.
 pub fn encode(sites: &[SiteHeader], entries: &[Entry]) -> Result<Vec<u8>> {
     let u32s = |of: fn(&Entry) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(entries.iter().map(of))) };
     let u64s = |of: fn(&Entry) -> u64| -> ArrayRef { Arc::new(UInt64Array::from_iter_values(entries.iter().map(of))) };
     for Entry { commit, .. } in entries {
-        if commit.checksum.algorithm != "sha256" {
+        if !commit.checksum.is_known() {
             return Err(Error::data(format!("`{}` has a checksum of unknown algorithm", commit.object)));
         }
     }
@@ -97,7 +97,7 @@ pub fn encode(sites: &[SiteHeader], entries: &[Entry]) -> Result<Vec<u8>> {
         Arc::new(StringArray::from_iter_values(entries.iter().map(|e| &e.commit.object))),
         u64s(|e| e.commit.rows),
         u64s(|e| e.commit.bytes),
-        Arc::new(StringArray::from_iter_values(entries.iter().map(|e| &e.commit.checksum.value))),
+        Arc::new(StringArray::from_iter_values(entries.iter().map(|e| e.commit.checksum.to_string()))),
         u64s(|e| e.commit.documents),
         u64s(|e| e.commit.tokens),
         Arc::new(StringArray::from_iter_values(entries.iter().map(dropped))),
@@ -161,7 +161,7 @@ fn decode_entries(bytes: Bytes, rows: u64) -> Result<Vec<Entry>> {
         let batch = batch.map_err(damaged)?;
         let columns = Columns(&batch);
         let marks = marks(&columns)?;
-        let (objects, sums, dropped) = (columns.text("object")?, columns.text("sha256")?, columns.text("dropped")?);
+        let (objects, sums, dropped) = (columns.text("object")?, columns.text("checksum")?, columns.text("dropped")?);
         let (n_rows, n_bytes) = (columns.of::<UInt64Type>("rows")?, columns.of::<UInt64Type>("bytes")?);
         let (documents, tokens) = (columns.of::<UInt64Type>("documents")?, columns.of::<UInt64Type>("tokens")?);
         let (committed, retired) = (columns.of::<UInt64Type>("committed_at")?, columns.of::<UInt64Type>("retired_at")?);
@@ -177,7 +177,7 @@ fn decode_entries(bytes: Bytes, rows: u64) -> Result<Vec<Entry>> {
                 object: objects.value(i).to_owned(),
                 rows: n_rows.value(i),
                 bytes: n_bytes.value(i),
-                checksum: Checksum::sha256(sums.value(i).to_owned()),
+                checksum: sums.value(i).parse().map_err(Error::data)?,
                 sequences,
                 documents: documents.value(i),
                 tokens: tokens.value(i),

@@ -6,8 +6,6 @@
 //! Pages are DataPageV2: whole rows, levels never compressed, no dictionary, no statistics.
 
 use bytes::Bytes;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::errors::ParquetError;
@@ -15,6 +13,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
+use crate::compute::cpu::stored::{BLOCK_ROWS, Format, store_rows, widen};
 use crate::dataset::config::{CompressionConfig, Layout, StoredDtype};
 use crate::dataset::page_buffers::{PageBuffers, PageSink};
 use crate::dataset::schema::{effective_layout, value_bytes};
@@ -27,7 +26,7 @@ const ZSTD_LEVEL: i32 = 1;
 
 /// The pages of one site in the row group that is being filled, and its statistics.
 pub(super) struct SitePages {
-    dtype: StoredDtype,
+    format: Format,
     width: usize,
     rows_per_page: usize,
     /// Whether the column is a list, with levels.
@@ -35,13 +34,16 @@ pub(super) struct SitePages {
     zstd: Option<zstd::bulk::Compressor<'static>>,
     /// Levels of a full page.
     full_levels: Vec<u8>,
-    /// The page that is being filled: the levels of a full page, then values.
+    /// The page that is being filled: room for a full one; the levels of a full page, then values.
     open: Vec<u8>,
     open_rows: usize,
+    /// Rows of the open page that statistics have.
+    summed_rows: usize,
     closed: Vec<SitePage>,
     buffers: PageBuffers,
-    rounded: RoundedRow,
     sums: RowSums,
+    /// Rows of an unfinished block, as stored.
+    block: Vec<f32>,
 }
 
 /// A finished page.
@@ -74,7 +76,11 @@ impl SitePages {
             write_levels(rows_per_page, width, &mut full_levels);
         }
         Ok(Self {
-            dtype,
+            format: match dtype {
+                StoredDtype::Float16 => Format::F16,
+                StoredDtype::Float32 => Format::F32,
+                StoredDtype::Bfloat16 => Format::Bf16,
+            },
             width,
             rows_per_page,
             levels,
@@ -82,33 +88,68 @@ impl SitePages {
             full_levels,
             open: Vec::new(),
             open_rows: 0,
+            summed_rows: 0,
             closed: Vec::new(),
             buffers,
-            rounded: RoundedRow::new(width),
             sums: RowSums::new(width),
+            block: vec![0.0; BLOCK_ROWS * width],
         })
     }
 
-    /// Append rows: `[n, width]`, row-major.
-    pub(super) fn push(&mut self, rows: &[f32]) -> std::io::Result<()> {
-        for row in rows.chunks_exact(self.width) {
+    /// Append rows: `[n, width]`, row-major. A page is a row of blocks, whatever pieces its rows come in: whole blocks are
+    /// rounded and summed in one pass, others are summed from the page when they are whole.
+    pub(super) fn push(&mut self, mut rows: &[f32]) -> std::io::Result<()> {
+        while !rows.is_empty() {
             if self.open_rows == 0 {
-                let row_bytes = self.width * value_bytes(self.dtype);
-                self.open = self.buffers.take(self.full_levels.len() + self.rows_per_page * row_bytes);
-                self.open.extend_from_slice(&self.full_levels);
+                self.open = self.buffers.take(self.full_levels.len() + self.rows_per_page * self.row_bytes());
+                self.open[..self.full_levels.len()].copy_from_slice(&self.full_levels);
             }
-            self.sums.add(self.rounded.store(row, self.dtype, &mut self.open));
-            self.open_rows += 1;
+            let in_block = self.open_rows - self.summed_rows;
+            let to_block_end = (BLOCK_ROWS - in_block).min(self.rows_per_page - self.open_rows);
+            let n = to_block_end.min(rows.len() / self.width);
+            let (now, rest) = rows.split_at(n * self.width);
+            let at = self.full_levels.len() + self.open_rows * self.row_bytes();
+            let out = &mut self.open[at..at + n * self.width * self.format.bytes()];
+            self.open_rows += n;
+            if in_block == 0 && n == to_block_end {
+                self.sums.store(now, self.format, out);
+                self.summed_rows = self.open_rows;
+            } else {
+                store_rows(now, self.format, out);
+                if n == to_block_end {
+                    self.sum_block();
+                }
+            }
             if self.open_rows == self.rows_per_page {
                 self.close_page()?;
             }
+            rows = rest;
         }
         Ok(())
     }
 
+    fn row_bytes(&self) -> usize {
+        self.width * self.format.bytes()
+    }
+
+    /// Sum the rows of the open page that are not summed yet: at most a block.
+    fn sum_block(&mut self) {
+        let range = self.summed_rows * self.row_bytes()..self.open_rows * self.row_bytes();
+        let stored = &self.open[self.full_levels.len()..][range];
+        let rows = &mut self.block[..stored.len() / self.format.bytes()];
+        widen(stored, self.format, rows);
+        self.sums.add(rows);
+        self.summed_rows = self.open_rows;
+    }
+
     fn close_page(&mut self) -> std::io::Result<()> {
+        if self.summed_rows < self.open_rows {
+            self.sum_block();
+        }
+        self.summed_rows = 0;
         let rows = std::mem::take(&mut self.open_rows);
         let mut bytes = std::mem::take(&mut self.open);
+        bytes.truncate(self.full_levels.len() + rows * self.row_bytes());
         let (mut rep_bytes, mut def_bytes) = (0, 0);
         if self.levels {
             let mut levels = Vec::new();
@@ -120,9 +161,10 @@ impl SitePages {
         let full_bytes = bytes.len();
         if let Some(zstd) = &mut self.zstd {
             let (levels, values) = bytes.split_at(rep_bytes + def_bytes);
-            let mut smaller = self.buffers.take(full_bytes);
-            smaller.extend_from_slice(levels);
-            smaller.extend_from_slice(&zstd.compress(values)?);
+            let mut smaller = self.buffers.take(levels.len() + zstd::zstd_safe::compress_bound(values.len()));
+            smaller[..levels.len()].copy_from_slice(levels);
+            let n = zstd.compress_to_buffer(values, &mut smaller[levels.len()..])?;
+            smaller.truncate(rep_bytes + def_bytes + n);
             self.buffers.put(std::mem::replace(&mut bytes, smaller));
         }
         self.closed.push(SitePage { bytes: self.buffers.freeze(bytes), rows, rep_bytes, def_bytes, full_bytes });
@@ -177,68 +219,20 @@ impl SitePages {
     }
 }
 
-/// Rounds one row at a time to its stored format, so that all copies stay in the first-level cache.
-struct RoundedRow {
-    half: Vec<f16>,
-    brain: Vec<bf16>,
-    /// The stored values, back in f32.
-    back: Vec<f32>,
-}
-
-impl RoundedRow {
-    fn new(width: usize) -> Self {
-        Self { half: vec![f16::ZERO; width], brain: vec![bf16::ZERO; width], back: vec![0.0; width] }
-    }
-
-    /// Append `row` to `out` as `dtype`, rounded to nearest, ties to even. Gives the values as a reader will see them.
-    fn store<'a>(&'a mut self, row: &'a [f32], dtype: StoredDtype, out: &mut Vec<u8>) -> &'a [f32] {
-        match dtype {
-            StoredDtype::Float32 => {
-                out.extend_from_slice(bytemuck::cast_slice(row));
-                row
-            }
-            StoredDtype::Float16 => {
-                self.half.convert_from_f32_slice(row);
-                out.extend_from_slice(bytemuck::cast_slice(&self.half));
-                self.half.convert_to_f32_slice(&mut self.back);
-                &self.back
-            }
-            StoredDtype::Bfloat16 => {
-                for (stored, &x) in self.brain.iter_mut().zip(row) {
-                    *stored = round_bf16(x);
-                }
-                out.extend_from_slice(bytemuck::cast_slice(&self.brain));
-                for (back, stored) in self.back.iter_mut().zip(&self.brain) {
-                    *back = f32::from_bits(u32::from(stored.to_bits()) << 16);
-                }
-                &self.back
-            }
-        }
-    }
-}
-
-/// Nearest bfloat16, ties to even; NaN stays NaN. Without branches, so that the loop above is vectorised.
-fn round_bf16(x: f32) -> bf16 {
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    let quiet_nan = (bits >> 16) as u16 | 0x0040;
-    bf16::from_bits(if x.is_nan() { quiet_nan } else { rounded })
-}
-
 /// Append the repetition and definition levels of `rows` lists of `width` values; gives the bytes of each.
 fn write_levels(rows: usize, width: usize, out: &mut Vec<u8>) -> (usize, usize) {
     let start = out.len();
     for _ in 0..rows {
-        write_run(1, 0, out); // a new list
-        write_run(width - 1, 1, out); // the rest of it
+        write_run(1, &[0], out); // a new list
+        write_run(width - 1, &[1], out); // the rest of it
     }
     let rep_bytes = out.len() - start;
-    write_run(rows * width, 1, out); // every value is there
+    write_run(rows * width, &[1], out); // every value is there
     (rep_bytes, out.len() - start - rep_bytes)
 }
 
-/// `n` times the level `value` (0 or 1), as a run of Parquet's hybrid encoding at 1 bit a level.
-fn write_run(n: usize, value: u8, out: &mut Vec<u8>) {
+/// `n` times the same level or index, whose bytes are `value`, as a run of Parquet's hybrid encoding.
+pub(super) fn write_run(n: usize, value: &[u8], out: &mut Vec<u8>) {
     if n == 0 {
         return;
     }
@@ -247,7 +241,8 @@ fn write_run(n: usize, value: u8, out: &mut Vec<u8>) {
         out.push(header as u8 | 0x80);
         header >>= 7;
     }
-    out.extend([header as u8, value]);
+    out.push(header as u8);
+    out.extend_from_slice(value);
 }
 
 #[cfg(test)]
@@ -263,33 +258,5 @@ mod tests {
         out.clear();
         assert_eq!(write_levels(2, 1, &mut out), (4, 2));
         assert_eq!(out, [2, 0, 2, 0, 4, 1]);
-    }
-
-    #[test]
-    fn bf16_rounding_equals_the_definition() {
-        let specials = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::NAN];
-        let mut bits = 1u32;
-        let many = (0..200_000).map(|_| {
-            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f32::from_bits(bits)
-        });
-        // halfway between two bfloat16: to the even one
-        let ties = [f32::from_bits(0x3f80_8000), f32::from_bits(0x3f81_8000), f32::from_bits(0x7f7f_8000)];
-        for x in specials.into_iter().chain(ties).chain(many) {
-            let (ours, theirs) = (round_bf16(x), bf16::from_f32(x));
-            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{x:e}");
-        }
-    }
-
-    #[test]
-    fn what_is_stored_is_what_statistics_see() {
-        let row = [1.0 + 1e-4, 65_520.0, -3e-8, 0.1];
-        let mut rounded = RoundedRow::new(4);
-        let mut out = Vec::new();
-        let seen = rounded.store(&row, StoredDtype::Float16, &mut out).to_vec();
-        assert_eq!(seen[0], 1.0);
-        assert_eq!(seen[1], f32::INFINITY);
-        assert_eq!(seen[3], f16::from_f32(0.1).to_f32());
-        assert_eq!(out.len(), 8);
     }
 }

@@ -1,9 +1,12 @@
 //! Statistics of the stored values of one site: what a reader needs to scale and centre, mergeable over shards.
 //!
-//! Rows with a NaN or an infinity are counted and left out of everything else. Sums run in f64 in row order within a row
-//! group, and groups merge by Chan's rule, so the same rows give the same bits whatever batches they came in.
+//! Rows with a NaN or an infinity are counted and left out of everything else. Sums run in f64 over blocks of rows
+//! of a page, in order, and row groups merge by Chan's rule, so the same rows give the same bits whatever batches they came
+//! in.
 
 use serde::{Deserialize, Serialize};
+
+use crate::compute::cpu::stored::{BLOCK_ROWS, BlockSums, Format, widen};
 
 /// Statistics of a site's rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,7 +55,8 @@ impl SiteStatistics {
         (self.sum_squares / self.count as f64 - mean_squared).max(0.0)
     }
 
-    /// The first field in which two differ by more than `tolerance` (relative to the scale of the values), if any.
+    /// The first field in which two differ by more than `tolerance` (relative to the scale of the values), if any. Mean rows
+    /// are compared where both have one.
     pub fn difference(&self, other: &Self, tolerance: f64) -> Option<&'static str> {
         let close = |a: f64, b: f64, scale: f64| (a - b).abs() <= tolerance * scale.abs().max(f64::MIN_POSITIVE);
         let scale = self.max_norm.max(other.max_norm);
@@ -62,8 +66,10 @@ impl SiteStatistics {
         if self.non_finite != other.non_finite {
             return Some("non_finite");
         }
-        if self.mean.len() != other.mean.len() || self.mean.iter().zip(&other.mean).any(|(&a, &b)| !close(a, b, scale))
-        {
+        // manifests leave the mean rows out
+        let both = !self.mean.is_empty() && !other.mean.is_empty();
+        let pairs = || self.mean.iter().zip(&other.mean);
+        if both && (self.mean.len() != other.mean.len() || pairs().any(|(&a, &b)| !close(a, b, scale))) {
             return Some("mean");
         }
         if !close(self.mean_norm, other.mean_norm, scale) {
@@ -86,32 +92,67 @@ pub struct RowSums {
     sum_norms: f64,
     sum_squares: f64,
     max_norm: f64,
+    block: BlockSums,
 }
 
 impl RowSums {
     /// No rows of `width` values yet.
     pub fn new(width: usize) -> Self {
-        Self { width, count: 0, non_finite: 0, sum: vec![0.0; width], sum_norms: 0.0, sum_squares: 0.0, max_norm: 0.0 }
+        let (sum, block) = (vec![0.0; width], BlockSums::new(width));
+        Self { width, count: 0, non_finite: 0, sum, sum_norms: 0.0, sum_squares: 0.0, max_norm: 0.0, block }
     }
 
     /// Add rows: `[n, width]`, row-major.
     pub fn add(&mut self, rows: &[f32]) {
-        for row in rows.chunks_exact(self.width) {
-            let squared = squared_norm(row);
-            // f32 squares cannot overflow f64: not finite means that a value is not
-            if !squared.is_finite() {
-                self.non_finite += 1;
-                continue;
+        for block in rows.chunks(self.width * BLOCK_ROWS) {
+            self.block.sum(block);
+            let n = block.len() / self.width;
+            if !self.take_block(n) {
+                for row in block.chunks_exact(self.width) {
+                    self.block.sum(row);
+                    self.take_block(1);
+                }
             }
-            for (sum, &x) in self.sum.iter_mut().zip(row) {
-                *sum += f64::from(x);
+        }
+    }
+
+    /// Write `rows` (`[n, width]`, at most [`BLOCK_ROWS`]) to `out` in `format`, and add them as they are stored.
+    pub fn store(&mut self, rows: &[f32], format: Format, out: &mut [u8]) {
+        self.block.store(rows, format, out);
+        if !self.take_block(rows.len() / self.width) {
+            let mut stored = vec![0.0; self.width];
+            for row in out.chunks_exact(self.width * format.bytes()) {
+                widen(row, format, &mut stored);
+                self.block.sum(&stored);
+                self.take_block(1);
             }
+        }
+    }
+
+    /// Take the `n` rows of the block in; not if some but not all are finite: then nothing is taken, and the rows must
+    /// come one by one.
+    fn take_block(&mut self, n: usize) -> bool {
+        let squares = &self.block.squares[..n];
+        // f32 squares cannot overflow f64: not finite means that a value is not
+        let non_finite = squares.iter().filter(|squares| !squares.is_finite()).count();
+        if non_finite == n {
+            self.non_finite += n as u64;
+            return true;
+        }
+        if non_finite > 0 {
+            return false;
+        }
+        for (sum, of_block) in self.sum.iter_mut().zip(&self.block.columns) {
+            *sum += of_block;
+        }
+        for &squared in squares {
             let norm = squared.sqrt();
-            self.count += 1;
             self.sum_norms += norm;
             self.sum_squares += squared;
             self.max_norm = self.max_norm.max(norm);
         }
+        self.count += n as u64;
+        true
     }
 
     /// The statistics of the rows added since the last call.
@@ -130,19 +171,6 @@ impl RowSums {
             max_norm: taken.max_norm,
         }
     }
-}
-
-/// Sum of squares in f64, over eight lanes in a fixed order: fast, and the same bits everywhere.
-fn squared_norm(row: &[f32]) -> f64 {
-    let mut lanes = [0f64; 8];
-    let chunks = row.chunks_exact(8);
-    let tail: f64 = chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(x) * f64::from(x);
-        }
-    }
-    lanes.iter().sum::<f64>() + tail
 }
 
 #[cfg(test)]

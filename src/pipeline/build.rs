@@ -8,6 +8,7 @@ use crate::compute::coder_ops::CoderOps;
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::model::Model;
+use crate::pipeline::others::Lookout;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::deliver::Deliver;
 use crate::pipeline::stages::fan_out::{FanOut, SharedBatch, TrainerOutput};
@@ -66,6 +67,8 @@ pub struct ModelParts<B: CoderOps> {
     pub sites: Vec<SiteWidth>,
     /// Which rows are kept.
     pub keep: KeepRule,
+    /// Finds units that other writers of the dataset finished, if there may be others.
+    pub lookout: Option<Lookout>,
     /// Tokens in a full batch.
     pub batch_tokens: u64,
 }
@@ -160,8 +163,9 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
         let stage = Deliver {
             sinks: parts.sinks,
             keeper: parts.keeper,
+            others: parts.wanted.datasets.first().map(|d| d.others.clone()).unwrap_or_default(),
+            others_seen: 0,
             input,
-            input_complete: distributed.clone(),
             io: shared.io.clone(),
             stats: metrics.stage("deliver"),
             run: metrics.run.clone(),
@@ -246,6 +250,7 @@ fn start_model<B: CoderOps>(
     let stage = Tokenize {
         stream: head.stream,
         wanted: outlet.wanted,
+        lookout: head.lookout,
         output: to_forward,
         complete: tokenized,
         stats: metrics.stage("tokenize"),

@@ -9,7 +9,8 @@ use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
 use crate::hooks::{HookPoint, ModulePaths, PointShape, SiteWidth, selection};
 use crate::pipeline::build::Shared;
-use crate::sink::{ParquetSink, Quota, SinkOptions};
+use crate::runtime::rng::unique_id;
+use crate::sink::{ParquetSink, Quota, SinkOptions, WriterLock};
 use crate::store::{Location, probe};
 use std::collections::HashMap;
 
@@ -94,6 +95,10 @@ fn judged(header: &DatasetHeader, declared: &[PointShape], paths: &ModulePaths) 
 pub struct Storing {
     /// The dataset itself first, then its column groups.
     pub parts: Vec<Stored>,
+    /// What tells this run's objects from those of others, if there may be others.
+    pub attempt: Option<String>,
+    /// The right to write.
+    lock: WriterLock,
 }
 
 /// The dataset, or a column group of it.
@@ -117,6 +122,12 @@ pub fn open(
     shared.io.block_on(async {
         probe::exclusive_writes(&location).await?;
         let base = Catalog::create_or_open(location, header.clone()).await?;
+        // before the look at what is committed: afterwards only this run, or others that say so, change it
+        let lock = WriterLock::take(base.location(), config.shared)?;
+        let attempt = config.shared.then(unique_id).transpose()?;
+        if let Some(attempt) = &attempt {
+            tracing::info!(attempt, "other runs may write this dataset too");
+        }
         let mut parts = vec![(base.clone(), division.base.clone())];
         for sites in &division.groups {
             let spec = ShardSpec::new(config, sites);
@@ -125,7 +136,7 @@ pub fn open(
             tracing::info!(sites = shown(sites), group = %group.location().shown, "storing a column group");
             parts.push((group.with_base(&base).await?, sites.clone()));
         }
-        let mut storing = Storing { parts: Vec::new() };
+        let mut storing = Storing { parts: Vec::new(), attempt, lock };
         for (catalog, sites) in parts {
             let progress = catalog.progress().await?;
             storing.parts.push(Stored { catalog, sites, progress });
@@ -169,11 +180,17 @@ impl Storing {
                 Some(Quota::new(limit.0, used))
             }
         };
-        let options = SinkOptions { quota, ..SinkOptions::default() };
-        let mut sinks = Vec::new();
+        // a column group's part is committed after the dataset's own
+        let (attempt, one_by_one) = (self.attempt, self.parts.len() > 1);
+        let options = SinkOptions { quota, attempt, one_by_one, ..SinkOptions::default() };
+        let (mut sinks, mut lock) = (Vec::new(), Some(self.lock));
         for Stored { catalog, sites, progress } in self.parts {
             let spec = ShardSpec::new(config, &sites);
-            sinks.push(ParquetSink::with_options(catalog, spec, progress, options.clone()).await?);
+            let sink = ParquetSink::with_options(catalog, spec, progress, options.clone()).await?;
+            sinks.push(match lock.take() {
+                Some(lock) => sink.holding(lock),
+                None => sink,
+            });
         }
         Ok(sinks)
     }

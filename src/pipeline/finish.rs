@@ -19,6 +19,7 @@ use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, Trainer
 use crate::replay::{Reader, ReplayConfig, Source};
 use crate::sae::export::ExportMetadata;
 use crate::store::{Location, objects};
+use crate::testing::failpoint;
 use crate::tokens::config::TokensConfig;
 use crate::tokens::stream::HoldoutStream;
 use crate::tokens::tokenizer::Tokenizer;
@@ -100,6 +101,7 @@ pub fn finish(
     rest: Rest,
     took: Duration,
 ) -> Result<RunSummary> {
+    failpoint("stages_ended");
     let Ended { model, trainers, complete } = ended;
     let about = rest.about;
     let pairs = trainers.into_iter().zip(rest.finished);
@@ -207,10 +209,13 @@ fn export(
         files.push((EVALUATION_FILE.to_owned(), text));
     }
     files.sort_by_key(|(name, _)| name == "cfg.json");
+    failpoint("export_begun");
     for (name, bytes) in files {
         let file = place.child(&name);
         shared.io.block_on(objects::replace(&file, bytes.into()))?;
+        failpoint("export_file");
     }
+    failpoint("export_done");
     Ok(Some(place.shown))
 }
 
@@ -259,6 +264,7 @@ fn summarise(
         rows: run.rows.get(),
         shards: run.shards.get(),
         bytes: run.shard_bytes.get(),
+        shards_lost: run.shards_lost.get(),
         seconds,
         tokens_per_second: run.tokens.get() as f64 / seconds.max(1e-9),
         dropped: run.dropped().iter().map(|(reason, n)| (reason.as_str().to_owned(), n)).collect(),

@@ -19,6 +19,7 @@ pub mod evaluate;
 pub mod finish;
 pub mod header;
 pub mod locate;
+pub mod others;
 pub mod prepare;
 pub mod replay;
 pub mod stages;

@@ -22,6 +22,7 @@ use crate::pipeline::columns::{self, Division, Storing};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header::{self, Stream};
 use crate::pipeline::locate::Located;
+use crate::pipeline::others::{Lookout, Others};
 use crate::pipeline::stages::train::CheckpointPolicy;
 use crate::pipeline::status::TrainerStatus;
 use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
@@ -155,7 +156,13 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         (Some(location), Some(config)) => {
             let mut header = header::describe(loaded, config, &identity, &division, &corpus, &keep);
             header.special_tokens = Some(special_tokens);
-            Some(columns::open(location, header, config, &division, shared)?)
+            let storing = columns::open(location, header, config, &division, shared)?;
+            // another writer may have begun the dataset meanwhile: its limits are those that count
+            let stored = storing.parts.first().map(|base| base.catalog.header());
+            if let Some(limits) = stored.and_then(|header| header::stored_limits(header, &division.judged)) {
+                keep = keep.with_norm_limits(limits);
+            }
+            Some(storing)
         }
         _ => None,
     };
@@ -255,10 +262,20 @@ impl Prepared {
         let start = self.start();
         let (mut lengths, mut datasets, mut sinks) = (HashMap::new(), Vec::new(), Vec::new());
         let (mut catalogs, mut keeper) = (Vec::new(), None);
+        let (mut order, mut lookout) = (pipeline.seed, None);
         if let (Some(storing), Some(config)) = (self.storing, &pipeline.dataset) {
             lengths = storing.unit_lengths();
+            if let (Some(attempt), true) = (&storing.attempt, self.trainers.is_empty()) {
+                // writers that take the units in orders of their own seldom meet
+                order = order.of_worker(attempt);
+            }
+            let others = Others::default();
+            if let (Some(_), [alone]) = (&storing.attempt, &storing.parts[..]) {
+                lookout = Some(Lookout::new(alone.catalog.clone(), others.clone(), shared));
+            }
             for stored in &storing.parts {
-                datasets.push(DatasetNeed { progress: stored.progress.clone(), n_units: self.corpus.n_units() });
+                let (progress, others) = (stored.progress.clone(), others.clone());
+                datasets.push(DatasetNeed { progress, others, n_units: self.corpus.n_units() });
                 catalogs.push(stored.catalog.clone());
             }
             if let (Some(base), false) = (catalogs.first(), config.keep.keeps_all()) {
@@ -269,7 +286,7 @@ impl Prepared {
         let batch_sequences = harvest.tokens.batch_sequences() as u32;
         let wanted = Arc::new(Wanted { datasets, trainers: needs, batch_sequences });
         let (corpus, tokenizer) = (Arc::clone(&self.corpus), Arc::clone(&self.tokenizer));
-        let stream = TokenStream::new(corpus, tokenizer, &harvest.tokens, pipeline.seed, start, lengths)?;
+        let stream = TokenStream::new(corpus, tokenizer, &harvest.tokens, order, start, lengths)?;
         let (trainers, finished) = trainer_parts(self.trainers, pipeline);
         let shape = batch_shape(&harvest.tokens);
         let head = ModelParts {
@@ -277,6 +294,7 @@ impl Prepared {
             model: self.model,
             sites: self.sites.captured,
             keep: self.keep.clone(),
+            lookout,
             batch_tokens: shape.max_tokens as u64,
         };
         let (head, queue_bytes) = (Head::Model(Box::new(head)), pipeline.memory_limit.0 / QUEUE_SHARE);

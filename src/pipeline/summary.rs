@@ -29,6 +29,8 @@ pub struct RunSummary {
     pub shards: u64,
     /// Bytes of the shards committed by this run.
     pub bytes: u64,
+    /// Shards that another run of a shared dataset committed first; ours were deleted.
+    pub shards_lost: u64,
     /// Seconds from the first to the last batch, preparation and evaluation left out.
     pub seconds: f64,
     /// `tokens / seconds`.

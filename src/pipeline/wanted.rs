@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::dataset::commit::UnitProgress;
+use crate::pipeline::others::Others;
 
 /// What one trainer still needs.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct TrainerNeed {
 pub struct DatasetNeed {
     /// What is committed, by unit.
     pub progress: HashMap<u32, UnitProgress>,
+    /// Units that other writers finished since.
+    pub others: Others,
     /// Units of the corpus.
     pub n_units: u32,
 }
@@ -41,6 +44,7 @@ pub struct Wanted {
 impl DatasetNeed {
     fn wants(&self, unit: u32, batch_in_unit: u32, batch_sequences: u32) -> bool {
         match self.progress.get(&unit) {
+            _ if self.others.finished(unit) => false,
             None => true,
             Some(unit) if unit.done => false,
             Some(unit) => (u64::from(batch_in_unit) + 1) * u64::from(batch_sequences) > u64::from(unit.next_seq),
@@ -48,7 +52,8 @@ impl DatasetNeed {
     }
 
     fn complete(&self) -> bool {
-        (0..self.n_units).all(|unit| self.progress.get(&unit).is_some_and(|p| p.done))
+        let done = |unit| self.progress.get(&unit).is_some_and(|p| p.done) || self.others.finished(unit);
+        (0..self.n_units).all(done)
     }
 }
 
@@ -74,8 +79,8 @@ impl Wanted {
         self.by_dataset(unit, batch_in_unit) || self.trainers.iter().any(|t| t.wants(index))
     }
 
-    /// Whether nobody will need anything any more. (The dataset's part is judged by what was committed at the start:
-    /// what this run commits ends with the stream itself.)
+    /// Whether nobody will need anything any more. (The dataset's part is judged by what was committed at the start
+    /// and what others committed since: what this run commits ends with the stream itself.)
     pub fn nothing_left(&self) -> bool {
         self.trainers.iter().all(|t| t.finished.load(Ordering::Relaxed))
             && self.datasets.iter().all(DatasetNeed::complete)
@@ -94,6 +99,7 @@ mod tests {
         Wanted {
             datasets: vec![DatasetNeed {
                 progress: HashMap::from([(0, unit(7, false)), (1, unit(20, true))]),
+                others: Others::default(),
                 n_units: 3,
             }],
             trainers: vec![TrainerNeed { next_batch: 5, finished: Arc::default() }],
@@ -114,7 +120,8 @@ mod tests {
     #[test]
     fn a_column_group_wants_what_the_dataset_has_already() {
         let mut w = wanted();
-        w.datasets.push(DatasetNeed { progress: HashMap::from([(0, unit(20, true))]), n_units: 3 });
+        let progress = HashMap::from([(0, unit(20, true))]);
+        w.datasets.push(DatasetNeed { progress, others: Others::default(), n_units: 3 });
         assert!(w.by_dataset(0, 1) && w.by_dataset(1, 0) && w.by_dataset(1, 9));
         w.datasets.iter_mut().for_each(|d| d.progress = (0..3).map(|u| (u, unit(1, true))).collect());
         assert!(!w.by_dataset(0, 1) && w.datasets.iter().all(DatasetNeed::complete));

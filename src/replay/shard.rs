@@ -5,11 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{GetOptions, GetRange, ObjectStoreExt};
-use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
 
+use crate::dataset::commit::Checksum;
 use crate::dataset::decoder::{FOOTER_GUESS, Footer, ShardFooter, ShardRows};
-use crate::dataset::encoder::hex;
 use crate::dataset::places::PlaceCheck;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replay::source::{Object, Part, Source};
@@ -154,7 +153,7 @@ impl OpenShard {
     async fn read_footer(&self, object: &Object, place: &Location) -> Result<Columns> {
         let part = self.part();
         if self.shards.checksums {
-            compare_checksum(place, &object.sha256).await?;
+            compare_checksum(place, &object.checksum).await?;
         }
         let footer = footer_of(place, object.bytes).await?;
         if footer.rows() != part.rows {
@@ -220,16 +219,16 @@ async fn footer_of(place: &Location, file_bytes: u64) -> Result<ShardFooter> {
     }
 }
 
-async fn compare_checksum(place: &Location, sha256: &str) -> Result<()> {
+async fn compare_checksum(place: &Location, committed: &Checksum) -> Result<()> {
     let read = place.store.get(&place.path).await;
     let mut stream = read.map_err(|e| store::error("read", &place.shown, e))?.into_stream();
-    let mut digest = Sha256::new();
+    let mut sum = committed.hasher();
     while let Some(bytes) = stream.try_next().await.map_err(|e| store::error("read", &place.shown, e))? {
-        digest.update(&bytes);
+        sum.update(&bytes);
     }
-    let sum = hex(&digest.finalize());
-    if sum != sha256 {
-        return Err(Error::data(format!("its checksum is {sum}, and its commit says {sha256}")));
+    let sum = sum.finish();
+    if sum != *committed {
+        return Err(Error::data(format!("its checksum is {sum}, and its commit says {committed}")));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use crate::accounting::DropCounts;
 use crate::catalog::columns::{View, ViewPart, ViewSite};
+use crate::dataset::commit::Checksum;
 use crate::dataset::commit::UnitProgress;
 use crate::dataset::encoder::hex;
 use crate::dataset::header::{DatasetHeader, SiteHeader};
@@ -60,7 +61,7 @@ pub(super) struct Object {
     pub(super) group: usize,
     pub(super) name: String,
     pub(super) bytes: u64,
-    pub(super) sha256: String,
+    pub(super) checksum: Checksum,
 }
 
 impl Source {
@@ -177,11 +178,11 @@ fn part(part: &ViewPart, groups: &[usize], header: &DatasetHeader) -> Result<Par
         if commit.rows > commit.bytes.saturating_mul(1 << 16) {
             return Err(rule(format!("{} rows cannot be in {} bytes", commit.rows, commit.bytes)));
         }
-        if commit.checksum.algorithm != "sha256" {
+        if !commit.checksum.is_known() {
             return Err(rule(format!("has a checksum of unknown algorithm `{}`", commit.checksum.algorithm)));
         }
-        let (name, sha256) = (commit.object.clone(), commit.checksum.value.clone());
-        objects.push(Object { group, name, bytes: commit.bytes, sha256 });
+        let (name, checksum) = (commit.object.clone(), commit.checksum.clone());
+        objects.push(Object { group, name, bytes: commit.bytes, checksum });
     }
     Ok(Part { unit: part.unit, rows: part.rows, sequences: part.commit(0).sequences, objects })
 }

@@ -8,11 +8,27 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+/// Twelve hexadecimal digits that no other process draws: what tells writers of one dataset apart. The only randomness
+/// that is not of a seed.
+///
+/// [`Internal`](crate::error::ErrorKind::Internal): the operating system gives none.
+pub fn unique_id() -> crate::error::Result<String> {
+    let mut bytes = [0; 6];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| crate::error::Error::internal("the operating system gives no random numbers"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// The seed of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seed(pub u64);
 
 impl Seed {
+    /// Another seed, for the worker with this id.
+    pub fn of_worker(self, id: &str) -> Self {
+        Self(self.0 ^ xxhash_rust::xxh3::xxh3_64(id.as_bytes()))
+    }
+
     /// The stream for `purpose`; the same purpose always gives the same numbers.
     pub fn stream(self, purpose: &str) -> Rng {
         let mut inner = ChaCha8Rng::seed_from_u64(self.0);

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 
 use crate::accounting::DropCounts;
-use crate::dataset::commit::{Checksum, Commit, UnitCursor};
+use crate::dataset::commit::{Commit, UnitCursor};
 use crate::dataset::decoder::ShardRows;
 use crate::dataset::encoder::{ShardEncoder, ShardSummary};
 use crate::dataset::header::{PART_FORMAT, SiteHeader};
@@ -106,7 +106,7 @@ async fn write_bucket(plan: &Plan, slices: &[Slice], entries: Vec<Entry>, bucket
         object,
         rows: summary.rows,
         bytes: summary.bytes,
-        checksum: Checksum::sha256(summary.sha256),
+        checksum: summary.checksum,
         sequences: [0, rows],
         documents: counts.0,
         tokens: counts.1,

@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use crate::accounting::{DropCounts, DropReason};
 use crate::activation::ActivationBatch;
 use crate::catalog::{Catalog, Committed};
-use crate::dataset::commit::{Checksum, Commit, UnitCursor, UnitProgress};
+use crate::dataset::commit::{Commit, UnitCursor, UnitProgress};
 use crate::dataset::encoder::ShardEncoder;
 use crate::dataset::header::PART_FORMAT;
 use crate::dataset::paths;
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
-use crate::sink::{Quota, SinkOptions};
+use crate::sink::{Quota, SinkOptions, WriterLock};
 use crate::store::upload::Upload;
 use crate::testing::failpoint;
 
@@ -81,6 +83,7 @@ impl OpenPart {
         for run in runs {
             self.encoder.push(batch, run.clone())?;
         }
+        failpoint("sequence_encoded");
         self.next_seq += 1;
         self.dropped.merge(dropped);
         self.dropped.add(DropReason::Sampled, sampled_out);
@@ -100,26 +103,62 @@ impl OpenPart {
         }
     }
 
-    /// Finish the object, then commit it. `next_batch` holds the sequence after this part; `batches` is the number of the
-    /// unit's batches if this is its last part.
-    pub(super) async fn publish(
-        self,
-        catalog: &Catalog,
-        next_batch: u32,
-        batches: Option<u32>,
-    ) -> Result<(Commit, Committed)> {
-        let Self { mut upload, encoder, quota, .. } = self;
-        let (last, summary) = match encoder.finish() {
+    /// End it: no more rows. `next_batch` holds the sequence after this part; `batches` is the number of the unit's batches
+    /// if this is its last part.
+    pub(super) async fn seal(self, next_batch: u32, batches: Option<u32>) -> Result<SealedPart> {
+        let Self { upload, encoder, quota, .. } = self;
+        let finished = encoder.finish().and_then(|(last, summary)| {
+            quota.map_or(Ok(()), |quota| quota.take(summary.bytes))?;
+            Ok((last, summary))
+        });
+        let (last, summary) = match finished {
             Ok(finished) => finished,
             Err(error) => {
                 upload.abort().await;
                 return Err(error);
             }
         };
-        if let Some(Err(error)) = quota.map(|quota| quota.take(summary.bytes)) {
-            upload.abort().await;
-            return Err(error);
-        }
+        let commit = Commit {
+            format: PART_FORMAT,
+            unit: self.unit,
+            part: self.part,
+            object: self.object,
+            rows: summary.rows,
+            bytes: summary.bytes,
+            checksum: summary.checksum,
+            sequences: [self.from_seq, self.next_seq],
+            documents: self.documents,
+            tokens: self.tokens,
+            dropped: self.dropped,
+            cursor: UnitCursor { next_seq: self.next_seq, next_batch, done: batches.is_some(), batches },
+            sites: summary.sites,
+        };
+        Ok(SealedPart { upload, last, commit })
+    }
+
+    /// Leave nothing behind.
+    pub(super) async fn abort(self) {
+        self.upload.abort().await;
+    }
+}
+
+/// A part with all its rows, not yet durable.
+pub(super) struct SealedPart {
+    upload: Upload,
+    last: Vec<Bytes>,
+    commit: Commit,
+}
+
+impl SealedPart {
+    /// Where its unit stands once it is committed.
+    pub(super) fn progress_after(&self) -> UnitProgress {
+        let UnitCursor { next_seq, next_batch, done, batches } = self.commit.cursor;
+        UnitProgress { next_seq, next_batch, next_part: self.commit.part + 1, done, batches }
+    }
+
+    /// Finish the object, then commit it, unless `lock` says that the folder is gone.
+    pub(super) async fn publish(self, catalog: &Catalog, lock: Option<&WriterLock>) -> Result<(Commit, Committed)> {
+        let Self { mut upload, last, commit } = self;
         failpoint("shard_before_upload_end");
         for bytes in last {
             if let Err(error) = upload.write(bytes).await {
@@ -129,28 +168,9 @@ impl OpenPart {
         }
         upload.finish().await?;
         failpoint("shard_uploaded");
-        let commit = Commit {
-            format: PART_FORMAT,
-            unit: self.unit,
-            part: self.part,
-            object: self.object,
-            rows: summary.rows,
-            bytes: summary.bytes,
-            checksum: Checksum::sha256(summary.sha256),
-            sequences: [self.from_seq, self.next_seq],
-            documents: self.documents,
-            tokens: self.tokens,
-            dropped: self.dropped,
-            cursor: UnitCursor { next_seq: self.next_seq, next_batch, done: batches.is_some(), batches },
-            sites: summary.sites,
-        };
+        lock.map_or(Ok(()), WriterLock::check)?;
         let committed = catalog.commit(&commit).await?;
         failpoint("shard_committed");
         Ok((commit, committed))
-    }
-
-    /// Leave nothing behind.
-    pub(super) async fn abort(self) {
-        self.upload.abort().await;
     }
 }

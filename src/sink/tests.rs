@@ -1,8 +1,12 @@
 //! Exactly once: parts by rule, resume from anywhere, races, faults.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use object_store::memory::InMemory;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use proptest::prelude::*;
 
 use super::{ParquetSink, SinkOptions};
@@ -182,9 +186,56 @@ async fn a_part_committed_with_other_rows_is_an_error() {
     let options = SinkOptions { attempt: Some("b".into()), ..SinkOptions::default() };
     let mut b = ParquetSink::with_options(catalog, spec(), Default::default(), options).await.unwrap();
     a.write(&first[0]).await.unwrap();
-    let error = b.write(&second[0]).await.unwrap_err();
+    a.finish().await.unwrap();
+    b.write(&second[0]).await.unwrap();
+    let error = b.finish().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
     assert!(error.to_string().contains("committed with other rows"), "{error}");
+}
+
+/// A link that is a little faster than the rows come is enough: finishing and committing a shard, three answers of the store
+/// one after the other, goes on beside the uploads of the next.
+#[tokio::test(start_paused = true)]
+async fn whoever_makes_the_rows_never_waits_for_a_link_that_keeps_up() {
+    let answer = Duration::from_millis(100);
+    let slow = ThrottleConfig { wait_put_per_call: answer, ..ThrottleConfig::default() };
+    let store = Arc::new(ThrottledStore::new(InMemory::new(), slow));
+    let location = Location::in_store(store, "acts", "slow");
+    let spec = ShardSpec { rows_per_shard: 2000, rows_per_group: 100, ..spec() };
+    let unit = units(&spec, &[&[100; 600]]);
+    let batches = interleaved(&unit, &[1]);
+    let (_, shards) = write(&place("fast"), &spec, 1, &batches, SinkOptions::default()).await.unwrap();
+    let bytes: u64 = shards.iter().map(|shard| shard.bytes).sum();
+    // three parts of 6 kB in each answer's time
+    let upload = UploadOptions { part_bytes: 6_000, parts_in_flight: 3 };
+    let per_second = 3.0 * 6_000.0 / answer.as_secs_f64();
+    let catalog = Catalog::create_or_open(location, crate::testing::datasets::header(&spec, 1)).await.unwrap();
+    let options = SinkOptions { upload, ..SinkOptions::default() };
+    let mut sink = ParquetSink::with_options(catalog.clone(), spec, Default::default(), options).await.unwrap();
+    // a queue of half a shard, filled at 85% of the link's rate
+    let (sender, mut queue) = tokio::sync::mpsc::channel(10);
+    let size = Duration::from_secs_f64(bytes as f64 / batches.len() as f64 / (0.85 * per_second));
+    let make = async move {
+        let (mut made_for, mut waited) = (Duration::ZERO, Duration::ZERO);
+        for batch in batches {
+            tokio::time::sleep(size).await;
+            made_for += size;
+            let since = tokio::time::Instant::now();
+            sender.send(batch).await.unwrap();
+            waited += since.elapsed();
+        }
+        (made_for, waited)
+    };
+    let store = async move {
+        while let Some(batch) = queue.recv().await {
+            sink.write(&batch).await.unwrap();
+        }
+        sink.finish().await.unwrap();
+    };
+    let ((made_for, waited), ()) = tokio::join!(make, store);
+    let totals = catalog.totals().await.unwrap();
+    assert!(totals.complete && totals.shards == 30, "{totals:?}");
+    assert!(waited < made_for / 100, "waited {waited:?} in {made_for:?}");
 }
 
 #[tokio::test]

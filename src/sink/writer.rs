@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
 
 use crate::accounting::DropReason;
 use crate::activation::ActivationBatch;
 use crate::catalog::compact::{COMPACT_AFTER, GRACE, compact, delete_covered_commits};
 use crate::catalog::{Catalog, Committed};
-use crate::dataset::commit::UnitProgress;
+use crate::dataset::commit::{Commit, UnitProgress};
 use crate::dataset::encoder::fits;
 use crate::dataset::paths;
 use crate::dataset::sample::Sample;
@@ -15,6 +18,8 @@ use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
 use crate::runtime::clock::Clock;
 use crate::sink::Quota;
+use crate::sink::advice::advised;
+use crate::sink::lock::WriterLock;
 use crate::sink::open_part::OpenPart;
 use crate::store::objects;
 use crate::store::upload::UploadOptions;
@@ -27,6 +32,8 @@ pub struct SinkOptions {
     pub attempt: Option<String>,
     /// How shards are uploaded.
     pub upload: UploadOptions,
+    /// Wait until a shard is committed before anything else is done: another sink builds on it.
+    pub one_by_one: bool,
     /// How much may be stored; `None`: any amount.
     pub quota: Option<Quota>,
     /// Commits after which a manifest is made that covers them; `None`: [`COMPACT_AFTER`].
@@ -65,6 +72,9 @@ pub struct ParquetSink {
     open: BTreeMap<u32, OpenPart>,
     /// Commits, about, that no manifest covers.
     uncovered: u64,
+    lock: Option<Arc<WriterLock>>,
+    /// The part that is being finished and committed while others are filled.
+    publishing: Option<JoinHandle<Result<(Commit, Committed)>>>,
 }
 
 impl ParquetSink {
@@ -92,12 +102,32 @@ impl ParquetSink {
         let sample = Sample::new(spec.sample);
         let parts: u64 = progress.values().map(|unit| u64::from(unit.next_part)).sum();
         let uncovered = parts.saturating_sub(catalog.covered_parts());
-        Ok(Self { catalog, spec, options, sample, progress, open: BTreeMap::new(), uncovered })
+        Ok(Self {
+            catalog,
+            spec,
+            options,
+            sample,
+            progress,
+            open: BTreeMap::new(),
+            uncovered,
+            lock: None,
+            publishing: None,
+        })
     }
 
-    /// Append the rows of `batch` that are not committed yet; gives the shards that this completed, all durable.
+    /// Hold `lock` for as long as this sink exists.
+    pub fn holding(mut self, lock: WriterLock) -> Self {
+        self.lock = Some(Arc::new(lock));
+        self
+    }
+
+    /// Append the rows of `batch` that are not committed yet; gives the shards that were committed since the last call, all
+    /// durable. A shard that this completes is finished and committed while the next ones are filled.
     pub async fn write(&mut self, batch: &ActivationBatch) -> Result<Vec<CommittedShard>> {
         let mut committed = Vec::new();
+        if self.publishing.as_ref().is_some_and(JoinHandle::is_finished) {
+            committed.extend(self.published().await?);
+        }
         let progress = self.progress.entry(batch.unit).or_default();
         let end_seq = batch.first_seq + batch.n_sequences() as u32;
         if progress.done || (end_seq <= progress.next_seq && !batch.ends_unit) {
@@ -116,7 +146,7 @@ impl ParquetSink {
         part.count_batch(batch);
         if batch.ends_unit {
             let batches = batch.batch_in_unit + 1;
-            committed.push(self.close_part(batch.unit, batches, Some(batches)).await?);
+            committed.extend(self.close_part(batch.unit, batches, Some(batches)).await?);
         }
         self.uncovered += committed.len() as u64;
         self.compact_if_due().await;
@@ -164,7 +194,7 @@ impl ParquetSink {
         let full =
             self.open.get(&batch.unit).is_some_and(|part| !fits(part.rows(), kept as u64, self.spec.rows_per_shard));
         if full {
-            committed.push(self.close_part(batch.unit, batch.batch_in_unit, None).await?);
+            committed.extend(self.close_part(batch.unit, batch.batch_in_unit, None).await?);
         }
         let part = self.open_part(batch.unit)?;
         if seq != part.next_seq {
@@ -173,7 +203,8 @@ impl ParquetSink {
                 batch.unit, part.next_seq
             )));
         }
-        part.push_sequence(batch, &runs, &batch.dropped[i], sampled_out).await
+        let pushed = part.push_sequence(batch, &runs, &batch.dropped[i], sampled_out).await;
+        pushed.map_err(|error| advised(error, self.catalog.location()))
     }
 
     /// The rows of sequence `i` that are stored, as runs.
@@ -203,46 +234,81 @@ impl ParquetSink {
         }
     }
 
-    async fn close_part(&mut self, unit: u32, next_batch: u32, batches: Option<u32>) -> Result<CommittedShard> {
+    /// Publish the open part of `unit` beside what comes next, once the part before has been published: parts of a unit are
+    /// committed in order, and what waits for the store is bounded.
+    async fn close_part(&mut self, unit: u32, next_batch: u32, batches: Option<u32>) -> Result<Option<CommittedShard>> {
         let part = self.open.remove(&unit).ok_or_else(|| Error::internal(format!("unit {unit} has no open part")))?;
-        let (commit, committed) = part.publish(&self.catalog, next_batch, batches).await?;
-        let progress = UnitProgress {
-            next_seq: commit.cursor.next_seq,
-            next_batch,
-            next_part: commit.part + 1,
-            done: commit.cursor.done,
-            batches,
+        let before = self.published().await;
+        if let Err(error) = &before {
+            tracing::debug!(%error, unit, "a part is given up");
+            part.abort().await;
+            return before;
+        }
+        let part = part.seal(next_batch, batches).await?;
+        self.progress.insert(unit, part.progress_after());
+        let (catalog, lock) = (self.catalog.clone(), self.lock.clone());
+        let publish = async move { part.publish(&catalog, lock.as_deref()).await };
+        self.publishing = Some(tokio::spawn(publish));
+        if self.options.one_by_one { self.published().await } else { before }
+    }
+
+    /// Wait for the part that is being published, if there is one.
+    async fn published(&mut self) -> Result<Option<CommittedShard>> {
+        let Some(publishing) = self.publishing.take() else { return Ok(None) };
+        let ended = publishing.await.map_err(|e| Error::internal(format!("publishing a part failed: {e}")))?;
+        // a folder that is gone shows itself in many ways
+        let gone = |lock: &Arc<WriterLock>| lock.check().err();
+        let explained = |error| match self.lock.as_ref().and_then(gone) {
+            Some(gone) => gone,
+            None => advised(error, self.catalog.location()),
         };
-        self.progress.insert(unit, progress);
-        Ok(CommittedShard {
-            unit,
+        let (commit, committed) = ended.map_err(explained)?;
+        Ok(Some(CommittedShard {
+            unit: commit.unit,
             part: commit.part,
             rows: commit.rows,
             bytes: commit.bytes,
             sampled_out: commit.dropped.get(DropReason::Sampled),
             unit_done: commit.cursor.done,
             theirs: matches!(committed, Committed::Theirs(_)),
-        })
+        }))
     }
 
-    /// What is committed now, by unit.
+    /// What is committed, or is being committed in order, by unit.
     pub fn progress(&self) -> &HashMap<u32, UnitProgress> {
         &self.progress
     }
 
-    /// End the stream. Units that did not end are left at their last commit: what they have beyond it is not whole and is
-    /// dropped. Nothing is left unreferenced in the store. Gives the shards that this completed: none, since a shard is
-    /// committed by the batch that completes it.
-    pub async fn finish(&mut self) -> Result<Vec<CommittedShard>> {
-        self.abort().await?;
-        Ok(Vec::new())
+    /// Other writers committed `unit` to its end: what this one has of it is dropped, and what comes of it is passed over.
+    pub async fn others_finished(&mut self, unit: u32) {
+        self.progress.entry(unit).or_default().done = true;
+        if let Some(part) = self.open.remove(&unit) {
+            part.abort().await;
+        }
     }
 
-    /// Stop: uploads that are under way are aborted. What is committed stays.
+    /// End the stream. Units that did not end are left at their last commit: what they have beyond it is not whole and is
+    /// dropped. Nothing is left unreferenced in the store. Gives the shards that this completed.
+    pub async fn finish(&mut self) -> Result<Vec<CommittedShard>> {
+        let last = self.published().await;
+        self.abort().await?;
+        Ok(last?.into_iter().collect())
+    }
+
+    /// Stop: the part that is being published is committed, other uploads that are under way are aborted.
     pub async fn abort(&mut self) -> Result<()> {
         for part in std::mem::take(&mut self.open).into_values() {
             part.abort().await;
         }
-        Ok(())
+        self.published().await.map(drop)
+    }
+}
+
+impl Drop for ParquetSink {
+    /// A sink that is dropped without its end is a writer that died.
+    fn drop(&mut self) {
+        if let Some(publishing) = &self.publishing {
+            publishing.abort();
+        }
     }
 }

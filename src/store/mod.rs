@@ -179,7 +179,18 @@ pub fn error(verb: &str, what: &str, source: object_store::Error) -> Error {
     } else {
         ""
     };
-    Error::with_source(kind, format!("cannot {verb} `{}`", redact(what)), format!("{hint}{}", redact(&text)))
+    let (message, text) = (format!("cannot {verb} `{}`", redact(what)), format!("{hint}{}", redact(&text)));
+    match io_kind(&source) {
+        // what the operating system said decides what is advised
+        Some(io) => Error::with_source(kind, message, std::io::Error::new(io, text)),
+        None => Error::with_source(kind, message, text),
+    }
+}
+
+/// The operating system's answer, if one is at the bottom of this.
+fn io_kind(error: &object_store::Error) -> Option<std::io::ErrorKind> {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.find_map(|cause| cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind))
 }
 
 #[cfg(test)]

@@ -61,7 +61,8 @@ pub async fn create(location: &Location, bytes: Bytes) -> Result<Created> {
             Ok(Some(found)) if found == bytes => return Ok(Created::Yes),
             Ok(Some(found)) => return Ok(Created::No(found)),
             Ok(None) => {}
-            Err(_) => return Err(store::error("write", &location.shown, error)),
+            // what is there is not known: that may be asked again, whatever the write was told
+            Err(unread) => return Err(unread.context(format!("see what a write to `{}` left there", location.shown))),
         }
         let error = if refused { Generic { store: "conflict", source: Box::new(error) } } else { error };
         trial.failed(error).await.map_err(|e| store::error("write", &location.shown, e))?;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::clock::Clock;
 use crate::store::{self, Kind, Location};
+use crate::testing::failpoint;
 
 /// Stores show what was written at once; one that takes longer is looked at again, after this and twice as long waits.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
@@ -36,7 +37,8 @@ pub struct UploadOptions {
 impl Default for UploadOptions {
     /// Objects of up to 160 GB, 64 MiB held.
     fn default() -> Self {
-        Self { part_bytes: 16 << 20, parts_in_flight: 3 }
+        let part_bytes = if cfg!(feature = "failpoints") { 64 << 10 } else { 16 << 20 };
+        Self { part_bytes, parts_in_flight: 3 }
     }
 }
 
@@ -102,44 +104,45 @@ impl Upload {
             self.location.writable()?;
             let put = self.location.store.put(&self.location.path, rest).await;
             put.map_err(|e| self.error(e))?;
-            return self.confirm().await;
+            return Self::confirm(self.location.clone(), self.total).await;
         }
         self.send(rest).await?;
         while !self.in_flight.is_empty() {
             self.one_arrives().await?;
         }
+        failpoint("upload_parts_arrived");
         let Some(multipart) = &mut self.multipart else { return Ok(()) };
         match multipart.complete().await {
-            Ok(_) => self.confirm().await,
+            Ok(_) => Self::confirm(self.location.clone(), self.total).await,
             // it may have ended although the answer was lost; a second try then finds no upload to end
-            Err(_) if self.appeared().await => Ok(()),
+            Err(_) if Self::appeared(self.location.clone(), self.total, self.began).await => Ok(()),
             Err(error) => Err(self.error(error)),
         }
     }
 
-    /// Whether the store shows the object, as large as it should be and not older than this upload.
-    async fn appeared(&self) -> bool {
-        let Ok(found) = self.location.store.head(&self.location.path).await else { return false };
+    /// Whether the store shows the object at `location`, of `total` bytes and not written before `began`.
+    async fn appeared(location: Location, total: u64, began: Duration) -> bool {
+        let Ok(found) = location.store.head(&location.path).await else { return false };
         let written = Duration::from_secs(found.last_modified.timestamp().max(0).cast_unsigned());
-        found.size == self.total && written + CLOCK_TOLERANCE >= self.began
+        found.size == total && written + CLOCK_TOLERANCE >= began
     }
 
     /// See that the store has what it said it took.
-    async fn confirm(&self) -> Result<()> {
+    async fn confirm(location: Location, total: u64) -> Result<()> {
         let mut wait = FIRST_LOOK;
         loop {
-            let found = match self.location.store.head(&self.location.path).await {
-                Ok(found) if found.size == self.total => return Ok(()),
+            let found = match location.store.head(&location.path).await {
+                Ok(found) if found.size == total => return Ok(()),
                 Ok(found) => format!("has {} bytes", found.size),
                 Err(object_store::Error::NotFound { .. }) => "is not there".to_owned(),
-                Err(error) => return Err(store::error("look for", &self.location.shown, error)),
+                Err(error) => return Err(store::error("look for", &location.shown, error)),
             };
-            if wait > LAST_LOOK || matches!(self.location.kind(), Kind::Local | Kind::Memory) {
+            if wait > LAST_LOOK || matches!(location.kind(), Kind::Local | Kind::Memory) {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
                     format!(
                         "the store accepted `{}` ({} bytes) but it {found}: nothing is committed; run again, and see                          whether the store loses objects",
-                        self.location.shown, self.total
+                        location.shown, total
                     ),
                 ));
             }
@@ -173,7 +176,9 @@ impl Upload {
                 self.multipart.insert(begun)
             }
         };
+        failpoint("upload_begun");
         self.in_flight.spawn(multipart.put_part(part));
+        failpoint("part_sent");
         Ok(())
     }
 

@@ -66,6 +66,7 @@ families! {
     UNITS_TOTAL = "harvestd_run_work_units" [] "Work units of the corpus";
     UNITS_DONE = "harvestd_run_done_units" [] "Work units that are done, those of earlier runs included";
     SHARDS = "harvestd_dataset_shards_total" [] "Shards that were committed";
+    SHARDS_LOST = "harvestd_dataset_shards_lost_total" [] "Shards that another writer of the dataset committed first; ours were deleted";
     SHARD_ROWS = "harvestd_dataset_rows_total" [] "Rows in the shards that were committed";
     SHARD_BYTES = "harvestd_dataset_bytes_total" [] "Bytes of the shards that were committed";
     READY = "harvestd_run_ready" [] "1 when the model is loaded, the store reachable and the dataset open";
@@ -303,6 +304,8 @@ pub struct RunStats {
     pub shard_rows: Counter,
     /// Their bytes.
     pub shard_bytes: Counter,
+    /// Shards that another writer committed first.
+    pub shards_lost: Counter,
     /// 1 when ready.
     pub ready: Gauge,
     /// Starts after a fault.
@@ -414,6 +417,7 @@ impl RunStats {
         registry.add(&UNITS_TOTAL, &[], &self.units_total);
         registry.add(&UNITS_DONE, &[], &self.units_done);
         registry.add(&SHARDS, &[], &self.shards);
+        registry.add(&SHARDS_LOST, &[], &self.shards_lost);
         registry.add(&SHARD_ROWS, &[], &self.shard_rows);
         registry.add(&SHARD_BYTES, &[], &self.shard_bytes);
         registry.add(&READY, &[], &self.ready);

@@ -10,5 +10,5 @@ mod failpoints;
 mod faulty_store;
 
 pub use activations::SyntheticUnit;
-pub use failpoints::failpoint;
+pub use failpoints::{FAILPOINTS, failpoint};
 pub use faulty_store::{Fails, FaultyStore};

@@ -220,6 +220,7 @@ pub fn golden_value(
         Site::Ln2Normalized => return Some(normed(&get(before_ln2), spec).1),
         Site::Ln2PostScale => return Some(normed(&get("mlp_out_pre_norm"), spec).0),
         Site::Ln2PostNormalized => return Some(normed(&get("mlp_out_pre_norm"), spec).1),
+        Site::Named(_) => return None,
         Site::Pattern => return Some(pattern_rows(&get("pattern"), spec.n_heads, t)),
         Site::AttnScores => return Some(pattern_rows(&get("attn_scores"), spec.n_heads, t)),
         Site::Result => return Some(head_results(&get("z"), weights, layer, spec)),

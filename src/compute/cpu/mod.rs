@@ -16,6 +16,7 @@ mod reduce;
 mod rope;
 pub(crate) mod simd;
 mod sparse;
+pub mod stored;
 mod topk;
 
 pub use attention::BatchIndex;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::accounting::DropReason;
 use crate::catalog::gc::Keeper;
 use crate::error::{ErrorKind, Result};
-use crate::pipeline::stages::Completion;
+use crate::pipeline::others::Others;
 use crate::pipeline::stages::fan_out::SharedBatch;
 use crate::pipeline::status::RunStatus;
 use crate::runtime::channel::Receiver;
@@ -21,10 +21,12 @@ pub struct Deliver {
     pub sinks: Vec<ParquetSink>,
     /// Applies retention to the dataset.
     pub keeper: Option<Keeper>,
+    /// Units that other writers finished.
+    pub others: Others,
+    /// How many of them the sink was told of.
+    pub others_seen: usize,
     /// From the fan-out stage.
     pub input: Receiver<SharedBatch>,
-    /// Whether the input was complete.
-    pub input_complete: Completion,
     /// The asynchronous runtime on which uploads run.
     pub io: tokio::runtime::Handle,
     /// Five numbers.
@@ -59,15 +61,20 @@ impl Deliver {
                     tracing::error!(%error, "the run stops: no room for more shards");
                     self.status.stop(&error.to_string());
                     self.shutdown.drain("limits.store_bytes");
-                    self.end(false)?;
+                    self.end()?;
                     full = true;
                 }
-                written => written?,
+                Err(error) => {
+                    // the error that came first is the one to tell
+                    drop(self.end());
+                    return Err(error);
+                }
+                Ok(()) => {}
             }
             self.stats.busy.add(watch.elapsed());
         }
         let watch = Stopwatch::start();
-        self.end(self.input_complete.is_set() && !full)?;
+        self.end()?;
         if let Some(keeper) = &mut self.keeper {
             self.io.block_on(keeper.collect());
         }
@@ -76,6 +83,11 @@ impl Deliver {
     }
 
     fn write(&mut self, batch: &SharedBatch) -> Result<()> {
+        for unit in self.others.finished_since(&mut self.others_seen) {
+            for sink in &mut self.sinks {
+                self.io.block_on(sink.others_finished(unit));
+            }
+        }
         for i in 0..self.sinks.len() {
             let shards = self.io.block_on(self.sinks[i].write(batch))?;
             self.count(&shards);
@@ -86,20 +98,21 @@ impl Deliver {
         Ok(())
     }
 
-    fn end(&mut self, complete: bool) -> Result<()> {
+    /// Commit what is whole; leave the rest.
+    fn end(&mut self) -> Result<()> {
         for i in 0..self.sinks.len() {
-            if complete {
-                let shards = self.io.block_on(self.sinks[i].finish())?;
-                self.count(&shards);
-            } else {
-                self.io.block_on(self.sinks[i].abort())?;
-            }
+            let shards = self.io.block_on(self.sinks[i].finish())?;
+            self.count(&shards);
         }
         Ok(())
     }
 
     fn count(&self, shards: &[CommittedShard]) {
         for shard in shards {
+            if shard.theirs {
+                self.run.shards_lost.inc();
+                continue;
+            }
             self.stats.items_out.inc();
             self.stats.bytes.add(shard.bytes);
             self.run.shards.inc();

@@ -12,6 +12,7 @@ use crate::runtime::channel::{NotSent, Receiver, Sender};
 use crate::runtime::clock::Stopwatch;
 use crate::runtime::supervisor::Heartbeat;
 use crate::telemetry::metrics::{RunStats, StageStats};
+use crate::testing::failpoint;
 use crate::trainer::config::WhenSlow;
 
 /// Shared by everybody who consumes it.
@@ -60,6 +61,7 @@ impl FanOut {
                     self.send_to_trainer(i, &batch);
                 }
             });
+            failpoint("fanned_out");
             if batch.ends_unit {
                 self.run.units_done.set(self.run.units_done.get() + 1.0);
             }

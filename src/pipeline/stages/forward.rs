@@ -11,6 +11,7 @@ use crate::runtime::clock::Stopwatch;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::supervisor::Heartbeat;
 use crate::telemetry::metrics::{RunStats, StageStats};
+use crate::testing::failpoint;
 use crate::tokens::TokenBatch;
 
 /// The stage that runs the model.
@@ -48,9 +49,11 @@ impl<B: Backend> Forward<B> {
                 return Ok(self.model);
             }
             self.stats.items_in.inc();
+            failpoint("forward_begun");
             let watch = Stopwatch::start();
             let batch = capture::<B>(batch, &self.sites, &self.keep, |batch, tap| self.model.forward(batch, tap))?;
             self.stats.busy.add(watch.elapsed());
+            failpoint("forward_done");
             self.count(&batch);
             let watch = Stopwatch::start();
             if heartbeat.while_waiting(|| self.output.send(batch)).is_err() {

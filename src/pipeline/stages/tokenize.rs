@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::pipeline::others::Lookout;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::wanted::Wanted;
 use crate::runtime::channel::Sender;
@@ -10,6 +11,7 @@ use crate::runtime::clock::Stopwatch;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::supervisor::Heartbeat;
 use crate::telemetry::metrics::StageStats;
+use crate::testing::failpoint;
 use crate::tokens::TokenBatch;
 use crate::tokens::stream::TokenStream;
 
@@ -19,6 +21,8 @@ pub struct Tokenize {
     pub stream: TokenStream,
     /// Who needs what.
     pub wanted: Arc<Wanted>,
+    /// Finds units that other writers of the dataset finished, if there may be others.
+    pub lookout: Option<Lookout>,
     /// To the forward stage.
     pub output: Sender<TokenBatch>,
     /// Set at the end of the corpus.
@@ -43,6 +47,11 @@ impl Tokenize {
                 }
                 return Ok(());
             }
+            if let Some(lookout) = &mut self.lookout {
+                let found = heartbeat.while_waiting(|| lookout.look());
+                self.stream.learn(found);
+            }
+            failpoint("read_begun");
             let watch = Stopwatch::start();
             // a batch that nobody wants any more also ends the search, so that stopping is noticed between batches
             let mut wanted = |index, unit, batch_in_unit| self.wanted.by_anyone(index, unit, batch_in_unit) || stop();
@@ -50,6 +59,7 @@ impl Tokenize {
                 self.complete.set();
                 return Ok(());
             };
+            failpoint("tokenized");
             self.stats.busy.add(watch.elapsed());
             if stop() {
                 continue;

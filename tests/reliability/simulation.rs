@@ -1,0 +1,211 @@
+//! Many workers on one dataset over a bad network, on one thread and in virtual time: what takes hours takes a second, and
+//! a seed repeats it step by step.
+//!
+//! 20 seeds; `HARVESTD_SEEDS=1000` runs more, `HARVESTD_SEED=7` begins at the 7th.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use harvestd::activation::ActivationBatch;
+use harvestd::catalog::Catalog;
+use harvestd::catalog::compact::{compact, delete_covered_commits};
+use harvestd::catalog::verify::verify;
+use harvestd::dataset::config::{CompressionConfig, Layout, StoredDtype};
+use harvestd::dataset::schema::ShardSpec;
+use harvestd::error::{ErrorKind, Result};
+use harvestd::sink::{ParquetSink, SinkOptions};
+use harvestd::store::Location;
+use harvestd::store::upload::UploadOptions;
+use harvestd::testing::SyntheticUnit;
+use harvestd::testing::datasets::{header, interleaved, small_spec, units};
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::sim_store::{SimStore, Weather, World};
+use crate::support::reliability::{Difference, Rows, record};
+
+const WORKERS: usize = 5;
+/// How long covered commits stay: longer than anybody takes to read what is listed.
+const GRACE: Duration = Duration::from_secs(60);
+/// Sequence lengths of the units: parts of several sequences, of one, of none.
+const LENGTHS: [&[u32]; 5] =
+    [&[17, 9, 30, 12, 0, 28, 3, 3, 55, 14], &[40, 1, 39, 2], &[], &[5, 5, 5, 30, 30, 30, 12, 12], &[41, 41, 41]];
+const WEATHER: Weather = Weather { lost_requests: 8, lost_answers: 12, slow: 20, stale: 150 };
+
+fn spec() -> ShardSpec {
+    small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None)
+}
+
+fn place(store: Arc<dyn ObjectStore>) -> Location {
+    Location::in_store(store, "acts", "simulation/acts")
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |n| n.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
+}
+
+/// One start of a worker: continue the dataset to its end, as `harvestd run` does. An error ends it, as there.
+async fn life(world: &Arc<World>, worker: usize, start: usize, batches: &[ActivationBatch]) -> Result<()> {
+    let who = format!("w{worker}x{start}");
+    let location = place(Arc::new(SimStore { world: Arc::clone(world), who: who.clone() }));
+    let catalog = Catalog::create_or_open(location, header(&spec(), LENGTHS.len() as u32)).await?;
+    let progress = catalog.progress().await?;
+    // odd workers send shards in parts, even ones at once
+    let upload = UploadOptions { part_bytes: if worker % 2 == 1 { 700 } else { 1 << 20 }, parts_in_flight: 2 };
+    let options = SinkOptions { attempt: Some(who), upload, ..SinkOptions::default() };
+    let mut sink = ParquetSink::with_options(catalog.clone(), spec(), progress, options).await?;
+    for batch in batches {
+        // now and then it looks what the others have finished
+        if world.draw(20) == 0 {
+            let mut done: Vec<u32> =
+                catalog.progress().await?.iter().filter(|(_, p)| p.done).map(|(&u, _)| u).collect();
+            done.sort_unstable();
+            for unit in done {
+                sink.others_finished(unit).await;
+            }
+        }
+        // some compact what is committed, and tidy up commits that have been covered for a while
+        if world.draw(25) == 0 {
+            compact(&catalog, 1 + world.draw(4)).await?;
+        }
+        if world.draw(25) == 0 && world.now() > GRACE {
+            delete_covered_commits(&catalog, world.now() - GRACE).await?;
+        }
+        tokio::time::sleep(Duration::from_millis(world.draw(30))).await;
+        if let Err(error) = sink.write(batch).await {
+            sink.abort().await?;
+            return Err(error);
+        }
+    }
+    sink.finish().await.map(drop)
+}
+
+/// A worker: lives until one start of it reaches the end. It dies at random moments, in the middle of whatever it does.
+async fn worker(world: Arc<World>, worker: usize, units: Vec<SyntheticUnit>) -> u64 {
+    let mut order = units;
+    order.rotate_left(worker % LENGTHS.len());
+    let batches = interleaved(&order, &[2, 3]);
+    let mut starts = 0;
+    loop {
+        starts += 1;
+        assert!(starts < 500, "worker {worker} never reaches the end");
+        let until = Duration::from_millis(50 + world.draw(12_000));
+        // some starts are left alone, so that there is an end
+        let dies = world.draw(4) != 0;
+        tokio::select! {
+            biased;
+            ended = life(&world, worker, starts, &batches) => match ended {
+                Ok(()) => return starts as u64,
+                Err(error) => {
+                    assert_eq!(error.kind().retryable() || is_stale(&error), true, "worker {worker}: {error}");
+                    world.note(format!("w{worker} fails: {error}"));
+                }
+            },
+            () = tokio::time::sleep(until), if dies => world.note(format!("w{worker} dies")),
+        }
+        tokio::time::sleep(Duration::from_millis(world.draw(500))).await;
+    }
+}
+
+/// What a listing that is twice stale looks like: a part is missing in between.
+fn is_stale(error: &harvestd::error::Error) -> bool {
+    error.kind() == ErrorKind::Data && error.to_string().contains("is missing: the next commit is")
+}
+
+/// What one simulation came to.
+#[derive(Debug, PartialEq)]
+struct End {
+    steps: u64,
+    history: u64,
+    starts: u64,
+    virtual_seconds: u64,
+}
+
+fn simulate(seed: u64, undisturbed: &Rows, difference: &mut Difference) -> End {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let world = World::new(seed, WEATHER);
+    let (units, shared) = (units(&spec(), &LENGTHS), Arc::clone(&world));
+    let end = runtime.block_on(async move {
+        let since = tokio::time::Instant::now();
+        let workers = (0..WORKERS).map(|w| worker(Arc::clone(&shared), w, units.clone()));
+        let starts = futures::future::join_all(workers).await.iter().sum();
+        let (steps, history) = shared.history();
+        End { steps, history, starts, virtual_seconds: since.elapsed().as_secs() }
+    });
+    // what a reader finds when all is quiet
+    let still: Arc<dyn ObjectStore> = Arc::clone(&world.inner) as Arc<dyn ObjectStore>;
+    let quiet = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    quiet.block_on(async {
+        let catalog = Catalog::open(place(still)).await.unwrap();
+        let report = verify(&catalog, |_, _| ()).await.unwrap();
+        assert!(report.ok() && report.complete(), "seed {seed}: {report:?}\n{}", world.last());
+        difference.add(Rows::read(catalog.location()).await.against(undisturbed));
+    });
+    end
+}
+
+/// The rows of one worker alone on a store without faults.
+fn undisturbed() -> Rows {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let location = place(Arc::new(InMemory::new()));
+    runtime.block_on(async {
+        let batches = interleaved(&units(&spec(), &LENGTHS), &[3]);
+        let n = LENGTHS.len() as u32;
+        harvestd::testing::datasets::write(&location, &spec(), n, &batches, SinkOptions::default()).await.unwrap();
+        Rows::read(&location).await
+    })
+}
+
+#[test]
+fn workers_over_a_bad_network_lose_nothing() {
+    let rows = undisturbed();
+    let (first, seeds) = (number("HARVESTD_SEED", 1), number("HARVESTD_SEEDS", 20));
+    let (mut difference, mut steps, mut starts, mut seconds) = (Difference::default(), 0, 0, 0);
+    for seed in first..first + seeds {
+        let again = format!(
+            "seed {seed}: repeat with HARVESTD_SEED={seed} HARVESTD_SEEDS=1 cargo test --release --test reliability workers_over"
+        );
+        let before = difference;
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulate(seed, &rows, &mut difference)));
+        let end = caught.unwrap_or_else(|why| {
+            eprintln!("{again}");
+            std::panic::resume_unwind(why)
+        });
+        assert_eq!(difference, before, "{again}");
+        steps += end.steps;
+        starts += end.starts;
+        seconds += end.virtual_seconds;
+        if seed < first + 2 {
+            assert_eq!(simulate(seed, &rows, &mut difference), end, "the same seed, another history: {again}");
+        }
+    }
+    eprintln!("{seeds} seeds: {steps} steps, {starts} starts of {WORKERS} workers, {seconds} virtual seconds");
+    assert!(steps > 1000 * seeds, "too quiet: {steps} steps");
+    record("simulated workers", seeds, difference);
+}
+
+/// An object that was there when it was committed, and then is not: `verify` names it, and nothing else.
+#[test]
+fn verify_finds_what_a_store_lost() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Arc::new(InMemory::new());
+        let location = place(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        let batches = interleaved(&units(&spec(), &LENGTHS), &[3]);
+        let n = LENGTHS.len() as u32;
+        let (catalog, committed) =
+            harvestd::testing::datasets::write(&location, &spec(), n, &batches, SinkOptions::default()).await.unwrap();
+        for shard in &committed {
+            let name = format!("shards/{:06}-{:05}.parquet", shard.unit, shard.part);
+            let path = location.child(&name).path;
+            let kept = store.get(&path).await.unwrap().bytes().await.unwrap();
+            store.delete(&path).await.unwrap();
+            let report = verify(&catalog, |_, _| ()).await.unwrap();
+            assert_eq!(report.problems.len(), 1, "{report:?}");
+            assert_eq!(report.problems[0].object, name);
+            assert!(report.problems[0].what.contains("missing"), "{report:?}");
+            store.put(&path, kept.into()).await.unwrap();
+        }
+        assert!(verify(&catalog, |_, _| ()).await.unwrap().ok());
+    });
+}
