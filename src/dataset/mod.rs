@@ -32,5 +32,7 @@ mod site_pages;
 pub mod stats;
 pub mod values;
 
+pub use page_buffers::PageBuffers;
+
 #[cfg(test)]
 mod tests;

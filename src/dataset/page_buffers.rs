@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 /// Buffers that come back when the last reader of their bytes is done, even after the encoder's end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PageBuffers(Arc<Mutex<Vec<Vec<u8>>>>);
+pub struct PageBuffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl PageBuffers {
     /// A buffer of `len` bytes, whatever they are.

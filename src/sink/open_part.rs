@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::accounting::{DropCounts, DropReason};
 use crate::activation::ActivationBatch;
 use crate::catalog::{Catalog, Committed};
+use crate::dataset::PageBuffers;
 use crate::dataset::commit::{Commit, UnitCursor, UnitProgress};
 use crate::dataset::encoder::ShardEncoder;
 use crate::dataset::header::PART_FORMAT;
@@ -43,6 +44,7 @@ impl OpenPart {
         options: &SinkOptions,
         unit: u32,
         progress: &UnitProgress,
+        buffers: &PageBuffers,
     ) -> Result<Self> {
         let part = progress.next_part;
         let object = paths::shard(unit, part, options.attempt.as_deref());
@@ -51,7 +53,7 @@ impl OpenPart {
             part,
             from_seq: progress.next_seq,
             next_seq: progress.next_seq,
-            encoder: ShardEncoder::new(spec, unit, part)?,
+            encoder: ShardEncoder::with_buffers(spec, unit, part, buffers)?,
             upload: Upload::new(catalog.location().child(&object), options.upload),
             object,
             quota: options.quota.clone(),

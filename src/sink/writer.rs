@@ -10,6 +10,7 @@ use crate::accounting::DropReason;
 use crate::activation::ActivationBatch;
 use crate::catalog::compact::{COMPACT_AFTER, GRACE, compact, delete_covered_commits};
 use crate::catalog::{Catalog, Committed};
+use crate::dataset::PageBuffers;
 use crate::dataset::commit::{Commit, UnitProgress};
 use crate::dataset::encoder::fits;
 use crate::dataset::paths;
@@ -72,6 +73,8 @@ pub struct ParquetSink {
     open: BTreeMap<u32, OpenPart>,
     /// Commits, about, that no manifest covers.
     uncovered: u64,
+    /// Used by one shard after the other.
+    buffers: PageBuffers,
     lock: Option<Arc<WriterLock>>,
     /// The part that is being finished and committed while others are filled.
     publishing: Option<JoinHandle<Result<(Commit, Committed)>>>,
@@ -112,6 +115,7 @@ impl ParquetSink {
             uncovered,
             lock: None,
             publishing: None,
+            buffers: PageBuffers::default(),
         })
     }
 
@@ -229,7 +233,14 @@ impl ParquetSink {
             std::collections::btree_map::Entry::Occupied(part) => Ok(part.into_mut()),
             std::collections::btree_map::Entry::Vacant(place) => {
                 let progress = self.progress.entry(unit).or_default();
-                Ok(place.insert(OpenPart::begin(&self.catalog, &self.spec, &self.options, unit, progress)?))
+                Ok(place.insert(OpenPart::begin(
+                    &self.catalog,
+                    &self.spec,
+                    &self.options,
+                    unit,
+                    progress,
+                    &self.buffers,
+                )?))
             }
         }
     }

@@ -64,6 +64,7 @@ async fn a_reader_by_the_book_sees_what_the_library_sees() {
     for batch in batches() {
         sink.write(&batch).await.unwrap();
     }
+    sink.finish().await.unwrap();
     compare(&python, &folder, "a column group").await;
     compact(&group, 1).await.unwrap().unwrap();
     compact(&base, 1).await.unwrap().unwrap();

@@ -33,6 +33,7 @@ async fn with_group(location: &Location) -> (Catalog, Catalog) {
     for batch in batches() {
         sink.write(&batch).await.unwrap();
     }
+    sink.finish().await.unwrap();
     (base, group)
 }
 
