@@ -202,7 +202,8 @@ async fn held_out_rows_are_the_others() {
     let held = read_all(Reader::held_out(source, &config).unwrap()).await;
     let mut both = rows(deref(&train).chain(deref(&held)));
     let mut all = rows(&written);
-    (both.sort(), all.sort());
+    both.sort();
+    all.sort();
     assert!(both == all);
     assert!(!rows(deref(&held)).is_empty());
 }
