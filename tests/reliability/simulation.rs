@@ -97,7 +97,7 @@ async fn worker(world: Arc<World>, worker: usize, units: Vec<SyntheticUnit>) -> 
             ended = life(&world, worker, starts, &batches) => match ended {
                 Ok(()) => return starts as u64,
                 Err(error) => {
-                    assert_eq!(error.kind().retryable() || is_stale(&error), true, "worker {worker}: {error}");
+                    assert!(error.kind().retryable() || is_stale(&error), "worker {worker}: {error}");
                     world.note(format!("w{worker} fails: {error}"));
                 }
             },
