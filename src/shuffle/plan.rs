@@ -161,7 +161,8 @@ impl Plan {
 
 /// The number of buckets of about `bytes` each: a power of two.
 fn buckets(rows: u64, row_bytes: u64, bytes: u64) -> Result<u32> {
-    let wanted = rows.saturating_mul(row_bytes).div_ceil(bytes.max(1)).max(1).next_power_of_two();
+    let wanted = rows.saturating_mul(row_bytes).div_ceil(bytes.max(1)).max(1);
+    let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
     if wanted > BUCKETS_MAX {
         return Err(Error::config(format!(
             "{rows} rows of {row_bytes} bytes would need {wanted} buckets: give more memory"
