@@ -120,6 +120,9 @@ pub fn open(
     shared: &Shared<'_>,
 ) -> Result<Storing> {
     shared.io.block_on(async {
+        if config.shared {
+            probe::may_be_shared(&location)?;
+        }
         probe::exclusive_writes(&location).await?;
         let base = Catalog::create_or_open(location, header.clone()).await?;
         // before the look at what is committed: afterwards only this run, or others that say so, change it
