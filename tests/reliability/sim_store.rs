@@ -41,6 +41,8 @@ pub struct Weather {
 /// What the far end has and what happened there.
 pub struct World {
     pub inner: Arc<InMemory>,
+    /// Whether workers compact what is committed.
+    pub compacts: bool,
     weather: Weather,
     state: Mutex<State>,
     began: OnceLock<Instant>,
@@ -63,7 +65,7 @@ struct State {
 }
 
 impl World {
-    pub fn new(seed: u64, weather: Weather) -> Arc<Self> {
+    pub fn new(seed: u64, weather: Weather, compacts: bool) -> Arc<Self> {
         let state = State {
             seed,
             history: Xxh3::new(),
@@ -74,12 +76,23 @@ impl World {
             written: Vec::new(),
             times: BTreeMap::new(),
         };
-        Arc::new(Self { inner: Arc::new(InMemory::new()), weather, state: Mutex::new(state), began: OnceLock::new() })
+        Arc::new(Self {
+            inner: Arc::new(InMemory::new()),
+            compacts,
+            weather,
+            state: Mutex::new(state),
+            began: OnceLock::new(),
+        })
     }
 
     /// Virtual time since the beginning: also the store's clock, which begins in 1970.
     pub fn now(&self) -> Duration {
         self.began.get_or_init(Instant::now).elapsed()
+    }
+
+    /// When an object was written, by the store's clock: the real one would make histories differ.
+    fn written_at<T: From<std::time::SystemTime>>(&self, path: &Path) -> T {
+        (UNIX_EPOCH + self.state.lock().unwrap().times.get(path).copied().unwrap_or_default()).into()
     }
 
     /// A number below `n`.
@@ -238,7 +251,12 @@ impl ObjectStore for SimStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (world, path) = (Arc::clone(&self.world), location.clone());
-        self.request(format!("get {location}"), async move { world.inner.get_opts(&path, options).await }).await
+        let got = async move {
+            let mut got = world.inner.get_opts(&path, options).await?;
+            got.meta.last_modified = world.written_at(&path);
+            Ok(got)
+        };
+        self.request(format!("get {location}"), got).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -274,11 +292,8 @@ impl ObjectStore for SimStore {
                 let unseen = world.unseen();
                 let all: Vec<ObjectMeta> = world.inner.list(prefix.as_ref()).try_collect().await?;
                 let seen = all.into_iter().filter(|object| !unseen.contains(&object.location));
-                let times = world.state.lock().unwrap().times.clone();
-                let dated = seen.map(|object| {
-                    let written = times.get(&object.location).copied().unwrap_or_default();
-                    ObjectMeta { last_modified: (UNIX_EPOCH + written).into(), ..object }
-                });
+                let dated =
+                    seen.map(|object| ObjectMeta { last_modified: world.written_at(&object.location), ..object });
                 Ok(dated.collect::<Vec<_>>())
             };
             store.request(shown, act).await

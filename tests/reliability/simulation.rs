@@ -1,5 +1,5 @@
-//! Many workers on one dataset over a bad network, on one thread and in virtual time: what takes hours takes a second, and
-//! a seed repeats it step by step.
+//! Many workers on one dataset over a bad network, on one thread and in virtual time: what takes hours takes a second. A
+//! seed repeats it: step by step without compaction, in its dice with it.
 //!
 //! 20 seeds; `HARVESTD_SEEDS=1000` runs more, `HARVESTD_SEED=7` begins at the 7th.
 
@@ -65,10 +65,10 @@ async fn life(world: &Arc<World>, worker: usize, start: usize, batches: &[Activa
             }
         }
         // some compact what is committed, and tidy up commits that have been covered for a while
-        if world.draw(25) == 0 {
+        if world.compacts && world.draw(25) == 0 {
             compact(&catalog, 1 + world.draw(4)).await?;
         }
-        if world.draw(25) == 0 && world.now() > GRACE {
+        if world.compacts && world.draw(25) == 0 && world.now() > GRACE {
             delete_covered_commits(&catalog, world.now() - GRACE).await?;
         }
         tokio::time::sleep(Duration::from_millis(world.draw(30))).await;
@@ -121,9 +121,11 @@ struct End {
     virtual_seconds: u64,
 }
 
-fn simulate(seed: u64, undisturbed: &Rows, difference: &mut Difference) -> End {
+/// Manifests are encoded and decoded on threads of their own, whose pace nobody repeats: only without compaction does a seed
+/// give the same history step by step.
+fn simulate(seed: u64, compacts: bool, undisturbed: &Rows, difference: &mut Difference) -> End {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let world = World::new(seed, WEATHER);
+    let world = World::new(seed, WEATHER, compacts);
     let (units, shared) = (units(&spec(), &LENGTHS), Arc::clone(&world));
     let end = runtime.block_on(async move {
         let since = tokio::time::Instant::now();
@@ -166,7 +168,8 @@ fn workers_over_a_bad_network_lose_nothing() {
             "seed {seed}: repeat with HARVESTD_SEED={seed} HARVESTD_SEEDS=1 cargo test --release --test reliability workers_over"
         );
         let before = difference;
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulate(seed, &rows, &mut difference)));
+        let caught =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulate(seed, true, &rows, &mut difference)));
         let end = caught.unwrap_or_else(|why| {
             eprintln!("{again}");
             std::panic::resume_unwind(why)
@@ -176,7 +179,8 @@ fn workers_over_a_bad_network_lose_nothing() {
         starts += end.starts;
         seconds += end.virtual_seconds;
         if seed < first + 2 {
-            assert_eq!(simulate(seed, &rows, &mut difference), end, "the same seed, another history: {again}");
+            let twice = [0, 1].map(|_| simulate(seed, false, &rows, &mut difference));
+            assert_eq!(twice[0], twice[1], "the same seed, another history: {again}");
         }
     }
     eprintln!("{seeds} seeds: {steps} steps, {starts} starts of {WORKERS} workers, {seconds} virtual seconds");
