@@ -12,7 +12,8 @@ use support::reliability::{Difference, Rows, record};
 use support::*;
 
 /// Places that another command than `run` passes.
-const ELSEWHERE: [&str; 1] = ["segments_uploaded"];
+const ELSEWHERE: [&str; 5] =
+    ["segments_uploaded", "piece_written", "piece_indexed", "bucket_written", "bucket_committed"];
 /// How often a place is passed before the process ends there.
 const PASSES: [u32; 3] = [1, 2, 5];
 

@@ -30,6 +30,10 @@ pub const FAILPOINTS: &[&str] = &[
     "export_file",
     "export_done",
     "segments_uploaded",
+    "piece_written",
+    "piece_indexed",
+    "bucket_written",
+    "bucket_committed",
 ];
 
 /// End the process here if the environment names this failpoint.
