@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +12,10 @@ use harvestd::testing::FAILPOINTS;
 use support::reliability::{Difference, Rows, record};
 use support::*;
 
-/// Places that another command than `run` passes.
-const ELSEWHERE: [&str; 5] =
-    ["segments_uploaded", "piece_written", "piece_indexed", "bucket_written", "bucket_committed"];
+/// Places that `compact` passes.
+const COMPACT: [&str; 1] = ["segments_uploaded"];
+/// Places that `shuffle` passes.
+const SHUFFLE: [&str; 4] = ["piece_written", "piece_indexed", "bucket_written", "bucket_committed"];
 /// How often a place is passed before the process ends there.
 const PASSES: [u32; 3] = [1, 2, 5];
 
@@ -33,7 +35,7 @@ fn every_failpoint_is_survived() {
 
     let cases: Vec<(&str, u32)> = FAILPOINTS
         .iter()
-        .filter(|name| !ELSEWHERE.contains(name))
+        .filter(|name| !COMPACT.contains(name) && !SHUFFLE.contains(name))
         .flat_map(|name| PASSES.map(|nth| (*name, nth)))
         .collect();
     let (next, total) = (AtomicUsize::new(0), Mutex::new((0, Difference::default())));
@@ -70,4 +72,44 @@ fn every_failpoint_is_survived() {
     });
     let (runs, difference) = total.into_inner().unwrap();
     record("kill at a stage border", runs, difference);
+}
+
+/// A command that ends at a place, and then the same command again. Gives what `verify` needs: the dataset is whole.
+fn end_at(stop: &str, args: &[&str], dataset: &Path) {
+    let ended = Command::new(BINARY).args(args).env("HARVESTD_FAILPOINT", stop).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("failpoint reached"), "{stop}: {} {said}", ended.status);
+    let again = harvestd(args);
+    assert!(again.status.success(), "{stop}: {}", String::from_utf8_lossy(&again.stderr));
+    let verify = harvestd(&["verify", dataset.to_str().unwrap()]);
+    assert!(verify.status.success(), "{stop}: {}", String::from_utf8_lossy(&verify.stdout));
+}
+
+#[test]
+fn shuffles_and_compactions_survive_theirs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let corpus = scratch.path().join("corpus");
+    write_corpus(&corpus, 4, 2);
+    let pipeline = write_pipeline(&corpus, scratch.path());
+    let log = scratch.path().join("log");
+    assert!(start(&pipeline, &log, &["--set", "trainers=[]"]).wait().unwrap().success());
+    let source = scratch.path().join("acts");
+    let rows = Rows::of_folder(&source);
+
+    let shuffle_to = |to: &Path| {
+        let to = to.display().to_string();
+        ["shuffle", source.to_str().unwrap(), &to, "--memory", "16MiB", "--seed", "4"].map(str::to_owned)
+    };
+    let whole = scratch.path().join("whole");
+    assert!(harvestd(&shuffle_to(&whole).each_ref().map(String::as_str)).status.success());
+    for (name, nth) in SHUFFLE.iter().flat_map(|name| [1, 3].map(|nth| (name, nth))) {
+        let to = scratch.path().join(format!("{name}-{nth}"));
+        end_at(&format!("{name}:{nth}"), &shuffle_to(&to).each_ref().map(String::as_str), &to);
+        assert!(files(&to) == files(&whole), "{name}:{nth}: other bytes");
+    }
+    for name in COMPACT {
+        end_at(name, &["compact", source.to_str().unwrap()], &source);
+        let difference = Rows::of_folder(&source).against(&rows);
+        assert_eq!(difference, Difference::default(), "{name}");
+    }
 }

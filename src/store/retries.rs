@@ -205,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_only_fails_is_given_up_as_a_whole() {
-        let retries = retries(1000, 60);
+        let retries = retries(1000, 500);
         let since = Stopwatch::start();
         let (result, made) = ask(&retries, u32::MAX).await;
         assert!(result.is_err() && made > 3);
@@ -213,7 +213,7 @@ mod tests {
         for _ in 0..20 {
             assert!(ask(&retries, u32::MAX).await.1 <= 2);
         }
-        assert!(since.elapsed() < Duration::from_millis(600), "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
         retries.answered();
         assert!(ask(&retries, u32::MAX).await.1 > 3);
     }
