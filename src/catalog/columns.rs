@@ -258,9 +258,18 @@ impl RowsOf {
         if *self == Self::from(commit) {
             return Ok(());
         }
+        let differs =
+            match (self.rows == commit.rows && self.sequences == commit.sequences, self.cursor == commit.cursor) {
+                (false, _) => format!(
+                    "{} of sequences {:?}, not {} of {:?}",
+                    commit.rows, commit.sequences, self.rows, self.sequences
+                ),
+                (true, false) => "its cursor is another".to_owned(),
+                (true, true) => "what was dropped is not the same".to_owned(),
+            };
         Err(Error::data(format!(
-            "part {} of unit {} of `{shown}` has other rows than its dataset: {} of sequences {:?}, not {} of {:?}",
-            commit.part, commit.unit, commit.rows, commit.sequences, self.rows, self.sequences
+            "part {} of unit {} of `{shown}` has other rows than its dataset: {differs}",
+            commit.part, commit.unit
         )))
     }
 }
@@ -285,8 +294,17 @@ impl BaseRows {
                 commit.part, commit.unit
             ))
         };
-        let bytes = objects::read(&place).await?.ok_or_else(missing)?;
-        let base = Commit::from_json(&bytes).map_err(|e| e.context(format!("read `{}`", place.shown)))?;
+        let base = match objects::read(&place).await? {
+            Some(bytes) => Commit::from_json(&bytes).map_err(|e| e.context(format!("read `{}`", place.shown)))?,
+            // another writer's, which a manifest covers since
+            None => self.covered(commit.unit, commit.part).await?.ok_or_else(missing)?,
+        };
         RowsOf::from(&base).check(commit, shown)
+    }
+
+    /// The commit of a part, wherever the dataset has it now.
+    async fn covered(&self, unit: u32, part: u32) -> Result<Option<Commit>> {
+        let entries = Catalog::open(self.location.clone()).await?.entries().await?;
+        Ok(entries.into_iter().map(|entry| entry.commit).find(|commit| (commit.unit, commit.part) == (unit, part)))
     }
 }

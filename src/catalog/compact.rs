@@ -22,6 +22,7 @@ use crate::dataset::segment::{self, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::clock::Stopwatch;
 use crate::store::objects::{self, Created};
+use crate::store::probe;
 use crate::testing::failpoint;
 
 /// A writer compacts when it has made so many commits: few enough that a listing of what is not covered stays short.
@@ -77,6 +78,7 @@ pub(super) async fn next_generation(
     inherited: &[Entry],
 ) -> Result<Option<Compacted>> {
     catalog.header().check_can_grow()?;
+    probe::exclusive_writes(catalog.location()).await?;
     for _ in 0..TRIES {
         let watch = Stopwatch::start();
         let mut state = catalog.state().await?;

@@ -11,8 +11,8 @@ use futures::TryStreamExt;
 use object_store::ObjectStore;
 use serde::Serialize;
 
-use crate::catalog::Catalog;
 use crate::catalog::compact::{Retire, next_generation, old_commits, written_at};
+use crate::catalog::{Catalog, lost};
 use crate::dataset::config::KeepConfig;
 use crate::dataset::paths;
 use crate::dataset::segment::Entry;
@@ -145,6 +145,14 @@ pub async fn collect(catalog: &Catalog, policy: &Policy) -> Result<Garbage> {
     for upload in &garbage.uploads {
         orphans::abort(catalog.location(), &upload.upload).await?;
     }
+    for place in std::iter::once(catalog).chain(&groups).map(Catalog::location) {
+        for folder in [paths::SHARDS, paths::COMMITS, paths::MANIFESTS] {
+            let swept = objects::sweep_staging(&place.child(folder), Some(policy.before()))?;
+            if !swept.is_empty() {
+                tracing::info!(place = %place.shown, folder, files = swept.len(), "deleted half-written files");
+            }
+        }
+    }
     Ok(garbage)
 }
 
@@ -247,6 +255,13 @@ async fn find(catalog: &Catalog, prefix: &str, policy: &Policy, garbage: &mut Ga
     let place = catalog.location().child(paths::SHARDS);
     let listed: Vec<_> =
         place.store.list(Some(&place.path)).try_collect().await.map_err(|e| store::error("list", &place.shown, e))?;
+    let state = catalog.state().await?;
+    if let Some((segment, parts)) = lost::parts_of_lost_manifests(catalog, &state).await?.first() {
+        return Err(Error::data(format!(
+            "nothing is collected: `{}` names {parts} parts that no manifest and no commit names, so a manifest was lost",
+            catalog.location().child(segment).shown
+        )));
+    }
     let entries = catalog.entries().await?;
     let (mut named, mut gone) = (HashSet::new(), BTreeMap::new());
     for entry in &entries {

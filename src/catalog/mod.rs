@@ -12,6 +12,7 @@ pub mod columns;
 pub mod compact;
 pub mod gc;
 pub mod inspect;
+mod lost;
 mod shard_check;
 pub mod state;
 pub mod verify;
@@ -27,8 +28,8 @@ use crate::dataset::manifest::CoveredTotals;
 use crate::dataset::paths;
 use crate::dataset::segment::Entry;
 use crate::error::{Error, Result};
-use crate::store::Location;
 use crate::store::objects::{self, Created};
+use crate::store::{Location, probe};
 use crate::testing::failpoint;
 
 /// An open dataset.
@@ -90,6 +91,16 @@ impl Catalog {
     /// [`Config`](crate::error::ErrorKind::Config) error that names what differs. The stored header is the one that counts.
     pub async fn create_or_open(location: Location, header: DatasetHeader) -> Result<Self> {
         let place = location.child(paths::HEADER);
+        probe::exclusive_writes(&location).await?;
+        if Self::read_header(&location).await?.is_none()
+            && lost::has_parts(&location).await?
+            && Self::read_header(&location).await?.is_none()
+        {
+            return Err(Error::data(format!(
+                "`{}` is missing, but what it describes is there: it was lost; put it back, or choose another place",
+                place.shown
+            )));
+        }
         failpoint("header_before");
         let header = match objects::create(&place, header.to_json().into()).await? {
             Created::Yes => header,

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::catalog::compact::written_at;
 use crate::catalog::shard_check::{self, Checked, TOLERANCE};
 use crate::catalog::state::State;
-use crate::catalog::{Catalog, Totals};
+use crate::catalog::{Catalog, Totals, lost};
 use crate::dataset::commit::{Commit, PartMark, UnitProgress, advance_units};
 use crate::dataset::manifest::CoveredTotals;
 use crate::dataset::paths;
@@ -104,6 +104,9 @@ impl VerifyReport {
 /// What is wrong with the dataset is in the report; an error means that it could not be checked.
 pub async fn verify(catalog: &Catalog, mut checked: impl FnMut(usize, usize)) -> Result<VerifyReport> {
     let (mut report, rows) = verify_one(catalog, None, &mut checked).await?;
+    for folder in lost::headerless_groups(catalog).await? {
+        report.problem(format!("{folder}/{}", paths::HEADER), "is missing, but what it describes is there");
+    }
     let mut sites: HashSet<String> = catalog.header().sites.iter().map(|site| site.name.clone()).collect();
     let groups = match catalog.groups().await {
         Err(error) if error.kind() == ErrorKind::Data || error.kind() == ErrorKind::Config => {
@@ -131,8 +134,24 @@ pub async fn verify(catalog: &Catalog, mut checked: impl FnMut(usize, usize)) ->
     Ok(report)
 }
 
-/// Hashes of the rows of each part whose shard is there.
-type RowHashes = HashMap<(u32, u32), u128>;
+/// What the parts of a column group must have in common with its dataset's, of each part whose shard is there.
+type RowHashes = HashMap<(u32, u32), PartHashes>;
+
+/// One part's.
+struct PartHashes {
+    /// Of the rows' ids.
+    rows: u128,
+    /// Of what the commit says of them.
+    said: u128,
+}
+
+impl PartHashes {
+    fn new(rows: u128, commit: &Commit) -> Self {
+        let said = (commit.sequences, commit.cursor, &commit.dropped);
+        // maps with string keys and numbers serialise
+        Self { rows, said: xxh3_128(&serde_json::to_vec(&said).unwrap_or_default()) }
+    }
+}
 
 /// A dataset that is being checked.
 struct Check<'a> {
@@ -182,6 +201,11 @@ async fn verify_one(
     };
     for (object, what) in &state.unreadable {
         check.report.problem(object, what);
+    }
+    for (object, parts) in lost::parts_of_lost_manifests(catalog, &state).await? {
+        let what = format!("names {parts} parts that no manifest and no commit names: a manifest was lost");
+        check.report.problem(object, what);
+        check.incomplete = true;
     }
     check.manifest(&state, checked).await?;
     check.parts(state.uncovered, checked).await?;
@@ -286,15 +310,19 @@ impl Check<'_> {
         for (site, statistics) in self.catalog.header().sites.iter().zip(&found.statistics) {
             self.statistics.entry(site.name.clone()).or_default().merge(statistics);
         }
-        let Some(ids) = found.ids else { return };
-        match self.base {
-            None => _ = self.rows.insert(place, ids),
-            // a part that the base does not have any more, or whose shard is damaged, is reported there
-            Some(base) => {
-                if base.get(&place).is_some_and(|base| *base != ids) {
-                    self.report.problem(&commit.object, "has other rows than the dataset's shard of the same part");
-                }
-            }
+        let Some(rows) = found.ids else { return };
+        let own = PartHashes::new(rows, commit);
+        let Some(base) = self.base else {
+            self.rows.insert(place, own);
+            return;
+        };
+        // a part that the base does not have any more, or whose shard is damaged, is reported there
+        let Some(base) = base.get(&place) else { return };
+        if base.rows != own.rows {
+            self.report.problem(&commit.object, "has other rows than the dataset's shard of the same part");
+        } else if base.said != own.said {
+            let name = paths::commit(commit.unit, commit.part);
+            self.report.problem(name, "says something else of sequences, cursor or drops than the dataset's commit");
         }
     }
 
@@ -339,8 +367,8 @@ impl Check<'_> {
 }
 
 /// Delete the unreferenced objects of `report` that were written before `before` (since 1970-01-01 UTC), and what uploads of
-/// that age left: staging files on local stores, parts on others; gives their names. A live writer's newest shard is unreferenced until it is committed:
-/// choose `before` well in the past, or make sure that nobody writes.
+/// that age left: staging files on local stores, parts on others; gives their names. A live writer's newest shard is
+/// unreferenced until it is committed: choose `before` well in the past, or make sure that nobody writes.
 pub async fn remove_unreferenced(catalog: &Catalog, report: &VerifyReport, before: Duration) -> Result<Vec<String>> {
     let old = report.unreferenced.iter().filter(|object| object.written_at < before.as_secs());
     let mut removed: Vec<String> = old.map(|object| object.object.clone()).collect();

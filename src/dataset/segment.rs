@@ -157,7 +157,7 @@ fn contained<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn decode_entries(bytes: Bytes, rows: u64) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for batch in batches(bytes, rows, None)? {
+    for batch in batches(bytes, Some(rows), None)? {
         let batch = batch.map_err(damaged)?;
         let columns = Columns(&batch);
         let marks = marks(&columns)?;
@@ -194,24 +194,31 @@ fn decode_entries(bytes: Bytes, rows: u64) -> Result<Vec<Entry>> {
 
 /// The entries of a segment as far as they say where units stand: a fraction of the work.
 pub fn decode_marks(bytes: Bytes, rows: u64) -> Result<Vec<PartMark>> {
-    contained(|| {
-        let mut all = Vec::new();
-        for batch in batches(bytes, rows, Some(MARK_COLUMNS))? {
-            all.extend(marks(&Columns(&batch.map_err(damaged)?))?);
-        }
-        Ok(all)
-    })
+    contained(|| collect_marks(bytes, Some(rows)))
 }
 
-/// The file's rows, of its first `columns` columns or of all.
+/// The places of the parts of a segment that no manifest names any more, however many they are.
+pub fn decode_unlisted_marks(bytes: Bytes) -> Result<Vec<PartMark>> {
+    contained(|| collect_marks(bytes, None))
+}
+
+fn collect_marks(bytes: Bytes, rows: Option<u64>) -> Result<Vec<PartMark>> {
+    let mut all = Vec::new();
+    for batch in batches(bytes, rows, Some(MARK_COLUMNS))? {
+        all.extend(marks(&Columns(&batch.map_err(damaged)?))?);
+    }
+    Ok(all)
+}
+
+/// The file's rows, of its first `columns` columns or of all; an error if it should have `rows` and has others.
 fn batches(
     bytes: Bytes,
-    rows: u64,
+    rows: Option<u64>,
     columns: Option<usize>,
 ) -> Result<impl Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>>> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(damaged)?;
     let found = builder.metadata().file_metadata().num_rows();
-    if u64::try_from(found) != Ok(rows) {
+    if let Some(rows) = rows.filter(|&rows| u64::try_from(found) != Ok(rows)) {
         return Err(Error::data(format!("has {found} rows instead of {rows}")));
     }
     let n_columns = builder.schema().fields().len();

@@ -104,6 +104,9 @@ impl Address {
         // abfss://container@account.dfs.core.windows.net/path
         let container = Some(url.username()).filter(|name| !name.is_empty() && kind == Kind::Azure);
         let has_secrets = url.password().is_some() || url.query().is_some();
+        if url.fragment().is_some() {
+            return Err(Error::config(format!("`{shown}` must not hold a `#`: what follows it would be lost")));
+        }
         if has_secrets || (container.is_none() && !url.username().is_empty()) {
             return Err(Error::config(format!(
                 "`{shown}` must not hold credentials or a query: credentials come from the environment"

@@ -87,6 +87,7 @@ async fn retired_parts_are_not_computed_for_a_group() {
     for batch in batches() {
         sink.write(&batch).await.unwrap();
     }
+    sink.finish().await.unwrap();
     assert_eq!(names(group.location(), "shards").await.len(), 10 - gone);
     let report = verify(&base, |_, _| ()).await.unwrap();
     assert!(
@@ -239,4 +240,60 @@ fn check_gc(url: &str, folder: &Path) {
     );
     assert_eq!(inspected["shards"].as_u64().unwrap() as usize, shards());
     assert!(json(&["--json", "verify", url])["ok"] == true);
+}
+
+/// A manifest or a header that the store lost is said, and what only it named is not taken for garbage.
+#[tokio::test]
+async fn what_a_lost_manifest_named_is_no_garbage() {
+    let location = memory("lost-manifest");
+    let catalog = dataset(&location).await;
+    compact(&catalog, 1).await.unwrap();
+    let later = Policy { keep: KeepConfig::default(), grace: DAY, now: now() + 2 * DAY };
+    collect(&catalog, &later).await.unwrap();
+    assert!(names(&location, "commits").await.is_empty());
+    let shards = names(&location, "shards").await;
+    objects::delete(&location.child(&paths::manifest(1))).await.unwrap();
+
+    let catalog = Catalog::open(location.clone()).await.unwrap();
+    let report = verify(&catalog, |_, _| ()).await.unwrap();
+    assert!(!report.ok() && report.problems[0].what.contains("a manifest was lost"), "{report:?}");
+    assert!(report.unreferenced.is_empty(), "{report:?}");
+    for refused in [plan(&catalog, &later).await, collect(&catalog, &later).await] {
+        assert!(refused.unwrap_err().to_string().contains("a manifest was lost"));
+    }
+    assert_eq!(names(&location, "shards").await, shards);
+}
+
+#[tokio::test]
+async fn a_lost_header_is_not_begun_anew() {
+    let location = memory("lost-header");
+    let catalog = dataset(&location).await;
+    let header = catalog.header().clone();
+    objects::delete(&location.child(paths::HEADER)).await.unwrap();
+    let error = Catalog::create_or_open(location.clone(), header).await.unwrap_err();
+    assert!(error.to_string().contains("it was lost"), "{error}");
+
+    let location = memory("lost-group-header");
+    let (mut first, mut second) = (spec(), spec());
+    first.sites.truncate(1);
+    second.sites.remove(0);
+    let (base, _) = write(&location, &first, 3, &batches(), SinkOptions::default()).await.unwrap();
+    let group = base.group(harvestd::testing::datasets::header(&second, 3)).await.unwrap();
+    let group = group.with_base(&base).await.unwrap();
+    let mut sink = ParquetSink::new(group.clone(), second, Default::default()).await.unwrap();
+    for batch in batches() {
+        sink.write(&batch).await.unwrap();
+    }
+    sink.finish().await.unwrap();
+    assert!(verify(&base, |_, _| ()).await.unwrap().ok());
+    // what its commits say besides is compared, too
+    let name = paths::commit(1, 0);
+    let bytes = objects::read(&group.location().child(&name)).await.unwrap().unwrap();
+    let other = String::from_utf8(bytes.to_vec()).unwrap().replacen("\"special_token\": ", "\"special_token\": 7", 1);
+    objects::replace(&group.location().child(&name), other.into()).await.unwrap();
+    let report = verify(&base, |_, _| ()).await.unwrap();
+    assert!(report.problems.len() == 1 && report.problems[0].object.ends_with(&name), "{report:?}");
+    objects::delete(&group.location().child(paths::HEADER)).await.unwrap();
+    let report = verify(&base, |_, _| ()).await.unwrap();
+    assert!(report.problems.len() == 1 && report.problems[0].what.contains("is missing"), "{report:?}");
 }

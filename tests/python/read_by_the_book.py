@@ -7,6 +7,7 @@ compared; damage ends it with a message.
 import hashlib
 import io
 import json
+import os
 import pathlib
 import sys
 
@@ -130,6 +131,8 @@ def read(folder):
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(read(pathlib.Path(sys.argv[1]))))
+        print(json.dumps(read(pathlib.Path(sys.argv[1]))), flush=True)
+        # pyarrow's threads may abort an interpreter that ends while they start
+        os._exit(0)
     except (Damaged, pa.ArrowInvalid, KeyError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
