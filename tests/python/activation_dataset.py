@@ -10,25 +10,87 @@ found, and how fast.
 """
 
 import glob
+import hashlib
 import json
 import os
 import random
 import sys
 import time
+import warnings
 
 import pyarrow.parquet as pq
 import torch
+
+
+def header(folder):
+    path = os.path.join(folder, "dataset.json")
+    if not os.path.exists(path):
+        return {"sites": []}  # a group that nobody finished beginning
+    with open(path) as f:
+        content = json.load(f)
+    if content["format"] not in (1, 2):
+        raise ValueError(f"{path}: unknown format {content['format']}")
+    return content
+
+
+def newest_manifest(folder):
+    paths = glob.glob(os.path.join(folder, "manifests", "*.json"))
+    return max(paths, key=lambda path: int(os.path.basename(path)[: -len(".json")]), default=None)
+
+
+def live_parts(folder):
+    """(unit, part) -> shard of what is stored and not retired: the newest manifest's rows, and the commits it does not cover."""
+    while True:
+        manifest = newest_manifest(folder)
+        live, covered = {}, set()
+        try:
+            if manifest is not None:
+                with open(manifest) as f:
+                    content = json.load(f)
+                if content["format"] != 2:
+                    raise ValueError(f"{manifest}: unknown format {content['format']}")
+                for segment in content["segments"]:
+                    table = pq.read_table(
+                        os.path.join(folder, segment["object"]), columns=["unit", "part", "object", "retired_at"]
+                    )
+                    for row in table.to_pylist():
+                        place = (row["unit"], row["part"])
+                        covered.add(place)
+                        if row["retired_at"] is None:
+                            live[place] = row["object"]
+            for path in glob.glob(os.path.join(folder, "commits", "*.json")):
+                unit, part = (int(number) for number in os.path.basename(path)[: -len(".json")].split("-"))
+                if (unit, part) not in covered:
+                    with open(path) as f:
+                        live[unit, part] = json.load(f)["object"]
+        except FileNotFoundError:
+            # a newer manifest made these files superfluous while they were read; damage otherwise
+            if newest_manifest(folder) == manifest:
+                raise
+            continue
+        if newest_manifest(folder) == manifest:
+            return live
 
 
 class Activations(torch.utils.data.IterableDataset):
     def __init__(self, root, site, batch_rows=4096, seed=None):
         super().__init__()
         self.root, self.site, self.batch_rows, self.seed = str(root), site, batch_rows, seed
-        with open(os.path.join(self.root, "dataset.json")) as f:
-            self.spec = next(s for s in json.load(f)["sites"] if s["name"] == site)
-        # a shard exists if and only if its commit does (docs/dataset-format.md says how to read manifests besides)
-        commits = sorted(glob.glob(os.path.join(self.root, "commits", "*.json")))
-        self.shards = [os.path.join(self.root, json.load(open(c))["object"]) for c in commits]
+        # the dataset itself, or the column group that the site was added with
+        for folder in [self.root, *sorted(glob.glob(os.path.join(self.root, "columns", "*")))]:
+            sites = {s["name"]: s for s in header(folder)["sites"]}
+            if site in sites:
+                break
+        else:
+            raise KeyError(f"{self.root} has no site {site}")
+        self.spec = sites[site]
+        # the dataset says which parts there are; a group may be behind it
+        base = live_parts(self.root)
+        found = base if folder == self.root else live_parts(folder)
+        places = [place for place in sorted(base) if place in found]
+        if len(places) < len(base):
+            warnings.warn(f"{folder} has {len(places)} of {len(base)} parts: the other rows are not read")
+        self.shards = [os.path.join(folder, found[place]) for place in places]
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
@@ -55,14 +117,15 @@ class Activations(torch.utils.data.IterableDataset):
 
 
 def main():
-    import warnings
-
     warnings.filterwarnings("ignore", message="The given buffer is not writable")
     asked = json.load(sys.stdin)
     dataset = Activations(asked["dataset"], asked["site"], batch_rows=1000)
     started = time.perf_counter()
     rows = [x for x in dataset]
     seconds = time.perf_counter() - started
+    digest = hashlib.sha256()
+    for x in rows:
+        digest.update(x.contiguous().view(torch.uint8).numpy().tobytes())
     n = sum(len(x) for x in rows)
     bytes_read = sum(x.numel() * x.element_size() for x in rows)
     loader = torch.utils.data.DataLoader(
@@ -73,6 +136,7 @@ def main():
     json.dump(
         {
             "rows": n,
+            "sha256": digest.hexdigest(),
             "rows_of_workers": len(shuffled),
             "equal": bool(torch.equal(order(torch.cat(rows)), order(shuffled))),
             "gb_per_second": bytes_read / seconds / 1e9,
