@@ -71,6 +71,43 @@ impl ViewPart {
     }
 }
 
+/// A column group that does not have all parts of its dataset yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Where the group is.
+    pub group: String,
+    /// Parts that it has.
+    pub parts: u64,
+    /// Parts of the dataset.
+    pub of_parts: u64,
+    /// Rows that it has.
+    pub rows: u64,
+    /// Rows of the dataset.
+    pub of_rows: u64,
+}
+
+impl Behind {
+    fn none(group: &str) -> Self {
+        Self { group: group.to_owned(), parts: 0, of_parts: 0, rows: 0, of_rows: 0 }
+    }
+
+    fn count(&mut self, rows: u64, has: bool) {
+        self.of_parts += 1;
+        self.of_rows += rows;
+        if has {
+            self.parts += 1;
+            self.rows += rows;
+        }
+    }
+}
+
+impl std::fmt::Display for Behind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { group, parts, of_parts, rows, of_rows } = self;
+        write!(f, "column group `{group}` has {parts} of its dataset's {of_parts} parts ({rows} of {of_rows} rows)")
+    }
+}
+
 impl View {
     /// Open a dataset and all its column groups.
     pub async fn open(location: Location) -> Result<Self> {
@@ -118,24 +155,39 @@ impl View {
     /// The live parts, by unit and part, that the dataset and each of `sources` have. A group that is still being written
     /// has fewer parts than its dataset.
     pub async fn parts(&self, sources: &[usize]) -> Result<Vec<ViewPart>> {
+        Ok(self.joined(sources).await?.0)
+    }
+
+    /// As [`View::parts`], and which of `sources` lack parts of the dataset.
+    pub async fn joined(&self, sources: &[usize]) -> Result<(Vec<ViewPart>, Vec<Behind>)> {
         let mut of_groups: Vec<(usize, HashMap<(u32, u32), Commit>)> = Vec::new();
         for source in (1..self.sources.len()).filter(|source| sources.contains(source)) {
             let commits = self.sources[source].commits().await?;
             of_groups.push((source, commits.into_iter().map(|c| ((c.unit, c.part), c)).collect()));
         }
+        let mut behind: Vec<Behind> =
+            of_groups.iter().map(|(source, _)| Behind::none(&self.sources[*source].location().shown)).collect();
         let mut parts = Vec::new();
-        'parts: for base in self.sources[0].commits().await? {
+        for base in self.sources[0].commits().await? {
             let mut commits = vec![None; self.sources.len()];
-            for (source, of_group) in &mut of_groups {
-                let Some(commit) = of_group.remove(&(base.unit, base.part)) else { continue 'parts };
-                RowsOf::from(&base).check(&commit, &self.sources[*source].location().shown)?;
-                commits[*source] = Some(commit);
+            let mut everywhere = true;
+            for ((source, of_group), behind) in of_groups.iter_mut().zip(&mut behind) {
+                let commit = of_group.remove(&(base.unit, base.part));
+                behind.count(base.rows, commit.is_some());
+                match &commit {
+                    Some(commit) => RowsOf::from(&base).check(commit, &behind.group)?,
+                    None => everywhere = false,
+                }
+                commits[*source] = commit;
             }
             let (unit, part, rows) = (base.unit, base.part, base.rows);
             commits[0] = Some(base);
-            parts.push(ViewPart { unit, part, rows, commits });
+            if everywhere {
+                parts.push(ViewPart { unit, part, rows, commits });
+            }
         }
-        Ok(parts)
+        behind.retain(|group| group.parts < group.of_parts);
+        Ok((parts, behind))
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "NAME")]
     site: Option<String>,
     /// For saelens-cache: rows in a context, SAELens' context_size [default: that of the run that stored them]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     context_length: Option<u32>,
 }
 

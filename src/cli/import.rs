@@ -95,8 +95,14 @@ pub(crate) fn execute(args: &ImportArgs, globals: &Globals) -> Outcome {
 
 fn options(args: &ImportArgs, url: &str) -> Result<ImportOptions, Error> {
     let point = HookPoint::stored(&args.site).map_err(|_| {
-        Error::config(format!("`{}` cannot be a site's name: use letters, digits and . _ - / [ ]", args.site))
+        Error::config(format!(
+            "`{}` cannot be a site's name: use letters, digits and . _ - / [ ], and no name of an id column",
+            args.site
+        ))
     })?;
+    if args.rows_per_shard.0 == 0 {
+        return Err(Error::config("`--rows-per-shard 0`: a shard has at least one row"));
+    }
     let mut ids = IdNames::default();
     for text in &args.ids {
         match text.split_once('=') {

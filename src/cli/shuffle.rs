@@ -36,6 +36,9 @@ pub(crate) struct ShuffleArgs {
     /// Seed of the order
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// A site to keep; may be repeated [default: all]
+    #[arg(long, value_name = "NAME")]
+    site: Vec<String>,
     /// Memory for rows; it decides the number of buckets, and so the result, when a shuffle begins
     #[arg(long, default_value = "4GiB")]
     memory: ByteSize,
@@ -56,7 +59,10 @@ pub(crate) fn execute(args: &ShuffleArgs, globals: &Globals) -> Outcome {
     let shown = to.shown.clone();
     let totals = runtime.block_on(async {
         let view = View::open(from).await?;
-        let names: Vec<String> = view.sites().iter().map(|site| site.site.name.clone()).collect();
+        let mut names = args.site.clone();
+        if names.is_empty() {
+            names.extend(view.sites().iter().map(|site| site.site.name.clone()));
+        }
         let source = Source::open(&view, &names).await?;
         let reporting = tokio::spawn(report(Arc::clone(&progress)));
         let totals = shuffle::shuffle(source, to, options, &progress).await;

@@ -51,15 +51,22 @@ pub struct Exported {
 /// Write the first site of `source` to `folder`, rows end to end in the order in which they lie.
 ///
 /// # Errors
-/// `Config` if the folder holds data already.
+/// `Config` if the folder holds data already, or a context is longer than all rows; `Data` if the source is damaged or the
+/// site's column group is behind. Nothing is written where the first context cannot be.
 pub async fn write(source: Source, folder: &Location, options: CacheOptions) -> Result<Exported> {
     let site = source.sites().first().cloned().ok_or_else(|| Error::internal("no site is read"))?;
+    source.check_whole()?;
+    if options.context_length == 0 || u64::from(options.context_length) > source.rows() {
+        let (context, rows) = (options.context_length, source.rows());
+        let problem = format!("contexts of {context} rows cannot be made of {rows}: give another --context-length");
+        return Err(Error::config(problem));
+    }
     let state = folder.child("state.json");
     if objects::read(&state).await?.is_some() {
         return Err(Error::config(format!("`{}` holds a dataset already: give another folder", folder.shown)));
     }
-    let context = u64::from(options.context_length.max(1));
-    let layout = Layout::new(&site, options.context_length.max(1));
+    let context = u64::from(options.context_length);
+    let layout = Layout::new(&site, options.context_length);
     let contexts = source.rows() / context;
     let per_file = (FILE_BYTES / layout.context_bytes().max(1)).max(1);
     let files = contexts.div_ceil(per_file).max(1);

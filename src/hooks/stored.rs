@@ -8,19 +8,21 @@ use crate::hooks::{HookPoint, Site};
 
 /// Characters of a name, at most.
 const NAME_LENGTH_MAX: usize = 200;
+/// The columns that every shard has besides its sites.
+const TAKEN: [&str; 5] = ["doc_id", "unit", "seq", "pos", "token_id"];
 
 impl HookPoint {
     /// The site that a dataset stores as `name`: a model's ([`str::parse`]) or, under any other name of letters, digits and
     /// `. _ - / [ ]`, one that was imported.
     ///
     /// # Errors
-    /// A name that is empty, too long, or holds other characters.
+    /// A name that is empty, too long, that of an id column, or holds other characters.
     pub fn stored(name: &str) -> Result<Self, UnknownName> {
         if let Ok(point) = name.parse() {
             return Ok(point);
         }
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/[]".contains(c);
-        if name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.chars().all(allowed) {
+        if TAKEN.contains(&name) || name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.chars().all(allowed) {
             return Err(UnknownName(name.to_owned()));
         }
         Ok(Self::outside(Site::Named(interned(name))))
@@ -52,7 +54,7 @@ mod tests {
             assert_eq!(HookPoint::stored(name), Ok(point));
         }
         assert_eq!(HookPoint::stored("blocks.3.hook_resid_post"), "blocks.3.hook_resid_post".parse());
-        for name in ["", "a b", "ü", "a\nb", &"x".repeat(201)] {
+        for name in ["", "doc_id", "unit", "seq", "pos", "token_id", "a b", "ü", "a\nb", &"x".repeat(201)] {
             assert!(HookPoint::stored(name).is_err(), "{name}");
         }
     }

@@ -124,8 +124,9 @@ impl Dense {
         plausible("the number of sequences", sequences, u64::from(u32::MAX) - 1)?;
         let width = plausible("the width of a row", width, WIDTH_MAX)?;
         plausible("the size of a sequence", rows.saturating_mul(width as u64), SEQUENCE_VALUES_MAX)?;
-        if width == 0 {
-            return Err(Error::data(format!("`{name}` has rows without values")));
+        if width == 0 || rows == 0 {
+            let what = if width == 0 { "rows without values" } else { "samples without positions" };
+            return Err(Error::data(format!("`{name}` has {what}")));
         }
         let n_rows = sequences * rows;
         fits(&file, &values, n_rows.checked_mul(width as u64))?;

@@ -165,8 +165,9 @@ pub async fn import(
 }
 
 async fn open(file: &InputFile, options: &ImportOptions) -> Result<Box<dyn Sequences>> {
-    let (file, options) = (file.clone(), options.clone());
-    blocking(move || file.open(&options).map_err(|e| e.context(format!("import `{}`", file.place.shown)))).await?
+    let (shown, file, options) = (file.place.shown.clone(), file.clone(), options.clone());
+    let opened = blocking(move || file.open(&options)).await.and_then(|opened| opened);
+    opened.map_err(|e| e.context(format!("import `{shown}`")))
 }
 
 async fn import_file(
@@ -276,9 +277,13 @@ fn header(files: &[InputFile], options: &ImportOptions, spec: &ShardSpec) -> Dat
     }
 }
 
-/// Reading that blocks, away from the threads that wait for the store.
+/// Reading that blocks, away from the threads that wait for the store. The libraries that read Parquet and Arrow panic at
+/// some damage instead of saying so: then it is an error like any other.
 async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("an import's reader died: {e}")))
+    tokio::task::spawn_blocking(work).await.map_err(|e| match e.is_panic() {
+        true => Error::data("it cannot be read: it is damaged"),
+        false => Error::internal(format!("an import's reader died: {e}")),
+    })
 }
 
 /// For a number that the file states: an error instead of an allocation.

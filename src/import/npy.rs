@@ -3,13 +3,16 @@
 use crate::dataset::config::StoredDtype;
 use crate::error::{Error, Result};
 use crate::import::dense::{Array, Dense, Number};
-use crate::import::{ImportOptions, Place};
+use crate::import::{IdNames, ImportOptions, Place};
 
 /// Bytes of a header, at most; numpy's own limit for files that are not trusted.
 const HEADER_BYTES_MAX: usize = 10_000;
 
 /// The array of a file.
 pub(super) fn open(file: Place, options: &ImportOptions) -> Result<Dense> {
+    if options.values.is_some() || options.ids != IdNames::default() {
+        return Err(Error::config("a .npy file is one array without names: leave --values and --ids out"));
+    }
     let start = file.at(0, 10)?;
     if &start[..6] != b"\x93NUMPY" {
         return Err(Error::data("it is not a .npy file: it does not begin with numpy's magic"));

@@ -15,7 +15,7 @@ const TOKEN_NAMES: [&str; 3] = ["token_id", "token_ids", "input_ids"];
 pub(super) fn open(file: Place, options: &ImportOptions) -> Result<Dense> {
     let arrays = arrays(&file)?;
     let values = values(&arrays, options)?.clone();
-    let n_rows: u64 = values.shape.iter().rev().skip(1).product();
+    let n_rows: u64 = values.shape.iter().rev().skip(1).fold(1, |n, &d| n.saturating_mul(d));
     let named = |name: &Option<String>, usual: &[&str]| match name {
         Some(name) => match arrays.iter().find(|array| array.name == *name) {
             Some(array) => Ok(Some(array.clone())),

@@ -8,15 +8,16 @@ use arrow::datatypes::{DataType, Schema, UInt32Type, UInt64Type};
 use arrow::ipc::reader::FileReader;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 
 use crate::dataset::config::StoredDtype;
 use crate::error::{Error, Result};
 use crate::import::dense::{Number, WIDTH_MAX};
 use crate::import::ranges::{Chunks, Cursor};
-use crate::import::{Chunk, ImportOptions, Place, Sequences, plausible};
+use crate::import::{CHUNK_BYTES, Chunk, ImportOptions, Place, Sequences, plausible};
 
-/// Rows that are decoded at a time.
-const BATCH_ROWS: usize = 1024;
+/// Rows that are decoded at a time, at most; fewer where they are wide.
+const BATCH_ROWS_MAX: usize = 1024;
 /// Names under which ids are usually kept, beside those of the options: token, document, position.
 const USUAL: [&[&str]; 3] = [&["token_id", "token_ids", "input_ids"], &["doc_id", "doc_ids"], &["pos", "position"]];
 
@@ -42,17 +43,35 @@ pub(super) fn parquet(file: Place, options: &ImportOptions) -> Result<Table> {
     let schema = builder.schema().clone();
     let columns = Columns::of(&schema, options)?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns.all());
-    let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|e| damaged(&e))?;
+    let rows = batch_rows(builder.metadata(), &schema, &columns);
+    let reader = builder.with_projection(mask).with_batch_size(rows).build().map_err(|e| damaged(&e))?;
     columns.table(Box::new(reader), options)
+}
+
+/// Rows whose values take about [`CHUNK_BYTES`] as f32.
+fn batch_rows(metadata: &ParquetMetaData, schema: &Schema, columns: &Columns) -> usize {
+    let field = schema.field(columns.values);
+    let width = match field.data_type() {
+        DataType::FixedSizeBinary(bytes) => u64::try_from(*bytes).unwrap_or(0),
+        _ => {
+            let of_values = |leaf: &&ColumnChunkMetaData| leaf.column_path().parts().first() == Some(field.name());
+            let widths = metadata.row_groups().iter().flat_map(|group| {
+                let rows = u64::try_from(group.num_rows()).unwrap_or(0).max(1);
+                let leaves = group.columns().iter().filter(of_values);
+                leaves.map(move |leaf| u64::try_from(leaf.num_values()).unwrap_or(0).div_ceil(rows))
+            });
+            widths.max().unwrap_or(0)
+        }
+    };
+    let rows = CHUNK_BYTES as u64 / width.saturating_mul(4).max(1);
+    (rows as usize).clamp(1, BATCH_ROWS_MAX)
 }
 
 /// The values of an Arrow file (`.arrow`, Feather 2).
 pub(super) fn arrow(file: Place, options: &ImportOptions) -> Result<Table> {
     let schema = FileReader::try_new(Cursor::new(file.clone()), None).map_err(|e| damaged(&e))?.schema();
     let columns = Columns::of(&schema, options)?;
-    let mut projection = columns.all();
-    projection.sort_unstable();
-    let reader = FileReader::try_new(Cursor::new(file), Some(projection)).map_err(|e| damaged(&e))?;
+    let reader = FileReader::try_new(Cursor::new(file), Some(columns.all())).map_err(|e| damaged(&e))?;
     columns.table(Box::new(reader), options)
 }
 
@@ -88,23 +107,31 @@ impl Columns {
         let asked = [&options.ids.token_id, &options.ids.doc_id, &options.ids.pos];
         for ((id, asked), usual) in ids.iter_mut().zip(asked).zip(USUAL) {
             *id = match asked {
-                Some(name) => Some(index(name).ok_or_else(|| no_such(name))?),
+                Some(name) => {
+                    let found = index(name).ok_or_else(|| no_such(name))?;
+                    let data_type = schema.field(found).data_type();
+                    if !data_type.is_integer() {
+                        return Err(Error::data(format!("column `{name}` is {data_type}, not one whole number a row")));
+                    }
+                    Some(found)
+                }
                 None => usual.iter().find_map(|name| index(name)).filter(|&i| schema.field(i).data_type().is_integer()),
             };
         }
         Ok(Self { values, ids, schema: schema.clone() })
     }
 
+    /// What is read, in the order of the file; each once, whatever it is read as.
     fn all(&self) -> Vec<usize> {
-        std::iter::once(self.values).chain(self.ids.iter().flatten().copied()).collect()
+        let mut all: Vec<usize> = std::iter::once(self.values).chain(self.ids.iter().flatten().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Where a column of the file is among those that are read, which keep their order.
     fn place(&self, column: usize) -> usize {
-        let mut all = self.all();
-        all.sort_unstable();
-        all.dedup();
-        all.partition_point(|&c| c < column)
+        self.all().partition_point(|&c| c < column)
     }
 
     fn table(self, batches: Batches, options: &ImportOptions) -> Result<Table> {
@@ -127,8 +154,17 @@ impl Columns {
                 let dtype = options
                     .raw_dtype
                     .ok_or_else(|| Error::data(format!("column `{}` is raw bytes: say --input-dtype", field.name())))?;
-                let number = Number::of(dtype);
-                (number, usize::try_from(*bytes).map_err(|_| wrong())? / number.bytes())
+                let (number, bytes) = (Number::of(dtype), usize::try_from(*bytes).map_err(|_| wrong())?);
+                if bytes % number.bytes() != 0 {
+                    let problem = format!(
+                        "a row of column `{}` has {bytes} bytes, which are not whole numbers of {} bytes: say another \
+                         --input-dtype",
+                        field.name(),
+                        number.bytes()
+                    );
+                    return Err(Error::data(problem));
+                }
+                (number, bytes / number.bytes())
             }
             _ => return Err(wrong()),
         };
@@ -293,5 +329,44 @@ impl Sequences for Table {
         };
         chunk.doc_id = doc_id.map(long).transpose()?;
         Ok(Some(chunk))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float32Array, ListArray};
+    use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::Field;
+    use bytes::Bytes;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    fn columns() -> Columns {
+        Columns { values: 0, ids: [None; 3], schema: Schema::empty() }
+    }
+
+    #[test]
+    fn wide_rows_are_decoded_a_few_at_a_time() {
+        for (width, expected) in [(8, 1024), (100_000, 20), (3_000_000, 1)] {
+            let item = Arc::new(Field::new("item", DataType::Float32, true));
+            let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::List(Arc::clone(&item)), false)]));
+            let lists = OffsetBuffer::from_lengths([width; 2]);
+            let list = ListArray::new(item, lists, Arc::new(Float32Array::from(vec![0.5; 2 * width])), None);
+            let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(list)]).unwrap();
+            let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), None).unwrap();
+            writer.write(&batch).unwrap();
+            let file = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(writer.into_inner().unwrap())).unwrap();
+            assert_eq!(batch_rows(file.metadata(), &schema, &columns()), expected, "{width}");
+        }
+    }
+
+    #[test]
+    fn columns_are_read_once_however_often_they_are_named() {
+        let columns = Columns { values: 3, ids: [Some(1), Some(1), Some(3)], ..columns() };
+        assert_eq!(columns.all(), [1, 3]);
+        assert_eq!((columns.place(1), columns.place(3)), (0, 1));
     }
 }

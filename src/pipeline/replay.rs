@@ -53,6 +53,12 @@ pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> R
         dataset = %source.location().shown, shards = source.shards(), rows = source.rows(), snapshot = source.snapshot(),
         "reading a stored dataset"
     );
+    for behind in source.behind() {
+        tracing::warn!(
+            group = %behind.group, rows = behind.rows, of_rows = behind.of_rows, parts = behind.parts,
+            of_parts = behind.of_parts, "a column group is behind its dataset: the other rows are not read"
+        );
+    }
     shared.status.readiness.release(Latch::ModelLoaded);
     shared.status.readiness.release(Latch::DatasetOpen);
     let backend = Arc::new(Cpu::new(0)?);

@@ -59,9 +59,9 @@ impl Reader {
         Self::shard_by_shard(source, config, Split::new(config.holdout.share(), true))
     }
 
-    /// All rows, once, shard after shard, in batches of `batch_rows`.
+    /// All rows, once, shard after shard, in batches of `batch_rows`; checksums are compared.
     pub fn as_stored(source: Source, batch_rows: u32) -> Result<Self> {
-        let config = ReplayConfig { batch_rows, ..ReplayConfig::of("") };
+        let config = ReplayConfig { batch_rows, checksums: true, ..ReplayConfig::of("") };
         Self::shard_by_shard(source, &config, Split::new(0.0, false))
     }
 

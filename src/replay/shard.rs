@@ -18,8 +18,8 @@ use crate::store::{self, Location};
 #[derive(Debug)]
 pub(super) struct Shards {
     pub(super) source: Source,
-    /// Whether checksums are compared.
-    checksums: bool,
+    /// Whose checksums were compared, by part and object; `None` if none are.
+    compared: Option<Vec<Vec<OnceCell<()>>>>,
     /// One permit a core: decoding is arithmetic.
     decoders: Arc<Semaphore>,
 }
@@ -38,9 +38,10 @@ pub struct OpenShard {
 pub struct ShardReader(Arc<Shards>);
 
 impl ShardReader {
-    /// Nothing is read yet.
+    /// Nothing is read yet. Each shard's checksum is compared before its first row group is used: what is written from
+    /// its rows has a right checksum, and would hide the damage.
     pub fn new(source: Source) -> Self {
-        Self(Shards::new(source, false))
+        Self(Shards::new(source, true))
     }
 
     /// What is read.
@@ -82,7 +83,9 @@ struct Columns {
 impl Shards {
     pub(super) fn new(source: Source, checksums: bool) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Arc::new(Self { source, checksums, decoders: Arc::new(Semaphore::new(cores)) })
+        let none_of = |part: &Part| part.objects.iter().map(|_| OnceCell::new()).collect();
+        let compared = checksums.then(|| source.parts.iter().map(none_of).collect());
+        Arc::new(Self { source, compared, decoders: Arc::new(Semaphore::new(cores)) })
     }
 
     /// Part `part` of the source. Nothing is read yet.
@@ -97,9 +100,9 @@ impl OpenShard {
     pub async fn group(&self, group: u64) -> Result<ShardRows> {
         let sites = &self.shards.source.sites;
         let mut all: Option<ShardRows> = None;
-        for (object, footer) in self.part().objects.iter().zip(&self.footers) {
+        for (i, (object, footer)) in self.part().objects.iter().zip(&self.footers).enumerate() {
             let place = self.shards.source.locations[object.group].child(&object.name);
-            let read = self.group_of(object, footer, &place, group).await;
+            let read = self.group_of((i, object), footer, &place, group).await;
             let (rows, wanted) = read.map_err(|e| e.context(format!("read `{}`", place.shown)))?;
             let mut values = rows.sites;
             let rows = ShardRows { sites: Vec::new(), ..rows };
@@ -118,12 +121,12 @@ impl OpenShard {
 
     async fn group_of(
         &self,
-        object: &Object,
+        (i, object): (usize, &Object),
         footer: &OnceCell<Columns>,
         place: &Location,
         group: u64,
     ) -> Result<(ShardRows, Vec<usize>)> {
-        let columns = footer.get_or_try_init(|| self.read_footer(object, place)).await?;
+        let columns = footer.get_or_try_init(|| self.read_footer((i, object), place)).await?;
         let index = usize::try_from(group).map_err(|_| Error::internal("a row group beyond any shard"))?;
         let ranges = columns.footer.column_ranges(index, &columns.stored)?;
         let read = place.store.get_ranges(&place.path, &ranges).await;
@@ -150,10 +153,10 @@ impl OpenShard {
     }
 
     /// The footer, and where in it the chosen sites are.
-    async fn read_footer(&self, object: &Object, place: &Location) -> Result<Columns> {
+    async fn read_footer(&self, (i, object): (usize, &Object), place: &Location) -> Result<Columns> {
         let part = self.part();
-        if self.shards.checksums {
-            compare_checksum(place, &object.checksum).await?;
+        if let Some(compared) = &self.shards.compared {
+            compared[self.part][i].get_or_try_init(|| compare_checksum(place, &object.checksum)).await?;
         }
         let footer = footer_of(place, object.bytes).await?;
         if footer.rows() != part.rows {

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
 use crate::accounting::DropCounts;
-use crate::catalog::columns::{View, ViewPart, ViewSite};
+use crate::catalog::columns::{Behind, View, ViewPart, ViewSite};
 use crate::dataset::commit::Checksum;
 use crate::dataset::commit::UnitProgress;
 use crate::dataset::encoder::hex;
@@ -28,6 +28,7 @@ pub struct Source {
     pub(super) sites: Vec<StoredSite>,
     snapshot: String,
     counts: (u64, u64, DropCounts),
+    behind: Vec<Behind>,
 }
 
 /// A column that is read.
@@ -79,7 +80,7 @@ impl Source {
             groups.push(0);
         }
         // parts first: a unit's progress then covers all of them
-        let parts = view.parts(&groups).await?;
+        let (parts, behind) = view.joined(&groups).await?;
         let progress = base.progress().await?;
         let header = base.header().clone();
         let snapshot = snapshot(&parts, &groups);
@@ -93,7 +94,7 @@ impl Source {
         let parts = parts.map_err(|e| e.context(format!("read `{}`", base.location().shown)))?;
         let last = groups.last().copied().unwrap_or(0);
         let locations = (0..=last).map(|group| view.source(group).location().clone()).collect();
-        Ok(Self { locations, header, progress, parts, sites, snapshot, counts })
+        Ok(Self { locations, header, progress, parts, sites, snapshot, counts, behind })
     }
 
     /// The dataset's header.
@@ -104,6 +105,22 @@ impl Source {
     /// Where it is.
     pub fn location(&self) -> &Location {
         &self.locations[0]
+    }
+
+    /// Column groups that are read and lack parts of the dataset: those rows are not read.
+    pub fn behind(&self) -> &[Behind] {
+        &self.behind
+    }
+
+    /// That every row of the dataset is read.
+    ///
+    /// # Errors
+    /// `Data` if a column group that is read is behind its dataset, naming it.
+    pub fn check_whole(&self) -> Result<()> {
+        match self.behind.first() {
+            None => Ok(()),
+            Some(behind) => Err(Error::data(format!("{behind}: finish adding its sites first, or leave them out"))),
+        }
     }
 
     /// The columns that are read.

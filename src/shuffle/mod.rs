@@ -61,13 +61,15 @@ pub struct ShuffleProgress {
 /// Shuffle `source` into a dataset at `destination`, or go on with a shuffle that was begun there.
 ///
 /// # Errors
-/// `Config` if another dataset is there, or a shuffle of another source or seed; `Data` if the source is damaged.
+/// `Config` if another dataset is there, or a shuffle of another source or seed; `Data` if the source is damaged, or one of
+/// its column groups is behind.
 pub async fn shuffle(
     source: Source,
     destination: Location,
     options: ShuffleOptions,
     progress: &ShuffleProgress,
 ) -> Result<Totals> {
+    source.check_whole()?;
     let plan = Plan::begin(source, destination, options).await?;
     let done = plan.committed().await?;
     progress.buckets.store(u64::from(plan.order.buckets), Ordering::Relaxed);

@@ -183,6 +183,83 @@ async fn damage_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_of_the_source_is_not_written_with_a_new_checksum() {
+    let spec = small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None);
+    let from = store("laundered", &spec).await;
+    let commit = Catalog::open(from.clone()).await.unwrap().commits().await.unwrap().remove(0);
+    let shard = from.child(&commit.object);
+    let whole = objects::read(&shard).await.unwrap().unwrap();
+    let (_, before) = decode_all(&whole).unwrap();
+    // a value that reads as another number: nothing but the checksum tells
+    let other = (0..whole.len()).find_map(|at| {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 1;
+        let (_, rows) = decode_all(&bytes.clone().into()).ok()?;
+        let same_ids = (&rows.unit, &rows.seq, &rows.pos) == (&before.unit, &before.seq, &before.pos);
+        (same_ids && rows.sites != before.sites).then_some(bytes)
+    });
+    objects::replace(&shard, other.unwrap().into()).await.unwrap();
+    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 2 };
+    let error = shuffled("laundered", &from, options).await.unwrap_err();
+    let text = error.to_string();
+    assert!(error.kind() == ErrorKind::Data && text.contains("checksum") && text.contains(&commit.object), "{text}");
+    // and an export reads through the same door
+    let site = spec.sites[0].point.to_string();
+    let source = Source::open(&View::open(from).await.unwrap(), &[site]).await.unwrap();
+    let to = Location::open("memory://shuffle-laundered/cache").unwrap();
+    let options = crate::export::CacheOptions { context_length: 4 };
+    let error = crate::export::write(source, &to, options).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Data && error.to_string().contains("checksum"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_group_that_is_behind_is_refused_and_named() {
+    let spec = small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None);
+    let of_site = |i: usize| ShardSpec { sites: vec![spec.sites[i].clone()], ..spec.clone() };
+    let batches = interleaved(&units(&spec, &LENGTHS), &[2]);
+    let n = LENGTHS.len() as u32;
+    let from = Location::open("memory://shuffle-behind/src").unwrap();
+    let (base, _) = write(&from, &of_site(0), n, &batches, SinkOptions::default()).await.unwrap();
+    let header = crate::testing::datasets::header(&of_site(1), n);
+    let group = base.group(header).await.unwrap().with_base(&base).await.unwrap();
+    let mut sink = crate::sink::ParquetSink::new(group.clone(), of_site(1), Default::default()).await.unwrap();
+    for batch in &batches {
+        sink.write(batch).await.unwrap();
+    }
+    sink.finish().await.unwrap();
+    let all = source(&from).await;
+    assert!(all.behind().is_empty());
+    all.check_whole().unwrap();
+    let last = group.commits().await.unwrap().pop().unwrap();
+    objects::delete(&group.location().child(&paths::commit(last.unit, last.part))).await.unwrap();
+
+    let behind = source(&from).await.behind().to_vec();
+    let parts = base.commits().await.unwrap().len() as u64;
+    let rows = base.totals().await.unwrap().rows;
+    assert!(last.rows > 0 && behind.len() == 1, "{behind:?}");
+    assert_eq!((behind[0].parts, behind[0].of_parts), (parts - 1, parts));
+    assert_eq!((behind[0].rows, behind[0].of_rows), (rows - last.rows, rows));
+    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 1 };
+    let error = shuffled("behind", &from, options).await.unwrap_err();
+    let says = format!("{}` has {} of its dataset's {parts} parts", group.location().shown, parts - 1);
+    assert!(error.kind() == ErrorKind::Data && error.to_string().contains(&says), "{error}");
+    let to = Location::open("memory://shuffle-behind/cache").unwrap();
+    let view = View::open(from.clone()).await.unwrap();
+    let sites: Vec<String> = spec.sites.iter().map(|site| site.point.to_string()).collect();
+    let lagging = Source::open(&view, &sites[1..]).await.unwrap();
+    let cache = crate::export::CacheOptions { context_length: 4 };
+    let error = crate::export::write(lagging, &to, cache).await.unwrap_err();
+    assert!(error.to_string().contains(&says), "{error}");
+    // the dataset's own site is whole
+    let own = Source::open(&view, &sites[..1]).await.unwrap();
+    let exported = crate::export::write(own.clone(), &to, cache).await.unwrap();
+    assert_eq!(exported.rows + exported.rows_left_over, rows);
+    let to = Location::open("memory://shuffle-behind/own").unwrap();
+    let totals = shuffle(own, to, options, &ShuffleProgress::default()).await.unwrap();
+    assert_eq!(totals.rows, rows);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neighbours_land_anywhere() {
     let spec =
         ShardSpec { rows_per_shard: 4000, ..small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None) };

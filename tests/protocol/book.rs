@@ -11,8 +11,9 @@ use harvestd::sink::{ParquetSink, SinkOptions};
 use harvestd::store::Location;
 use harvestd::testing::datasets::{header, write};
 use harvestd::units::Count;
+use serde_json::json;
 
-use crate::support::python;
+use crate::support::{ask_python, python};
 use crate::{batches, half_bytes, joined, spec, sum};
 
 fn read(python: &str, folder: &Path) -> Result<serde_json::Value, String> {
@@ -41,6 +42,17 @@ async fn compare(python: &str, folder: &Path, what: &str) {
     assert_eq!(found["columns"].as_object().unwrap().len(), 5 + sites.len());
 }
 
+/// The data set for PyTorch reads the values that the library reads, in the same order.
+async fn compare_torch(python: &str, folder: &Path, what: &str) {
+    let (sites, rows) = joined(&Location::open(folder.to_str().unwrap()).unwrap()).await;
+    for (site, values) in sites.iter().zip(&rows.sites) {
+        let found = ask_python(python, "activation_dataset.py", &[], &json!({"dataset": folder, "site": site}));
+        assert_eq!(found["rows"], rows.seq.len(), "{what}: {site}");
+        assert_eq!(found["sha256"], sum(&half_bytes(values)), "{what}: {site}");
+        assert!(found["rows_of_workers"] == rows.seq.len() && found["equal"] == true, "{what}: {found}");
+    }
+}
+
 #[tokio::test]
 async fn a_reader_by_the_book_sees_what_the_library_sees() {
     let Some(python) = python("a reader that was written from the format's document") else { return };
@@ -57,6 +69,7 @@ async fn a_reader_by_the_book_sees_what_the_library_sees() {
     compact(&base, 1).await.unwrap().unwrap();
     write(&location, &first, 3, &batches(), SinkOptions::default()).await.unwrap();
     compare(&python, &folder, "a manifest and commits").await;
+    compare_torch(&python, &folder, "a manifest and commits").await;
     delete_covered_commits(&base, Duration::MAX).await.unwrap();
     compare(&python, &folder, "covered commits deleted").await;
     let group = base.group(header(&second, 3)).await.unwrap().with_base(&base).await.unwrap();
@@ -73,6 +86,7 @@ async fn a_reader_by_the_book_sees_what_the_library_sees() {
     collect(&base, &Policy { keep, grace: Duration::ZERO, now: Duration::from_secs(2_000_000_000) }).await.unwrap();
     assert!(joined(&location).await.1.seq.len() <= 120);
     compare(&python, &folder, "retired parts").await;
+    compare_torch(&python, &folder, "retired parts").await;
     // and it sees damage
     let shard = std::fs::read_dir(folder.join("shards")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&shard).unwrap();

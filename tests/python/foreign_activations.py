@@ -29,6 +29,7 @@ def data():
         "parquet-list": values(1300, WIDTH).astype("f4"),
         "parquet-binary": values(700, WIDTH).astype("f2"),
         "arrow": values(90, WIDTH).astype("f4"),
+        "arrow-twice": None,
         "folder": [torch.tensor(values(6, 10, WIDTH)).to(torch.float16) for _ in range(12)],
     }
 
@@ -71,6 +72,13 @@ def write(folder):
     torch.save({"states": d["safetensors"]}, at("torch.pt"))
     pq.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0]])}), at("unequal.parquet"))
     pq.write_table(pa.table({"a": [[1.0]], "b": [[2.0]]}), at("two-columns.parquet"))
+    # the ids before the values: what is read twice would move them
+    table = pa.table({"n": pa.array(np.arange(90), type=pa.int32()), "v": fixed(d["arrow"], pa.float32())})
+    with pa.OSFile(at("twice.arrow"), "wb") as f, pa.ipc.new_file(f, table.schema) as w:
+        w.write_table(table)
+    odd = pa.array([bytes(2 * WIDTH + 1)] * 3, type=pa.binary(2 * WIDTH + 1))
+    pq.write_table(pa.table({"v": odd}), at("odd.parquet"))
+    safetensors.torch.save_file({"states": torch.zeros(3, 0, WIDTH)}, at("no-positions.safetensors"))
     os.makedirs(at("nothing"))
     return {"ok": True}
 
@@ -88,8 +96,10 @@ def imported(root):
 
 def check(folder, cases):
     d = data()
+    d["arrow-twice"] = d["arrow"]
     dtypes = {"npy-f64": "float32", "npy-f32": "float32", "npy-bf16": "bfloat16", "safetensors": "bfloat16", "safetensors-ids": "float32",
-              "parquet-list": "float32", "parquet-binary": "float32", "arrow": "float32"}
+              "parquet-list": "float32", "parquet-binary": "float32", "arrow": "float32",
+              "arrow-twice": "float32"}
     checked = []
     for case in cases:
         kind = case["kind"]
@@ -112,6 +122,8 @@ def check(folder, cases):
             assert (ids("doc_id") == np.arange(n) // 3).all() and (ids("token_id") == 0).all()
         elif kind == "arrow":
             assert (ids("pos") == np.arange(90)).all()
+        elif kind == "arrow-twice":
+            assert (ids("doc_id") == np.arange(90)).all() and (ids("token_id") == np.arange(90)).all()
         elif kind == "folder":
             assert (ids("unit") == np.repeat(np.arange(12), 60)).all() and (ids("token_id") == ids("unit")).all()
         else:

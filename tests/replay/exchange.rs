@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 /// The imports whose values Python compares: (name, arguments after the site).
-const KINDS: [(&str, &[&str], &[&str]); 11] = [
+const KINDS: [(&str, &[&str], &[&str]); 12] = [
     ("npy-f16", &["two-f16.npy"], &[]),
     ("npy-f32", &["three-f32.npy"], &[]),
     ("npy-f64", &["two-f64.npy"], &[]),
@@ -18,6 +18,7 @@ const KINDS: [(&str, &[&str], &[&str]); 11] = [
     ("parquet-list", &["list.parquet"], &["--ids", "doc_id=document"]),
     ("parquet-binary", &["binary.parquet"], &["--input-dtype", "float16", "--dtype", "float32"]),
     ("arrow", &["fixed.arrow"], &["--rows-per-shard", "16"]),
+    ("arrow-twice", &["twice.arrow"], &["--ids", "doc_id=n", "--ids", "token_id=n"]),
     ("folder", &["hook"], &["--zstd"]),
 ];
 
@@ -66,11 +67,28 @@ fn what_python_wrote_is_imported_and_trains() {
         ("two-columns.parquet", "name one with --values"),
         ("five.npy", "must be [rows, width]"),
         ("nothing", "holds no .npy"),
+        ("no-positions.safetensors", "samples without positions"),
     ] {
         let output = import(&folder, &[source], &scratch.path().join("refused"), &[]);
         let text = text(&output);
         assert!(output.status.code() == Some(65) && text.contains(says), "{source}: {text}");
     }
+
+    for (source, more, code, says) in [
+        ("odd.parquet", &["--input-dtype", "float16"][..], 65, "49 bytes, which are not whole numbers of 2 bytes"),
+        ("fixed.arrow", &["--ids", "doc_id=v"], 65, "not one whole number a row"),
+        ("two-f16.npy", &["--values", "x"], 78, "leave --values and --ids out"),
+        ("two-f16.npy", &["--ids", "pos=x"], 78, "leave --values and --ids out"),
+        ("two-f16.npy", &["--rows-per-shard", "0"], 78, "at least one row"),
+    ] {
+        let output = import(&folder, &[source], &scratch.path().join("refused"), more);
+        let text = text(&output);
+        assert!(output.status.code() == Some(code) && text.contains(says), "{source} {more:?}: {text}");
+    }
+    let place = scratch.path().join("refused");
+    let output = harvestd(&["import", folder.to_str().unwrap(), place.to_str().unwrap(), "--site", "pos"]);
+    assert!(output.status.code() == Some(78) && text(&output).contains("id column"), "{}", text(&output));
+    damaged_tables_are_refused(&folder);
 
     let pipeline = scratch.path().join("train.yaml");
     let yaml = format!(
@@ -100,6 +118,29 @@ trainers:
     assert!(harvestd(&["run", pipeline.to_str().unwrap()]).status.success());
 }
 
+/// The libraries that read tables panic at some damage: that too must be an error of the file.
+fn damaged_tables_are_refused(folder: &Path) {
+    let mut refused = 0;
+    for name in ["list.parquet", "fixed.arrow"] {
+        let whole = std::fs::read(folder.join(name)).unwrap();
+        for i in 0..24usize {
+            // mostly in the footer, which is at the end
+            let back = 9 + i * i * 3;
+            let mut bytes = whole.clone();
+            let at = bytes.len() - back.min(bytes.len());
+            bytes[at] ^= 0x55;
+            let damaged = folder.join(format!("damaged-{i}-{name}"));
+            std::fs::write(&damaged, bytes).unwrap();
+            let to = folder.join(format!("damaged-{i}-{name}-acts"));
+            let output = harvestd(&["import", damaged.to_str().unwrap(), to.to_str().unwrap(), "--site", "x"]);
+            let code = output.status.code();
+            assert!(code == Some(0) || code == Some(65), "{name} {back} {code:?}: {}", text(&output));
+            refused += usize::from(code == Some(65));
+        }
+    }
+    assert!(refused >= 10, "{refused} refused");
+}
+
 #[test]
 fn saelens_trains_from_an_exported_cache_and_torch_from_the_shards() {
     let Some(python) = python("SAELens on an exported cache") else { return };
@@ -119,6 +160,13 @@ fn saelens_trains_from_an_exported_cache_and_torch_from_the_shards() {
         "{}",
         text(&refused)
     );
+    for (length, code) in [("100000000", 78), ("0", 2)] {
+        let nowhere = scratch.path().join("nowhere");
+        let place = [acts.to_str().unwrap(), nowhere.to_str().unwrap()];
+        let rest = ["--format", "saelens-cache", "--site", site, "--context-length", length];
+        let refused = harvestd(&[&["export"][..], &place, &rest].concat());
+        assert!(refused.status.code() == Some(code) && !nowhere.exists(), "{length}: {}", text(&refused));
+    }
     let mut export = export.to_vec();
     export.extend(["--site", site, "--context-length", "50"]);
     let output = harvestd(&export);
