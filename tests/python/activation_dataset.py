@@ -123,15 +123,9 @@ def main():
     started = time.perf_counter()
     rows = [x for x in dataset]
     seconds = time.perf_counter() - started
-<<<<<<< HEAD
     digest = hashlib.sha256()
     for x in rows:
         digest.update(x.contiguous().view(torch.uint8).numpy().tobytes())
-=======
-    sum = hashlib.sha256()
-    for x in rows:
-        sum.update(x.contiguous().view(torch.uint8).numpy().tobytes())
->>>>>>> a41b6db (Refuse lagging groups, compare source checksums, bound imports)
     n = sum(len(x) for x in rows)
     bytes_read = sum(x.numel() * x.element_size() for x in rows)
     loader = torch.utils.data.DataLoader(
@@ -142,11 +136,7 @@ def main():
     json.dump(
         {
             "rows": n,
-<<<<<<< HEAD
             "sha256": digest.hexdigest(),
-=======
-            "sha256": sum.hexdigest(),
->>>>>>> a41b6db (Refuse lagging groups, compare source checksums, bound imports)
             "rows_of_workers": len(shuffled),
             "equal": bool(torch.equal(order(torch.cat(rows)), order(shuffled))),
             "gb_per_second": bytes_read / seconds / 1e9,
