@@ -215,7 +215,7 @@ async fn damage_of_the_source_is_not_written_with_a_new_checksum() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_column_group_that_is_behind_is_refused_and_named() {
     let spec = small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None);
-    let of_site = |i: usize| ShardSpec { sites: vec![spec.sites[i].clone()], ..spec.clone() };
+    let of_site = |i: usize| ShardSpec { sites: vec![spec.sites[i]], ..spec.clone() };
     let batches = interleaved(&units(&spec, &LENGTHS), &[2]);
     let n = LENGTHS.len() as u32;
     let from = Location::open("memory://shuffle-behind/src").unwrap();
