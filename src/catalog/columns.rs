@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::accounting::DropCounts;
 use crate::catalog::Catalog;
 use crate::catalog::compact::{Retire, next_generation};
+use crate::catalog::register;
 use crate::dataset::commit::{Checksum, Commit, UnitCursor};
 use crate::dataset::encoder::hex;
 use crate::dataset::header::{DatasetHeader, SiteHeader};
@@ -121,7 +122,7 @@ impl View {
         let mut sites: Vec<ViewSite> = Vec::new();
         for (source, catalog) in sources.iter().enumerate() {
             for site in &catalog.header().sites {
-                // runs that raced may have added a site twice: the values are the same
+                // older versions let runs that raced add a site twice: the values are the same
                 if sites.iter().all(|known| known.site.name != site.name) {
                     sites.push(ViewSite { site: site.clone(), source });
                 }
@@ -221,13 +222,15 @@ impl Catalog {
     }
 
     /// Begin or open the group of `sites`, which are described by `header` as a whole dataset's would be. What is
-    /// committed to it is compared with this dataset.
+    /// committed to it is compared with this dataset. A [`Config`](crate::error::ErrorKind::Config) error if another group
+    /// has one of the sites, whoever began it first.
     pub async fn group(&self, mut header: DatasetHeader) -> Result<Self> {
         self.header().check_can_grow()?;
         let name = group_name(&header.sites);
         header.column_group = Some(name.clone());
         header.norm_limits = self.header().norm_limits.clone();
         check_group(self.header(), &header, &self.location().shown)?;
+        register::enter(self, &name, &header.sites).await?;
         Self::create_or_open(self.location().child(&paths::column_group(&name)), header).await
     }
 

@@ -5,6 +5,7 @@
 //! any more, are deleted once they are older than a grace period, for readers and writers that still use them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::catalog::compact::{Retire, next_generation, old_commits, written_at};
 use crate::catalog::{Catalog, lost};
 use crate::dataset::config::KeepConfig;
+use crate::dataset::manifest::Manifest;
 use crate::dataset::paths;
 use crate::dataset::segment::Entry;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,7 +40,16 @@ pub struct Policy {
 impl Policy {
     /// Garbage of before then goes, since 1970-01-01 UTC; without a grace period all does, whatever the store's clock says.
     fn before(&self) -> Duration {
-        if self.grace.is_zero() { Duration::MAX } else { self.now.saturating_sub(self.grace) }
+        self.older_than(self.grace)
+    }
+
+    /// Shards of parts that were retired before then go: the shorter of the two graces counts.
+    fn retired_before(&self) -> Duration {
+        self.older_than(self.keep.grace.map_or(self.grace, |grace| grace.0.min(self.grace)))
+    }
+
+    fn older_than(&self, grace: Duration) -> Duration {
+        if grace.is_zero() { Duration::MAX } else { self.now.saturating_sub(grace) }
     }
 }
 
@@ -184,7 +195,7 @@ async fn retire(catalog: &Catalog, groups: &[Catalog], policy: &Policy) -> Resul
 
 /// The parts that the policy does not keep, oldest first.
 async fn to_retire(catalog: &Catalog, groups: &[Catalog], policy: &Policy) -> Result<Vec<RetiredPart>> {
-    let KeepConfig { rows, bytes, age } = policy.keep;
+    let KeepConfig { rows, bytes, age, .. } = policy.keep;
     if rows.is_none() && bytes.is_none() && age.is_none() {
         return Ok(Vec::new());
     }
@@ -246,7 +257,7 @@ async fn find_all(catalog: &Catalog, groups: &[Catalog], policy: &Policy, garbag
 
 /// Objects of one dataset that nothing needs; their names get `prefix`.
 async fn find(catalog: &Catalog, prefix: &str, policy: &Policy, garbage: &mut Garbage) -> Result<()> {
-    let before = policy.before();
+    let (before, retired_before) = (policy.before(), policy.retired_before());
     let mut add = |object: &str, bytes: u64, reason: Reason, old: bool| match old {
         true => garbage.objects.push(GarbageObject { object: format!("{prefix}{object}"), bytes, reason }),
         false => garbage.young += 1,
@@ -266,7 +277,7 @@ async fn find(catalog: &Catalog, prefix: &str, policy: &Policy, garbage: &mut Ga
     let (mut named, mut gone) = (HashSet::new(), BTreeMap::new());
     for entry in &entries {
         match entry.retired_at {
-            Some(at) => _ = gone.insert(entry.commit.object.as_str(), at <= before.as_secs()),
+            Some(at) => _ = gone.insert(entry.commit.object.as_str(), at <= retired_before.as_secs()),
             None => _ = named.insert(entry.commit.object.as_str()),
         }
     }
@@ -281,20 +292,21 @@ async fn find(catalog: &Catalog, prefix: &str, policy: &Policy, garbage: &mut Ga
     for (name, bytes) in old_commits(catalog, before).await? {
         add(&name, bytes, Reason::Covered, true);
     }
-    for (name, bytes, old) in superseded(catalog, policy).await? {
+    for (name, bytes, old) in superseded(catalog, policy, &state.covered.manifest).await? {
         add(&name, bytes, Reason::Superseded, old);
     }
     Ok(())
 }
 
 /// Manifests before the newest, and segments that no manifest needs which is kept: name, size, whether it is old enough.
-async fn superseded(catalog: &Catalog, policy: &Policy) -> Result<Vec<(String, u64, bool)>> {
+/// `known` was read before: nothing that it names goes, whatever a listing shows.
+async fn superseded(catalog: &Catalog, policy: &Policy, known: &Manifest) -> Result<Vec<(String, u64, bool)>> {
     let place = catalog.location().child(paths::MANIFESTS);
     let listed = objects::list(&place).await?;
     let generation = |object: &object_store::ObjectMeta| paths::parse_manifest(object.location.filename()?);
-    let newest = listed.iter().filter_map(generation).max();
+    let newest = listed.iter().filter_map(generation).max().max(Some(known.generation));
     let mut found = Vec::new();
-    let mut needed = HashSet::new();
+    let mut needed: HashSet<String> = known.segments.iter().map(|segment| segment.object.clone()).collect();
     for object in listed.iter().filter(|object| generation(object).is_some()) {
         let name = format!("{}/{}", paths::MANIFESTS, object.location.filename().unwrap_or_default());
         let old = generation(object) < newest && written_at(object) < policy.before().as_secs();
@@ -329,25 +341,27 @@ pub struct Keeper {
     keep: KeepConfig,
     grace: Duration,
     clock: Clock,
-    watch: Stopwatch,
+    /// Since the last time.
+    watch: Mutex<Stopwatch>,
 }
 
 impl Keeper {
     /// A keeper of a dataset; an error ([`Config`](ErrorKind::Config)) if its format has no retention.
     pub fn new(catalog: Catalog, keep: KeepConfig, grace: Duration, clock: Clock) -> Result<Self> {
         catalog.header().check_can_grow()?;
-        Ok(Self { catalog, keep, grace, clock, watch: Stopwatch::start() })
+        Ok(Self { catalog, keep, grace, clock, watch: Mutex::new(Stopwatch::start()) })
     }
 
     /// Collect if the last time was long ago.
-    pub async fn from_time_to_time(&mut self) {
-        if self.watch.elapsed() >= LOOK_EVERY {
+    pub async fn from_time_to_time(&self) {
+        let since = self.watch.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        if since >= LOOK_EVERY {
             self.collect().await;
         }
     }
 
     /// Retire and delete now. Trouble is logged: the next time does it.
-    pub async fn collect(&mut self) {
+    pub async fn collect(&self) {
         let policy = Policy { keep: self.keep, grace: self.grace, now: self.catalog.location().now(&self.clock) };
         match collect(&self.catalog, &policy).await {
             Ok(done) if done.is_empty() => {}
@@ -356,7 +370,7 @@ impl Keeper {
             }
             Err(error) => log_trouble(&error),
         }
-        self.watch = Stopwatch::start();
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Stopwatch::start();
     }
 }
 

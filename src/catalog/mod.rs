@@ -13,6 +13,8 @@ pub mod compact;
 pub mod gc;
 pub mod inspect;
 mod lost;
+pub mod meter;
+mod register;
 mod shard_check;
 pub mod state;
 pub mod verify;

@@ -11,6 +11,7 @@ use object_store::ObjectStore;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::accounting::DropCounts;
 use crate::catalog::compact::written_at;
 use crate::catalog::shard_check::{self, Checked, TOLERANCE};
 use crate::catalog::state::State;
@@ -163,6 +164,7 @@ struct Check<'a> {
     named: HashSet<u128>,
     marks: Vec<PartMark>,
     totals: CoveredTotals,
+    dropped: DropCounts,
     statistics: BTreeMap<String, SiteStatistics>,
     /// Parts to check, and how many are checked.
     parts: usize,
@@ -194,6 +196,7 @@ async fn verify_one(
         named: HashSet::new(),
         marks: Vec::new(),
         totals: CoveredTotals::default(),
+        dropped: DropCounts::new(),
         statistics: BTreeMap::new(),
         parts: usize::try_from(state.covered.manifest.parts()).unwrap_or(usize::MAX) + state.uncovered.len(),
         done: 0,
@@ -242,6 +245,9 @@ impl Check<'_> {
         if self.totals != manifest.totals {
             self.report.problem(&name, "has other totals than its segments");
         }
+        if self.dropped != manifest.dropped {
+            self.report.problem(&name, "says something else of drops than its segments");
+        }
         // values of retired parts are gone, and those of damaged shards are not to be trusted
         if manifest.totals.retired_shards > 0 || !self.report.problems.is_empty() {
             return Ok(());
@@ -280,6 +286,7 @@ impl Check<'_> {
         report.units_done += sum.units_done as u32;
         for entry in &entries {
             self.marks.push(PartMark::from(&entry.commit));
+            self.dropped.merge(&entry.commit.dropped);
             if !self.named.insert(xxh3_128(entry.commit.object.as_bytes())) {
                 self.report.problem(&entry.commit.object, "is named by two commits");
             }

@@ -48,10 +48,11 @@ pub(crate) struct GcArgs {
 
 pub(crate) fn execute(args: &GcArgs, globals: &Globals) -> Outcome {
     let location = globals.stores()?.open(&args.url)?;
-    let keep = KeepConfig { rows: args.keep_rows, bytes: args.keep_bytes, age: args.keep_age };
-    let policy = Policy { keep, grace: args.grace.0, now: location.now(&Clock::system()) };
+    let keep = KeepConfig { rows: args.keep_rows, bytes: args.keep_bytes, age: args.keep_age, grace: None };
     let garbage = async_runtime()?.block_on(async {
         let catalog = Catalog::open(location.clone()).await?;
+        // the store's clock is known once it has answered
+        let policy = Policy { keep, grace: args.grace.0, now: location.now(&Clock::system()) };
         if args.apply { collect(&catalog, &policy).await } else { plan(&catalog, &policy).await }
     })?;
     if globals.json {

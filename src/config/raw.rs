@@ -104,8 +104,9 @@ pub struct LimitsConfig {
     /// Memory for mixing buffers, coders and queues together.
     #[serde(default = "default_memory")]
     pub memory: ByteSize,
-    /// Bytes of the dataset's shards, column groups included, at most. A run that would write more commits what fits,
-    /// stops and exits with 73; with a larger limit it continues. No limit if left out.
+    /// Bytes of the dataset's shards, at most: those of all its column groups, of all that write to it, and retired ones
+    /// until they are deleted. A run that would write more first applies `dataset.keep`; if that makes no room it commits
+    /// what fits, stops and exits with 73; with a larger limit it continues. No limit if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_bytes: Option<ByteSize>,
 }

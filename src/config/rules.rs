@@ -272,6 +272,8 @@ impl Rules<'_> {
             self.add(Severity::Error, path, SCHEMES.to_owned(), hint);
         } else if url.starts_with("http://") || url.starts_with("https://") {
             self.broken(path, "is read only: give a local path or an object store (s3://, gs://, az://)");
+        } else if url.contains("://") && !url.starts_with("memory://") && url.contains('#') {
+            self.broken(path, "must not hold a `#`: what follows it would be lost (write %23)");
         }
     }
 
@@ -289,6 +291,14 @@ impl Rules<'_> {
     fn budgets(&mut self) {
         if self.written::<ByteSize>("limits.store_bytes").is_some() && self.written::<Value>("dataset").is_none() {
             self.broken("limits.store_bytes", "needs a `dataset`: it limits what is stored there");
+        }
+        if let (Some(limit), Some(keep)) =
+            (self.written::<ByteSize>("limits.store_bytes"), self.written::<ByteSize>("dataset.keep.bytes"))
+            && keep.0 >= limit.0
+        {
+            let rule =
+                format!("is not above dataset.keep.bytes ({keep}): retention never makes room, so the run stops");
+            self.note("limits.store_bytes", rule);
         }
         if self.value::<ByteSize>("limits.memory").is_some_and(|m| m.0 < 1 << 20) {
             self.broken("limits.memory", "must be at least 1MiB");

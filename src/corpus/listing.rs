@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{self, Kind, Location, Stores, redact};
 
+/// Hidden files that a warning names.
+const HIDDEN_SHOWN: usize = 5;
+
 /// A file of the corpus, as it was when it was listed.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
@@ -161,6 +164,7 @@ async fn matching(path: &str, at: usize, stores: &Stores) -> Result<Vec<SourceFi
         .try_collect()
         .await
         .map_err(|e| store::error("list", &location.shown, e))?;
+    warn_of_hidden(path, &location, &matcher).await?;
     let mut files = Vec::new();
     for meta in objects {
         let Some(parts) = meta.location.prefix_match(&location.path) else { continue };
@@ -176,6 +180,49 @@ async fn matching(path: &str, at: usize, stores: &Stores) -> Result<Vec<SourceFi
         }
     }
     Ok(files)
+}
+
+/// The local store takes files whose names end in `#<digits>` for its own staging files and does not list them: those that
+/// a pattern would match are named, for they are not read.
+async fn warn_of_hidden(path: &str, location: &Location, matcher: &GlobMatcher) -> Result<()> {
+    let Some(folder) = location.local.clone() else { return Ok(()) };
+    let matcher = matcher.clone();
+    let found = tokio::task::spawn_blocking(move || hidden(&folder, &matcher)).await;
+    let found = found.map_err(|e| Error::internal(format!("listing `{path}` failed: {e}")))?;
+    if !found.is_empty() {
+        let (n, first) = (found.len(), &found[..found.len().min(HIDDEN_SHOWN)]);
+        tracing::warn!(
+            path,
+            files = n,
+            first = first.join(", "),
+            "left out: files whose names end in # and digits are taken for half-written ones; rename them"
+        );
+    }
+    Ok(())
+}
+
+/// Files below `folder` that match and whose names end in `#<digits>`, sorted. Folders that cannot be read are passed over:
+/// the listing itself says so.
+fn hidden(folder: &std::path::Path, matcher: &GlobMatcher) -> Vec<String> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&next) else { continue };
+        for entry in entries.flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let path = entry.path();
+            let Some(name) = path.strip_prefix(folder).ok().and_then(|name| name.to_str()) else { continue };
+            let digits = name.rsplit_once('#').map(|(_, digits)| digits);
+            if is_folder {
+                folders.push(path);
+            } else if digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+                && matcher.is_match(name)
+            {
+                found.push(name.to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 /// `*` and `?` stay within a segment, `**` crosses them.
@@ -198,4 +245,22 @@ async fn nothing_matches(path: &str, stores: &Stores) -> Error {
         true => format!("corpus path `{path}` is a folder: name its files, such as `{trimmed}/*` or `{trimmed}/**`"),
         false => format!("corpus path `{path}` matches no file"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_names_that_match_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("b")).unwrap();
+        for name in ["a.jsonl", "a.jsonl#1", "part#07", "b/part#12", "b/part#x", "b/part#"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let found = |pattern: &str| hidden(folder.path(), &glob(pattern, pattern).unwrap());
+        assert_eq!(found("*"), ["a.jsonl#1", "part#07"]);
+        assert_eq!(found("**/part*"), ["b/part#12", "part#07"]);
+        assert!(found("*.jsonl").is_empty());
+    }
 }

@@ -37,7 +37,7 @@ pub struct DatasetConfig {
     #[serde(default)]
     pub shared: bool,
     /// Retention: shards beyond the first of these limits that is reached are retired, oldest first; everything is kept
-    /// if left out. Applied every ten minutes and at the end of a run; retired shards are deleted a day later.
+    /// if left out. Applied every ten minutes, at the end of a run, and before `limits.store_bytes` stops one.
     #[serde(default, skip_serializing_if = "KeepConfig::keeps_all")]
     pub keep: KeepConfig,
 }
@@ -55,12 +55,16 @@ pub struct KeepConfig {
     /// Time since a shard was committed, at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<HumanDuration>,
+    /// How long retired shards stay, for those who still read them; a day if left out. Readers that began before a shard was
+    /// retired fail if it is deleted under them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<HumanDuration>,
 }
 
 impl KeepConfig {
     /// Whether there is no limit.
     pub fn keeps_all(&self) -> bool {
-        *self == Self::default()
+        self.rows.is_none() && self.bytes.is_none() && self.age.is_none()
     }
 }
 

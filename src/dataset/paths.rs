@@ -52,6 +52,17 @@ pub fn column_group(name: &str) -> String {
     format!("{COLUMNS}/{name}")
 }
 
+/// An entry of the register of column groups.
+pub fn register_entry(number: u64) -> String {
+    format!("{COLUMNS}/{number:06}.json")
+}
+
+/// Number of a register entry's file name (without the folder).
+pub fn parse_register_entry(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".json")?;
+    (digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +86,15 @@ mod tests {
         for name in ["0000000001-0123456789abcdef.parquet", "1.json", "0000000001.json#3", "+000000001.json"] {
             assert_eq!(parse_manifest(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn register_entries_parse_back() {
+        for number in [1, 7, 12_345_678] {
+            let name = register_entry(number);
+            assert_eq!(parse_register_entry(name.strip_prefix("columns/").unwrap()), Some(number));
+        }
+        assert_eq!(parse_register_entry("dataset.json"), None);
     }
 
     #[test]

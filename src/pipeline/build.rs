@@ -42,7 +42,7 @@ pub struct Parts<B: CoderOps> {
     /// Where rows are stored.
     pub sinks: Vec<ParquetSink>,
     /// Applies retention to the dataset.
-    pub keeper: Option<Keeper>,
+    pub keeper: Option<Arc<Keeper>>,
     /// Who trains, in the order of the pipeline. Those that are done already are `None`.
     pub trainers: Vec<Option<TrainerParts<B>>>,
     /// Bytes that the queues behind the head may hold in all.

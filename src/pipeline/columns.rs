@@ -1,6 +1,7 @@
 //! What a run's sites are to the dataset that it adds to: the dataset's own, those of its column groups, new ones.
 
 use crate::catalog::Catalog;
+use crate::catalog::gc::Keeper;
 use crate::config::{Loaded, Sites};
 use crate::dataset::commit::UnitProgress;
 use crate::dataset::config::DatasetConfig;
@@ -13,6 +14,7 @@ use crate::runtime::rng::unique_id;
 use crate::sink::{ParquetSink, Quota, SinkOptions, WriterLock};
 use crate::store::{Location, probe};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// How the sites of a run are divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,16 +174,18 @@ impl Storing {
     }
 
     /// The sinks, the dataset's own first: a column group's part is compared with the dataset's.
-    pub async fn into_sinks(self, loaded: &Loaded, config: &DatasetConfig) -> Result<Vec<ParquetSink>> {
-        let quota = match loaded.pipeline.store_limit {
-            None => None,
-            Some(limit) => {
-                let mut used = 0;
-                for stored in &self.parts {
-                    used += stored.catalog.totals().await?.bytes;
-                }
-                Some(Quota::new(limit.0, used))
+    /// Where the store is limited, `keeper` makes room.
+    pub async fn into_sinks(
+        self,
+        loaded: &Loaded,
+        config: &DatasetConfig,
+        keeper: Option<Arc<Keeper>>,
+    ) -> Result<Vec<ParquetSink>> {
+        let quota = match (loaded.pipeline.store_limit, self.parts.first()) {
+            (Some(limit), Some(base)) => {
+                Some(Quota::of(base.catalog.clone(), limit.0, self.attempt.is_some(), keeper).await?)
             }
+            _ => None,
         };
         // a column group's part is committed after the dataset's own
         let (attempt, one_by_one) = (self.attempt, self.parts.len() > 1);

@@ -279,9 +279,9 @@ impl Prepared {
                 catalogs.push(stored.catalog.clone());
             }
             if let (Some(base), false) = (catalogs.first(), config.keep.keeps_all()) {
-                keeper = Some(Keeper::new(base.clone(), config.keep, GRACE, shared.clock.clone())?);
+                keeper = Some(Arc::new(Keeper::new(base.clone(), config.keep, GRACE, shared.clock.clone())?));
             }
-            sinks = shared.io.block_on(storing.into_sinks(loaded, config))?;
+            sinks = shared.io.block_on(storing.into_sinks(loaded, config, keeper.clone()))?;
         }
         let batch_sequences = harvest.tokens.batch_sequences() as u32;
         let wanted = Arc::new(Wanted { datasets, trainers: needs, batch_sequences });

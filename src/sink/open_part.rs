@@ -106,13 +106,13 @@ impl OpenPart {
     }
 
     /// End it: no more rows. `next_batch` holds the sequence after this part; `batches` is the number of the unit's batches
-    /// if this is its last part.
+    /// if this is its last part. What its sink took of the quota before must be committed.
     pub(super) async fn seal(self, next_batch: u32, batches: Option<u32>) -> Result<SealedPart> {
         let Self { upload, encoder, quota, .. } = self;
-        let finished = encoder.finish().and_then(|(last, summary)| {
-            quota.map_or(Ok(()), |quota| quota.take(summary.bytes))?;
-            Ok((last, summary))
-        });
+        let finished = match (encoder.finish(), &quota) {
+            (Ok((last, summary)), Some(quota)) => quota.take(summary.bytes).await.map(|()| (last, summary)),
+            (finished, _) => finished,
+        };
         let (last, summary) = match finished {
             Ok(finished) => finished,
             Err(error) => {

@@ -1,10 +1,28 @@
-//! A limit on the bytes of a dataset, shared by everybody who writes to it in one process.
+//! A limit on the bytes of a dataset, whoever writes to it.
+//!
+//! What counts is what the catalog knows: live shards of the dataset and of all its column groups, and retired ones until
+//! they are deleted. It is measured when a run begins, now and then if others may write, and whenever the limit is near;
+//! in between, what this run commits is added. Before a run is stopped, retention is applied.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use tokio::sync::Mutex;
+
+use crate::catalog::Catalog;
+use crate::catalog::gc::Keeper;
+use crate::catalog::meter::{Meter, StoredBytes};
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::clock::Stopwatch;
 use crate::units::ByteSize;
+
+/// Least time between two measurements far from the limit.
+const EVERY: Duration = Duration::from_secs(1);
+/// At most one in so many parts of the time goes into measuring, far from the limit.
+const SHARE: u32 = 20;
+/// Shards that others may commit at the same time, about: with less room than for these, each commit is preceded by a
+/// measurement.
+const NEAR_SHARDS: u64 = 8;
 
 /// Bytes that may still be committed. Clones share them.
 #[derive(Clone, Debug)]
@@ -13,57 +31,107 @@ pub struct Quota(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limit: u64,
-    used: AtomicU64,
+    /// Whether others may write too.
+    shared: bool,
+    keeper: Option<Arc<Keeper>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    meter: Meter,
+    stored: StoredBytes,
+    /// What was taken since that was measured.
+    taken: u64,
+    since: Stopwatch,
+    next: Duration,
 }
 
 impl Quota {
-    /// At most `limit` bytes, of which `used` are there already.
-    pub fn new(limit: u64, used: u64) -> Self {
-        Self(Arc::new(Inner { limit, used: AtomicU64::new(used) }))
+    /// At most `limit` bytes for the dataset of `base`, which `keeper` may make room in. `shared`: others may write too.
+    pub async fn of(base: Catalog, limit: u64, shared: bool, keeper: Option<Arc<Keeper>>) -> Result<Self> {
+        let mut state = State {
+            meter: Meter::new(base),
+            stored: StoredBytes::default(),
+            taken: 0,
+            since: Stopwatch::start(),
+            next: EVERY,
+        };
+        state.measure().await?;
+        Ok(Self(Arc::new(Inner { limit, shared, keeper, state: Mutex::new(state) })))
     }
 
     /// Take `bytes` for a shard that is about to be committed; an error ([`Full`](ErrorKind::Full)) if there are not as
-    /// many.
-    pub fn take(&self, bytes: u64) -> Result<()> {
-        let within = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.0.limit);
-        self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, within).map(drop).map_err(|_| self.full())
+    /// many. Everything that was taken before must be committed.
+    pub async fn take(&self, bytes: u64) -> Result<()> {
+        let mut state = self.0.state.lock().await;
+        if self.0.shared {
+            let near = (self.0.limit / 10).max(bytes.saturating_mul(NEAR_SHARDS));
+            if state.since.elapsed() >= state.next || !self.has_room(&state, near) {
+                state.measure().await?;
+            }
+        }
+        self.room_for(&mut state, bytes).await?;
+        state.taken = state.taken.saturating_add(bytes);
+        Ok(())
     }
 
-    /// An error if `bytes` more would be too many.
-    pub fn check(&self, bytes: u64) -> Result<()> {
-        let sum = self.0.used.load(Ordering::Acquire).saturating_add(bytes);
-        if sum <= self.0.limit { Ok(()) } else { Err(self.full()) }
+    /// Whether `bytes` more would fit, as far as is known.
+    pub async fn fits(&self, bytes: u64) -> bool {
+        self.has_room(&*self.0.state.lock().await, bytes)
     }
 
-    fn full(&self) -> Error {
-        let (limit, used) = (ByteSize(self.0.limit), ByteSize(self.0.used.load(Ordering::Acquire)));
+    /// See that `bytes` more would fit: measure, and apply retention. An error ([`Full`](ErrorKind::Full)) if they do not.
+    /// Everything that was taken must be committed.
+    pub async fn make_room(&self, bytes: u64) -> Result<()> {
+        self.room_for(&mut *self.0.state.lock().await, bytes).await
+    }
+
+    async fn room_for(&self, state: &mut State, bytes: u64) -> Result<()> {
+        if self.has_room(state, bytes) {
+            return Ok(());
+        }
+        state.measure().await?;
+        if self.has_room(state, bytes) {
+            return Ok(());
+        }
+        if let Some(keeper) = &self.0.keeper {
+            keeper.collect().await;
+            state.measure().await?;
+        }
+        if self.has_room(state, bytes) { Ok(()) } else { Err(self.full(state)) }
+    }
+
+    fn has_room(&self, state: &State, bytes: u64) -> bool {
+        state.stored.all().saturating_add(state.taken).saturating_add(bytes) <= self.0.limit
+    }
+
+    fn full(&self, state: &State) -> Error {
+        let (limit, live) = (ByteSize(self.0.limit), ByteSize(state.stored.live.saturating_add(state.taken)));
+        let retired = match state.stored.retired {
+            0 => String::new(),
+            retired => format!(
+                ", and {} are of retired shards that are kept for dataset.keep.grace or until `harvestd gc`",
+                ByteSize(retired)
+            ),
+        };
         Error::new(
             ErrorKind::Full,
             format!(
-                "the dataset would grow past limits.store_bytes ({limit}; {used} are committed): raise the limit, or \
-                 make room with `harvestd gc`, and run it again to continue"
+                "the dataset would grow past limits.store_bytes ({limit}; {live} are committed{retired}): raise the \
+                 limit, or make room with `harvestd gc`, and run it again to continue"
             ),
         )
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_taken_beyond_the_limit() {
-        let quota = Quota::new(100, 30);
-        let other = quota.clone();
-        quota.take(40).unwrap();
-        other.take(30).unwrap();
-        quota.check(0).unwrap();
-        let error = other.take(1).unwrap_err();
-        assert_eq!(
-            (error.kind(), quota.check(1).is_err(), other.take(u64::MAX).is_err()),
-            (ErrorKind::Full, true, true)
-        );
-        assert!(error.to_string().contains("limits.store_bytes (100B; 100B are committed)"), "{error}");
-        assert!(Quota::new(10, 20).take(0).is_err(), "a limit below what is there");
+impl State {
+    async fn measure(&mut self) -> Result<()> {
+        let watch = Stopwatch::start();
+        self.stored = self.meter.measure().await?;
+        self.taken = 0;
+        self.since = Stopwatch::start();
+        self.next = EVERY.max(watch.elapsed() * SHARE);
+        Ok(())
     }
 }

@@ -76,6 +76,8 @@ pub struct ParquetSink {
     /// Used by one shard after the other.
     buffers: PageBuffers,
     lock: Option<Arc<WriterLock>>,
+    /// Shards that were committed by a call that then failed.
+    unreported: Vec<CommittedShard>,
     /// The part that is being finished and committed while others are filled.
     publishing: Option<JoinHandle<Result<(Commit, Committed)>>>,
 }
@@ -114,6 +116,7 @@ impl ParquetSink {
             open: BTreeMap::new(),
             uncovered,
             lock: None,
+            unreported: Vec::new(),
             publishing: None,
             buffers: PageBuffers::default(),
         })
@@ -128,22 +131,37 @@ impl ParquetSink {
     /// Append the rows of `batch` that are not committed yet; gives the shards that were committed since the last call, all
     /// durable. A shard that this completes is finished and committed while the next ones are filled.
     pub async fn write(&mut self, batch: &ActivationBatch) -> Result<Vec<CommittedShard>> {
-        let mut committed = Vec::new();
+        let mut committed = std::mem::take(&mut self.unreported);
+        match self.write_batch(batch, &mut committed).await {
+            Ok(()) => Ok(committed),
+            Err(error) => {
+                self.unreported = committed;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_batch(&mut self, batch: &ActivationBatch, committed: &mut Vec<CommittedShard>) -> Result<()> {
         if self.publishing.as_ref().is_some_and(JoinHandle::is_finished) {
             committed.extend(self.published().await?);
         }
         let progress = self.progress.entry(batch.unit).or_default();
         let end_seq = batch.first_seq + batch.n_sequences() as u32;
         if progress.done || (end_seq <= progress.next_seq && !batch.ends_unit) {
-            return Ok(committed);
+            return Ok(());
         }
-        if let Some(quota) = &self.options.quota {
-            quota.check(self.open.values().map(OpenPart::bytes).sum())?;
+        if let Some(quota) = self.options.quota.clone() {
+            let open = self.open.values().map(OpenPart::bytes).sum();
+            if !quota.fits(open).await {
+                // what it measures has all that was taken
+                committed.extend(self.published().await?);
+                quota.make_room(open).await?;
+            }
         }
         for i in 0..batch.n_sequences() {
             let seq = batch.first_seq + i as u32;
             if seq >= self.progress[&batch.unit].next_seq {
-                self.write_sequence(batch, i, seq, &mut committed).await?;
+                self.write_sequence(batch, i, seq, committed).await?;
             }
         }
         let part = self.open_part(batch.unit)?;
@@ -154,7 +172,7 @@ impl ParquetSink {
         }
         self.uncovered += committed.len() as u64;
         self.compact_if_due().await;
-        Ok(committed)
+        Ok(())
     }
 
     /// Put what commits say into a manifest once there are many. Nothing depends on it: trouble is logged, and the next
@@ -303,7 +321,9 @@ impl ParquetSink {
     pub async fn finish(&mut self) -> Result<Vec<CommittedShard>> {
         let last = self.published().await;
         self.abort().await?;
-        Ok(last?.into_iter().collect())
+        let mut committed = std::mem::take(&mut self.unreported);
+        committed.extend(last?);
+        Ok(committed)
     }
 
     /// Stop: the part that is being published is committed, other uploads that are under way are aborted.

@@ -49,7 +49,14 @@ impl Address {
         let Some((scheme, rest)) = text.split_once("://") else { return Self::local(text) };
         match scheme {
             "file" => {
-                let path = parse_url(text)?.to_file_path();
+                let url = parse_url(text)?;
+                if url.fragment().is_some() || url.query().is_some() {
+                    let rule = "must not hold a `#` or `?`: what follows it would be lost";
+                    return Err(Error::config(format!(
+                        "`{text}` {rule}; write %23 or %3F, or the path without file://"
+                    )));
+                }
+                let path = url.to_file_path();
                 let path = path.map_err(|()| Error::config(format!("`{text}` is not a local file URL")))?;
                 Self::local(&path.to_string_lossy())
             }
@@ -207,6 +214,7 @@ mod tests {
         let is = |kind, bucket: &str, path: &str, shown: &str| (kind, bucket.into(), path.into(), shown.into());
         assert_eq!(parsed("s3://b/x/y/"), is(Kind::S3, "b", "x/y", "s3://b/x/y"));
         assert_eq!(parsed("gs://b"), is(Kind::Gcs, "b", "", "gs://b"));
+        assert_eq!(parsed("file:///a%23b"), is(Kind::Local, "", "a%23b", "/a#b"));
         assert_eq!(parsed("az://c/x"), is(Kind::Azure, "c", "x", "az://c/x"));
         let abfss = "abfss://c@account.dfs.core.windows.net/x";
         assert_eq!(parsed(abfss), is(Kind::Azure, "c@account.dfs.core.windows.net", "x", abfss));
@@ -224,6 +232,9 @@ mod tests {
             ("s3://key:secret@bucket/x", "must not hold credentials"),
             ("s3://bucket/x?X-Amz-Signature=secret", "must not hold credentials or a query"),
             ("s3:///x", "names no bucket"),
+            ("s3://bucket/a#b", "must not hold a `#`"),
+            ("file:///data/acts#1", "must not hold a `#`"),
+            ("file:///data/acts?x", "must not hold a `#` or `?`"),
         ] {
             let error = Address::parse(text).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains("secret"), "{text}: {error}");

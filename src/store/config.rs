@@ -206,25 +206,46 @@ impl Overrides {
         }
         let config: StoreConfig =
             serde_json::from_value(value).map_err(|e| Error::config(format!("`--store`: {e}")))?;
-        config.check().map_err(|rule| Error::config(format!("`--store`: {rule}")))?;
-        Ok(config)
+        match config.broken_rules().first() {
+            Some((key, rule)) => Err(Error::config(format!("`--store`: {key} {rule}"))),
+            None => Ok(config),
+        }
     }
 }
 
 impl StoreConfig {
-    /// The rule that a value breaks, if one does.
-    pub fn check(&self) -> Result<(), String> {
-        let Some(endpoint) = &self.endpoint else { return Ok(()) };
-        let url =
-            url::Url::parse(endpoint).map_err(|_| "endpoint must be a URL, such as https://minio.example:9000")?;
+    /// The keys whose values break a rule, each with the rule.
+    pub fn broken_rules(&self) -> Vec<(&'static str, &'static str)> {
+        let mut broken = Vec::new();
+        broken.extend(self.endpoint.as_deref().and_then(|url| self.endpoint_rule(url)).map(|rule| ("endpoint", rule)));
+        for (key, value) in [("region", &self.region), ("account", &self.account)] {
+            if value.as_ref().is_some_and(|value| value.trim().is_empty()) {
+                broken.push((key, "must not be empty: leave it out"));
+            }
+        }
+        for (key, time) in [("connect_timeout", self.connect_timeout), ("timeout", self.timeout)] {
+            if time.0.is_zero() {
+                broken.push((key, "must be above 0s: nothing is answered at once"));
+            }
+        }
+        if self.retry.tries == 0 {
+            broken.push(("retry.tries", "must be at least 1: a request is sent once"));
+        }
+        broken
+    }
+
+    fn endpoint_rule(&self, endpoint: &str) -> Option<&'static str> {
+        let Ok(url) = url::Url::parse(endpoint) else {
+            return Some("must be a URL, such as https://minio.example:9000");
+        };
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err("endpoint must not hold credentials: they come from the environment".to_owned());
+            return Some("must not hold credentials: they come from the environment");
         }
         match url.scheme() {
-            "https" => Ok(()),
-            "http" if self.allow_http => Ok(()),
-            "http" => Err("endpoint is not encrypted: write https://, or allow it with allow_http: true".to_owned()),
-            _ => Err("endpoint must begin with https:// (or http:// with allow_http: true)".to_owned()),
+            "https" => None,
+            "http" if self.allow_http => None,
+            "http" => Some("is not encrypted: write https://, or allow it with allow_http: true"),
+            _ => Some("must begin with https:// (or http:// with allow_http: true)"),
         }
     }
 }
@@ -264,6 +285,11 @@ mod tests {
             (&["retry.tries=many"], "`--store`"),
             (&["endpoint=http://x"], "allow_http"),
             (&["endpoint=https://key:secret@x"], "must not hold credentials"),
+            (&["timeout=0s"], "timeout must be above 0s"),
+            (&["connect_timeout=0ms"], "connect_timeout must be above 0s"),
+            (&["retry.tries=0"], "retry.tries must be at least 1"),
+            (&["region="], "region must not be empty"),
+            (&["account= "], "account must not be empty"),
         ] {
             let error = overrides(options).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config);

@@ -112,6 +112,7 @@ impl Location {
 pub fn error_kind(error: &object_store::Error) -> ErrorKind {
     use object_store::Error as E;
     match error {
+        _ if is_missing_bucket(error) => ErrorKind::Config,
         E::NotFound { .. } => ErrorKind::Data,
         E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => ErrorKind::Config,
         E::PermissionDenied { .. } | E::Unauthenticated { .. } | E::UnknownConfigurationKey { .. } => ErrorKind::Config,
@@ -128,6 +129,13 @@ fn is_refusal(error: &object_store::Error) -> bool {
     let text = chain(error);
     let status = text.split("non-2xx status code: ").nth(1).and_then(|rest| rest.get(..3));
     status.is_some_and(|status| status.starts_with('4') && !["408", "409", "425", "429"].contains(&status))
+}
+
+/// Whether there is no such bucket or container: stores answer 404 to that, as to an object that is not there, and only the
+/// body tells.
+pub(crate) fn is_missing_bucket(error: &object_store::Error) -> bool {
+    let text = chain(error);
+    text.contains("404") && ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| text.contains(code))
 }
 
 /// Whether credentials were looked for in the last place, a metadata service, and nothing is there: not a cloud's machine.
@@ -168,7 +176,9 @@ fn chain(error: &object_store::Error) -> String {
 pub fn error(verb: &str, what: &str, source: object_store::Error) -> Error {
     let kind = error_kind(&source);
     let text = chain(&source);
-    let hint = if text.contains("RequestTimeTooSkewed") {
+    let hint = if is_missing_bucket(&source) {
+        "there is no such bucket or container: create it, or correct the URL (and the endpoint): "
+    } else if text.contains("RequestTimeTooSkewed") {
         "the store refuses this machine's clock: set it (NTP), then run again: "
     } else if has_no_credentials(&source) {
         "no credentials were found (docs/stores.md says where they are looked for; anonymous: true needs none): "

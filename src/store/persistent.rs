@@ -19,6 +19,7 @@ use object_store::{
     PutPayload, PutResult, RenameOptions, Result, UploadPart, coalesce_ranges,
 };
 
+use crate::store::is_missing_bucket;
 use crate::store::retries::Retries;
 
 /// Names that are deleted by one request, where a store can.
@@ -132,7 +133,7 @@ impl Persistent {
                 let names = stream::iter(paths.clone()).map(Ok).boxed();
                 let done = self.inner.delete_stream(names).map(|answer| match answer {
                     // gone is what was asked for
-                    Err(Error::NotFound { .. }) => Ok(()),
+                    Err(error @ Error::NotFound { .. }) if !is_missing_bucket(&error) => Ok(()),
                     answer => answer.map(drop),
                 });
                 done.try_collect::<()>().await

@@ -27,7 +27,9 @@ impl Stores {
     /// With the `stores:` of a pipeline, and the `KEY=VALUE`s of the command line, which go over them.
     pub fn new(mut configs: Vec<StoreConfig>, options: &[String]) -> Result<Self> {
         for config in &configs {
-            config.check().map_err(|rule| Error::config(format!("store `{}`: {rule}", config.prefix)))?;
+            if let Some((key, rule)) = config.broken_rules().first() {
+                return Err(Error::config(format!("store `{}`: {key} {rule}", config.prefix)));
+            }
         }
         // of several prefixes that match, the longest comes first
         configs.sort_by_key(|config| std::cmp::Reverse(config.prefix.trim_end_matches('/').len()));

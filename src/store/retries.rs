@@ -15,8 +15,8 @@ use crate::runtime::clock::{Clock, Stopwatch};
 use crate::runtime::retry::RetryPolicy;
 use crate::runtime::rng::{Rng, Seed};
 use crate::store::config::RetryConfig;
-use crate::store::passes_by_itself;
 use crate::store::wire::Wire;
+use crate::store::{is_missing_bucket, passes_by_itself};
 
 /// How a store's requests are tried again, and how it fares.
 #[derive(Debug)]
@@ -128,6 +128,10 @@ impl Trial<'_> {
     /// After a failure: wait and give `Ok` if the request is to be made again, or the error that ends it.
     pub(super) async fn failed(&mut self, error: Error) -> Result<()> {
         self.tries += 1;
+        if is_missing_bucket(&error) {
+            // not to be taken for an object that is not there
+            return Err(Error::Generic { store: "bucket", source: Box::new(error) });
+        }
         if !passes_by_itself(&error) {
             return Err(error);
         }

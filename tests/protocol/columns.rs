@@ -9,9 +9,9 @@ use harvestd::catalog::compact::{compact, delete_covered_commits};
 use harvestd::catalog::verify::verify;
 use harvestd::dataset::header::DatasetHeader;
 use harvestd::dataset::paths;
-use harvestd::dataset::schema::ShardSpec;
+use harvestd::dataset::schema::{ShardSpec, SiteColumn};
 use harvestd::error::ErrorKind;
-use harvestd::hooks::HookPoint;
+use harvestd::hooks::{HookPoint, Site};
 use harvestd::sink::ParquetSink;
 use harvestd::store::{Location, objects};
 use harvestd::testing::datasets::{header, write};
@@ -26,7 +26,7 @@ fn of_sites(range: std::ops::Range<usize>) -> ShardSpec {
 }
 
 /// A dataset of the first site whose group has the second.
-async fn with_group(location: &Location) -> (Catalog, Catalog) {
+pub async fn with_group(location: &Location) -> (Catalog, Catalog) {
     let (base, _) = write(location, &of_sites(0..1), 3, &batches(), Default::default()).await.unwrap();
     let group = base.group(group_header()).await.unwrap().with_base(&base).await.unwrap();
     let mut sink = ParquetSink::new(group.clone(), of_sites(1..2), group.progress().await.unwrap()).await.unwrap();
@@ -117,11 +117,79 @@ async fn a_group_of_another_dataset_is_refused() {
     assert!(!verify(&base, |_, _| ()).await.unwrap().ok());
 }
 
-const BASE: [&str; 2] = ["blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"];
-const ADDED: [&str; 2] = ["blocks.0.hook_resid_post", "blocks.3.attn.hook_z"];
+pub const BASE: [&str; 2] = ["blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"];
+pub const ADDED: [&str; 2] = ["blocks.0.hook_resid_post", "blocks.3.attn.hook_z"];
+
+/// Sites that a model of eight blocks may have besides.
+fn group_of(layers: &[u16]) -> DatasetHeader {
+    let mut spec = of_sites(0..1);
+    spec.sites = layers
+        .iter()
+        .map(|&layer| SiteColumn { point: HookPoint::block(layer.into(), Site::AttnOut), width: 5 })
+        .collect();
+    header(&spec, 3)
+}
+
+#[tokio::test]
+async fn no_two_groups_have_the_same_site() {
+    let location = memory("apart");
+    let (base, _) = write(&location, &of_sites(0..1), 3, &batches(), Default::default()).await.unwrap();
+    let group = base.group(group_of(&[0, 1])).await.unwrap();
+    base.group(group_of(&[0, 1])).await.unwrap();
+    base.group(group_of(&[2])).await.unwrap();
+    for refused in [&[1, 3][..], &[3, 2], &[1]] {
+        let error = base.group(group_of(refused)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("capture all of") && error.to_string().contains("another run"), "{error}");
+    }
+    // a run that was killed before it wrote the header has entered its group all the same
+    objects::delete(&group.location().child(paths::HEADER)).await.unwrap();
+    assert!(base.group(group_of(&[1, 3])).await.is_err());
+    base.group(group_of(&[0, 1])).await.unwrap();
+    // groups of older versions have no entry
+    for entry in [1, 2] {
+        objects::delete(&location.child(&paths::register_entry(entry))).await.unwrap();
+    }
+    assert!(base.group(group_of(&[1, 3])).await.is_err());
+    assert_eq!(base.groups().await.unwrap().len(), 2);
+}
+
+/// Whoever comes first: of groups with a site in common one is begun, however many runs race.
+#[test]
+fn racing_runs_never_give_a_site_to_two_groups() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for round in 0..20 {
+        let location = memory(&format!("racing-groups-{round}"));
+        runtime.block_on(write(&location, &of_sites(0..1), 3, &batches(), Default::default())).unwrap();
+        let wanted: [&[u16]; 8] = [&[0, 1], &[1, 2], &[2, 3], &[3, 0], &[0, 1, 2, 3], &[4], &[0, 1], &[4, 5]];
+        let barrier = std::sync::Barrier::new(wanted.len());
+        let begun: Vec<bool> = std::thread::scope(|scope| {
+            let begin = |layers: &'static [u16]| {
+                let (location, barrier) = (location.clone(), &barrier);
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let base = Catalog::open(location).await.unwrap();
+                        barrier.wait();
+                        base.group(group_of(layers)).await.is_ok()
+                    })
+                })
+            };
+            let threads: Vec<_> = wanted.iter().map(|layers| begin(layers)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let groups = runtime.block_on(async { Catalog::open(location).await.unwrap().groups().await.unwrap() });
+        let mut sites: Vec<String> =
+            groups.iter().flat_map(|group| group.header().sites.iter().map(|site| site.name.clone())).collect();
+        let n = sites.len();
+        sites.sort();
+        sites.dedup();
+        assert!(sites.len() == n && n > 1, "round {round}: {begun:?} {sites:?}");
+    }
+}
 
 /// A pipeline that only stores.
-fn pipeline(corpus: &Path, out: &Path, capture: &[&str], exclude: &str) -> PathBuf {
+pub fn pipeline(corpus: &Path, out: &Path, capture: &[&str], exclude: &str) -> PathBuf {
     let text = format!(
         r#"version: 1
 name: columns

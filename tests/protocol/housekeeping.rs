@@ -18,9 +18,9 @@ use harvestd::units::Count;
 use crate::support::{dataset_bytes, harvestd, summary, write_corpus, write_pipeline};
 use crate::{batches, dataset, joined, memory, names, spec};
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub const DAY: Duration = Duration::from_secs(86_400);
 
-fn now() -> Duration {
+pub fn now() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
 }
 
@@ -148,7 +148,8 @@ async fn a_sink_stops_before_the_limit_and_goes_on_with_a_larger_one() {
         Catalog::create_or_open(limited.clone(), harvestd::testing::datasets::header(&spec(), 3)).await.unwrap();
     for limit in [all.bytes / 3, all.bytes / 2, all.bytes - 1, all.bytes] {
         let used = catalog.totals().await.unwrap().bytes;
-        let options = SinkOptions { quota: Some(Quota::new(limit, used)), ..SinkOptions::default() };
+        let quota = Quota::of(catalog.clone(), limit, false, None).await.unwrap();
+        let options = SinkOptions { quota: Some(quota), ..SinkOptions::default() };
         let progress = catalog.progress().await.unwrap();
         let mut sink = ParquetSink::with_options(catalog.clone(), spec(), progress, options).await.unwrap();
         let mut stopped = None;

@@ -8,6 +8,7 @@ mod columns;
 mod formats;
 mod housekeeping;
 mod manifests;
+mod quotas;
 mod races;
 
 use bytes::Bytes;

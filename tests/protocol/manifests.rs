@@ -251,3 +251,24 @@ async fn a_million_commits_open_in_a_few_requests() {
         bytes as f64 / 1e6
     );
 }
+
+/// Counts of drops in a manifest are those of its segments.
+#[tokio::test]
+async fn verify_compares_what_a_manifest_says_of_drops() {
+    let location = memory("drops");
+    let catalog = dataset(&location).await;
+    compact(&catalog, 1).await.unwrap();
+    assert!(verify(&catalog, |_, _| ()).await.unwrap().ok());
+    let name = paths::manifest(1);
+    let text = String::from_utf8(bytes_of(&location, &name).await.unwrap().to_vec()).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let dropped = value["dropped"].as_object_mut().unwrap();
+    let (reason, n) = dropped.iter().next().map(|(reason, n)| (reason.clone(), n.as_u64().unwrap())).unwrap();
+    dropped.insert(reason, (n + 1).into());
+    objects::replace(&location.child(&name), serde_json::to_vec(&value).unwrap().into()).await.unwrap();
+    // not by way of what was read before
+    let catalog = Catalog::open(location).await.unwrap();
+    let report = verify(&catalog, |_, _| ()).await.unwrap();
+    let found: Vec<_> = report.problems.iter().map(|p| (p.object.as_str(), p.what.as_str())).collect();
+    assert_eq!(found, [(name.as_str(), "says something else of drops than its segments")]);
+}

@@ -76,11 +76,22 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         return bucket, key, query
 
+    def missing(self, bucket):
+        """Whether there is no such bucket; then that is the answer."""
+        if bucket == "absent":
+            self.error(404, "NoSuchBucket")
+        return bucket == "absent"
+
     def body(self):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def do_PUT(self):
         (bucket, key, query), data = self.asked(), self.body()
+        if bucket == "clock":  # the store's clock goes on by so many seconds
+            options.skew += int(key)
+            return self.answer(200)
+        if self.missing(bucket):
+            return
         with lock:
             if "uploadId" in query:
                 if query["uploadId"] not in uploads:
@@ -120,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         bucket, key, query = self.asked()
+        if self.missing(bucket):
+            return
         with lock:
             if not key:
                 return self.list_uploads(bucket, query) if "uploads" in query else self.list(bucket, query)

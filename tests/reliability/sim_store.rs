@@ -25,6 +25,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::races::random;
 
+/// How long a listing may leave out what was written.
+const STALE_FOR: Duration = Duration::from_secs(15);
+
 /// How bad the network is: each a share in thousand.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
@@ -62,6 +65,8 @@ struct State {
     written: Vec<Path>,
     /// Name -> when it was written.
     times: BTreeMap<Path, Duration>,
+    /// Objects without a commit that were collected.
+    collected: u64,
 }
 
 impl World {
@@ -75,6 +80,7 @@ impl World {
             tidied: BTreeSet::new(),
             written: Vec::new(),
             times: BTreeMap::new(),
+            collected: 0,
         };
         Arc::new(Self {
             inner: Arc::new(InMemory::new()),
@@ -154,7 +160,26 @@ impl World {
         }
     }
 
-    fn deleted(&self, path: &Path) {
+    /// Count `n` more objects without a commit that were collected; gives how many there were.
+    pub fn collected(&self, n: u64) -> u64 {
+        let mut state = self.state.lock().unwrap();
+        state.collected += n;
+        state.collected
+    }
+
+    /// Nothing live is deleted: no committed object, no header, not the newest manifest nor a segment that it names.
+    async fn deleted(&self, path: &Path) {
+        let listed: Vec<ObjectMeta> = self.inner.list(None).try_collect().await.unwrap();
+        let is_manifest = |p: &Path| p.as_ref().contains("/manifests/") && p.as_ref().ends_with(".json");
+        if let Some(newest) = listed.iter().map(|object| &object.location).filter(|p| is_manifest(p)).max() {
+            assert_ne!(newest, path, "the newest manifest was deleted");
+            let bytes = self.inner.get(newest).await.unwrap().bytes().await.unwrap();
+            let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let mut segments = manifest["segments"].as_array().unwrap().iter();
+            let named = segments.any(|s| path.as_ref().ends_with(s["object"].as_str().unwrap()));
+            assert!(!named, "{path} was deleted and the newest manifest names it");
+        }
+        assert!(!path.as_ref().ends_with("dataset.json"), "{path} was deleted");
         let mut state = self.state.lock().unwrap();
         if let Some((_, name)) = path.as_ref().split_once("/commits/") {
             state.tidied.insert(name.to_owned());
@@ -163,13 +188,14 @@ impl World {
         assert!(!named, "{path} was deleted and is committed");
     }
 
-    /// Objects that a stale listing leaves out: some of the last that were written.
+    /// Objects that a stale listing leaves out: some of the last that were written, not long ago.
     fn unseen(&self) -> BTreeSet<Path> {
         if !self.happens(self.weather.stale) {
             return BTreeSet::new();
         }
-        let n = self.draw(4) as usize;
-        self.state.lock().unwrap().written.iter().rev().take(n).cloned().collect()
+        let (n, since) = (self.draw(4) as usize, self.now().saturating_sub(STALE_FOR));
+        let state = self.state.lock().unwrap();
+        state.written.iter().rev().take(n).filter(|path| state.times[*path] >= since).cloned().collect()
     }
 }
 
@@ -274,7 +300,7 @@ impl ObjectStore for SimStore {
                     let location = location?;
                     let (world, path) = (Arc::clone(&store.world), location.clone());
                     let act = async move {
-                        world.deleted(&path);
+                        world.deleted(&path).await;
                         world.inner.delete(&path).await.map(|()| path)
                     };
                     store.request(format!("delete {location}"), act).await

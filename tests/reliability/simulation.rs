@@ -9,8 +9,9 @@ use std::time::Duration;
 use harvestd::activation::ActivationBatch;
 use harvestd::catalog::Catalog;
 use harvestd::catalog::compact::{compact, delete_covered_commits};
+use harvestd::catalog::gc::{Policy, Reason, collect};
 use harvestd::catalog::verify::verify;
-use harvestd::dataset::config::{CompressionConfig, Layout, StoredDtype};
+use harvestd::dataset::config::{CompressionConfig, KeepConfig, Layout, StoredDtype};
 use harvestd::dataset::schema::ShardSpec;
 use harvestd::error::{ErrorKind, Result};
 use harvestd::sink::{ParquetSink, SinkOptions};
@@ -25,8 +26,11 @@ use crate::sim_store::{SimStore, Weather, World};
 use crate::support::reliability::{Difference, Rows, record};
 
 const WORKERS: usize = 8;
-/// How long covered commits stay: longer than anybody takes to read what is listed.
-const GRACE: Duration = Duration::from_secs(60);
+/// How long covered commits and garbage stay: longer than anybody takes to read what is listed, or to commit what is
+/// uploaded, whatever the clocks say.
+const GRACE: Duration = Duration::from_secs(90);
+/// How far clocks are from the store's, at most.
+const SKEW: Duration = Duration::from_secs(25);
 /// Sequence lengths of the units: parts of several sequences, of one, of none.
 const LENGTHS: [&[u32]; 5] =
     [&[17, 9, 30, 12, 0, 28, 3, 3, 55, 14], &[40, 1, 39, 2], &[], &[5, 5, 5, 30, 30, 30, 12, 12], &[41, 41, 41]];
@@ -68,16 +72,41 @@ async fn life(world: &Arc<World>, worker: usize, start: usize, batches: &[Activa
         if world.compacts && world.draw(25) == 0 {
             compact(&catalog, 1 + world.draw(4)).await?;
         }
-        if world.compacts && world.draw(25) == 0 && world.now() > GRACE {
-            delete_covered_commits(&catalog, world.now() - GRACE).await?;
+        let clock = skewed(world, worker);
+        if world.compacts && world.draw(25) == 0 {
+            delete_covered_commits(&catalog, clock.saturating_sub(GRACE)).await?;
         }
-        tokio::time::sleep(Duration::from_millis(world.draw(30))).await;
+        if world.compacts && world.draw(15) == 0 {
+            collect_garbage(world, &catalog, clock).await?;
+        }
+        let pause = if world.compacts { 4000 } else { 30 };
+        tokio::time::sleep(Duration::from_millis(world.draw(pause))).await;
         if let Err(error) = sink.write(batch).await {
             sink.abort().await?;
             return Err(error);
         }
     }
     sink.finish().await.map(drop)
+}
+
+/// What a worker takes for the time: clocks differ by up to `SKEW` from the store's.
+fn skewed(world: &World, worker: usize) -> Duration {
+    let ahead = SKEW * worker as u32 * 2 / (WORKERS as u32 - 1);
+    (world.now() + ahead).saturating_sub(SKEW)
+}
+
+/// As `harvestd gc --apply` does, in the midst of everything.
+async fn collect_garbage(world: &World, catalog: &Catalog, clock: Duration) -> Result<()> {
+    let policy = Policy { keep: KeepConfig::default(), grace: GRACE, now: clock };
+    match collect(catalog, &policy).await {
+        Ok(garbage) => {
+            world.collected(garbage.objects.iter().filter(|o| o.reason == Reason::Uncommitted).count() as u64);
+            Ok(())
+        }
+        // a stale listing looks like a manifest that was lost: then nothing goes
+        Err(error) if error.to_string().contains("nothing is collected") => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A worker: lives until one start of it reaches the end. It dies at random moments, in the middle of whatever it does.
@@ -89,7 +118,7 @@ async fn worker(world: Arc<World>, worker: usize, units: Vec<SyntheticUnit>) -> 
     loop {
         starts += 1;
         assert!(starts < 500, "worker {worker} never reaches the end");
-        let until = Duration::from_millis(50 + world.draw(12_000));
+        let until = Duration::from_millis(50 + world.draw(if world.compacts { 150_000 } else { 12_000 }));
         // some starts are left alone, so that there is an end
         let dies = world.draw(4) != 0;
         tokio::select! {
@@ -119,6 +148,8 @@ struct End {
     history: u64,
     starts: u64,
     virtual_seconds: u64,
+    /// Objects without a commit that were deleted.
+    collected: u64,
 }
 
 /// Manifests are encoded and decoded on threads of their own, whose pace nobody repeats: only without compaction does a seed
@@ -132,7 +163,8 @@ fn simulate(seed: u64, compacts: bool, undisturbed: &Rows, difference: &mut Diff
         let workers = (0..WORKERS).map(|w| worker(Arc::clone(&shared), w, units.clone()));
         let starts = futures::future::join_all(workers).await.iter().sum();
         let (steps, history) = shared.history();
-        End { steps, history, starts, virtual_seconds: since.elapsed().as_secs() }
+        let collected = shared.collected(0);
+        End { steps, history, starts, virtual_seconds: since.elapsed().as_secs(), collected }
     });
     // what a reader finds when all is quiet
     let still: Arc<dyn ObjectStore> = Arc::clone(&world.inner) as Arc<dyn ObjectStore>;
@@ -163,6 +195,7 @@ fn workers_over_a_bad_network_lose_nothing() {
     let rows = undisturbed();
     let (first, seeds) = (number("HARVESTD_SEED", 1), number("HARVESTD_SEEDS", 20));
     let (mut difference, mut steps, mut starts, mut seconds) = (Difference::default(), 0, 0, 0);
+    let mut collected = 0;
     for seed in first..first + seeds {
         let again = format!(
             "seed {seed}: repeat with HARVESTD_SEED={seed} HARVESTD_SEEDS=1 cargo test --release --test reliability workers_over"
@@ -178,13 +211,15 @@ fn workers_over_a_bad_network_lose_nothing() {
         steps += end.steps;
         starts += end.starts;
         seconds += end.virtual_seconds;
+        collected += end.collected;
         if seed < first + 2 {
             let twice = [0, 1].map(|_| simulate(seed, false, &rows, &mut difference));
             assert_eq!(twice[0], twice[1], "the same seed, another history: {again}");
         }
     }
     eprintln!("{seeds} seeds: {steps} steps, {starts} starts of {WORKERS} workers, {seconds} virtual seconds");
-    assert!(steps > 400 * seeds, "too quiet: {steps} steps");
+    eprintln!("{collected} shards without a commit were collected");
+    assert!(steps > 400 * seeds && collected >= seeds / 4, "too quiet: {steps} steps, {collected} collected");
     record("simulated workers", seeds, difference);
 }
 

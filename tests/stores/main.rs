@@ -53,6 +53,7 @@ fn inside() {
             "parts" => protocol::parts_through_trouble(&stores, &url).await,
             "orphans" => orphans::listed_and_aborted(&stores, &url).await,
             "begin an upload" => orphans::begin_and_be_killed(&stores, &url).await,
+            "stray" => bad_servers::leave_a_stray(&stores, &url).await,
             "clock" => bad_servers::ages_by_the_stores_clock(&stores, &url).await,
             other => panic!("{other}"),
         }

@@ -42,8 +42,9 @@ impl Rules<'_> {
             } else if let Some(first) = prefixes[..i].iter().position(|p| p.as_ref() == Some(prefix)) {
                 self.broken(&path, format!("is the prefix of stores[{first}] too"));
             }
-            if let Some(Err(rule)) = self.written::<StoreConfig>(&format!("stores[{i}]")).map(|config| config.check()) {
-                self.broken(&format!("stores[{i}].endpoint"), rule.trim_start_matches("endpoint "));
+            let Some(config) = self.written::<StoreConfig>(&format!("stores[{i}]")) else { continue };
+            for (key, rule) in config.broken_rules() {
+                self.broken(&format!("stores[{i}].{key}"), rule);
             }
         }
     }

@@ -20,7 +20,7 @@ pub struct Deliver {
     /// Where batches go: the dataset, then its column groups. Each takes what it does not have yet.
     pub sinks: Vec<ParquetSink>,
     /// Applies retention to the dataset.
-    pub keeper: Option<Keeper>,
+    pub keeper: Option<Arc<Keeper>>,
     /// Units that other writers finished.
     pub others: Others,
     /// How many of them the sink was told of.
@@ -75,7 +75,7 @@ impl Deliver {
         }
         let watch = Stopwatch::start();
         self.end()?;
-        if let Some(keeper) = &mut self.keeper {
+        if let Some(keeper) = &self.keeper {
             self.io.block_on(keeper.collect());
         }
         self.stats.busy.add(watch.elapsed());
@@ -92,7 +92,7 @@ impl Deliver {
             let shards = self.io.block_on(self.sinks[i].write(batch))?;
             self.count(&shards);
         }
-        if let Some(keeper) = &mut self.keeper {
+        if let Some(keeper) = &self.keeper {
             self.io.block_on(keeper.from_time_to_time());
         }
         Ok(())
