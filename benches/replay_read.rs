@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harvestd::catalog::columns::View;
+use harvestd::compute::cpu::heap::{self, Heap};
 use harvestd::corpus::cursor::SourceCursor;
 use harvestd::dataset::config::{CompressionConfig, Layout, StoredDtype};
 use harvestd::dataset::schema::{ShardSpec, SiteColumn};
@@ -42,6 +43,8 @@ for kind, use in [("as stored", lambda x: x[::4096].sum()), ("as f32", lambda x:
 "#;
 
 fn main() {
+    // as `harvestd run` does with a pipeline that replays
+    heap::settle(Heap::Kept, &|variable| std::env::var_os(variable).is_some());
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let python = std::env::var("HARVESTD_PYTHON").ok();
     for (name, dtype, layout, compression) in [

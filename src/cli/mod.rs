@@ -30,6 +30,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use failure::{Failure, Outcome};
 
+use crate::compute::cpu::heap::{self, Heap};
 use crate::config::{self, Loaded, Problems};
 use crate::error::{Error, ErrorKind};
 use crate::store::Stores;
@@ -147,6 +148,7 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    settle_heap(Heap::Shared);
     let json = cli.globals.json;
     let bars = match start_log(&cli.globals) {
         Ok(bars) => bars,
@@ -190,6 +192,11 @@ fn start_log(globals: &Globals) -> Result<ProgressGuard, Error> {
         LogFormat::Json => logging::LogFormat::Json,
     };
     logging::init(format, &globals.log_level)
+}
+
+/// Set the allocator, as far as the environment does not. Before the first thread.
+fn settle_heap(heap: Heap) {
+    heap::settle(heap, &|variable| config::env::of_process(variable).is_some());
 }
 
 /// The runtime for everything that waits for stores and sockets.

@@ -12,6 +12,7 @@ use indicatif::MultiProgress;
 use super::progress::Progress;
 use super::{Globals, Outcome, output};
 use crate::admin::{AdminServer, Board, Watched};
+use crate::compute::cpu::heap::Heap;
 use crate::error::{ErrorKind, ResultExt};
 use crate::pipeline::evaluate::Evaluation;
 use crate::pipeline::summary::{RunSummary, TrainerSummary};
@@ -46,6 +47,9 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) 
     let loaded = globals.load(&args.pipeline)?;
     for note in &loaded.notes {
         tracing::warn!("{}", note.line(&loaded.source.display().to_string()));
+    }
+    if loaded.pipeline.replay().is_some() {
+        super::settle_heap(Heap::Kept);
     }
     let runtime = super::async_runtime()?;
     let status = Arc::new(RunStatus::new(&loaded.pipeline.name));

@@ -206,24 +206,31 @@ fn site_of(field: &arrow::datatypes::Field) -> Result<SiteHeader> {
 pub(super) fn site_values(batch: &RecordBatch, i: usize, site: &SiteHeader, out: &mut Vec<f32>) -> Result<()> {
     let wrong = || Error::data(format!("column `{}` does not hold {} values", site.name, dtype_name(site.dtype)));
     let column = batch.column(i);
-    let at = out.len();
-    out.resize(at + column.len() * site.width, 0.0);
-    let out = &mut out[at..];
+    let n = column.len() * site.width;
+    out.reserve(n);
     match column.data_type() {
         DataType::FixedSizeBinary(_) => {
+            let at = out.len();
+            out.resize(at + n, 0.0);
             let binary = column.as_fixed_size_binary();
-            for (row, out) in binary.iter().zip(out.chunks_exact_mut(site.width)) {
+            for (row, out) in binary.iter().zip(out[at..].chunks_exact_mut(site.width)) {
                 widen(row.ok_or_else(wrong)?, site.dtype, out);
             }
         }
         DataType::FixedSizeList(..) => {
             let list = column.as_fixed_size_list();
-            let values = list.values().slice(list.offset() * site.width, out.len());
+            let values = list.values().slice(list.offset() * site.width, n);
             match site.dtype {
                 StoredDtype::Float16 => {
-                    values.as_primitive_opt::<Float16Type>().ok_or_else(wrong)?.values().convert_to_f32_slice(out);
+                    let mut wide = [0.0; 4096];
+                    for some in values.as_primitive_opt::<Float16Type>().ok_or_else(wrong)?.values().chunks(wide.len())
+                    {
+                        let wide = &mut wide[..some.len()];
+                        some.convert_to_f32_slice(wide);
+                        out.extend_from_slice(wide);
+                    }
                 }
-                _ => out.copy_from_slice(values.as_primitive_opt::<Float32Type>().ok_or_else(wrong)?.values()),
+                _ => out.extend_from_slice(values.as_primitive_opt::<Float32Type>().ok_or_else(wrong)?.values()),
             }
         }
         _ => return Err(wrong()),

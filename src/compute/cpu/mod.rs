@@ -8,6 +8,7 @@ mod attention;
 mod coder;
 mod embedding;
 mod experts;
+pub mod heap;
 mod matmul;
 mod matrix;
 mod model;
