@@ -95,6 +95,12 @@ pub fn squared_norm(row: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
 }
 
+/// Whether a row has neither NaN nor an infinity.
+pub fn is_finite(row: &[f32]) -> bool {
+    // no early end: the loop vectorises
+    row.iter().fold(true, |all, x| all & x.is_finite())
+}
+
 /// The middle value (the lower of two); 0 of none. Reorders `values`.
 pub fn median(values: &mut [f64]) -> f64 {
     if values.is_empty() {

@@ -9,7 +9,7 @@ use super::{Globals, Outcome, async_runtime, output};
 use crate::dataset::config::{CompressionConfig, DatasetConfig, Layout, StoredDtype};
 use crate::error::Error;
 use crate::hooks::HookPoint;
-use crate::import::{self, IdNames, ImportOptions};
+use crate::import::{self, IdNames, ImportOptions, Imported, NonFinite};
 use crate::units::{ByteSize, Count, Percent};
 
 /// Arguments of `import`.
@@ -19,7 +19,8 @@ use crate::units::{ByteSize, Count, Percent};
   harvestd import s3://acts/esm2.parquet out/esm2 --site esm2.layer.20 --values embedding --ids doc_id=protein
   harvestd import activault/layers.14/ out/acts --site blocks.14.hook_resid_post
 
-Reads .npy, .safetensors, .parquet, .arrow and folders of them; pickles are refused. Arrays are [rows, width] or
+Reads .npy, .safetensors, .parquet, .arrow, .feather and folders of them; other files in a folder are passed over, but for
+pickles, which are refused. Arrays are [rows, width] or
 [samples, positions, width]; a column is a fixed-size list, a list of equal length or raw bytes. Each file becomes a unit.
 Token ids, documents and positions are taken from tensors or columns with the usual names (token_id, input_ids, doc_id, pos)
 or with those that --ids says. A run that was interrupted goes on when it is started again. docs/replay.md has it all.")]
@@ -48,6 +49,19 @@ pub(crate) struct ImportArgs {
     /// Compress with zstd
     #[arg(long)]
     zstd: bool,
+    /// What becomes of rows with NaN or an infinity
+    #[arg(long, value_enum, default_value_t)]
+    non_finite: OnNonFinite,
+}
+
+/// What becomes of rows that are not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum OnNonFinite {
+    /// They are left out and counted
+    #[default]
+    Drop,
+    /// They end the import with an error
+    Fail,
 }
 
 /// A number format.
@@ -81,16 +95,31 @@ pub(crate) fn execute(args: &ImportArgs, globals: &Globals) -> Outcome {
     let options = options(args, &destination.shown)?;
     let runtime = async_runtime()?;
     let shown = destination.shown.clone();
-    let totals = runtime.block_on(import::import(&sources, destination, &options, |done, of| {
+    let imported = runtime.block_on(import::import(&sources, destination, &options, |done, of| {
         tracing::info!(done, of, "files imported");
     }))?;
     if globals.json {
-        output::print_json(&json!({"dataset": shown, "totals": totals}));
+        let mut found = json!(imported);
+        found["dataset"] = json!(shown);
+        output::print_json(&found);
     } else {
-        let size = ByteSize(totals.bytes);
-        output::print(&format!("{} rows in {} shards, {size} -> {shown}", totals.rows, totals.shards));
+        output::print(&line(&imported, &shown));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn line(imported: &Imported, shown: &str) -> String {
+    let Imported { totals, files, dropped, passed_over } = imported;
+    let size = ByteSize(totals.bytes);
+    let mut line = format!("{} rows of {files} files in {} shards, {size} -> {shown}", totals.rows, totals.shards);
+    let dropped: Vec<String> = dropped.iter().map(|(reason, n)| format!("{} {n}", reason.as_str())).collect();
+    if !dropped.is_empty() {
+        line += &format!("; rows left out: {}", dropped.join(", "));
+    }
+    if passed_over.files > 0 {
+        line += &format!("; {} other files passed over", passed_over.files);
+    }
+    line
 }
 
 fn options(args: &ImportArgs, url: &str) -> Result<ImportOptions, Error> {
@@ -131,5 +160,9 @@ fn options(args: &ImportArgs, url: &str) -> Result<ImportOptions, Error> {
         ids,
         dataset,
         keep_dtype: args.dtype.is_none(),
+        non_finite: match args.non_finite {
+            OnNonFinite::Drop => NonFinite::Drop,
+            OnNonFinite::Fail => NonFinite::Fail,
+        },
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::hub::{self, ProgressSnapshot};
-use crate::pipeline::status::{RunState, RunStatus, StatusSnapshot};
+use crate::pipeline::status::{RowsFrom, RunState, RunStatus, StatusSnapshot};
 use crate::runtime::clock::Stopwatch;
 use crate::units::{ByteSize, Count};
 
@@ -60,7 +60,7 @@ impl Drop for Progress {
     }
 }
 
-/// Tokens a second over the last few seconds, so that the figure follows what happens now.
+/// Tokens (of a replay: rows) a second over the last few seconds, so that the figure follows what happens now.
 struct Rate {
     watch: Stopwatch,
     samples: std::collections::VecDeque<(Duration, u64)>,
@@ -71,14 +71,14 @@ impl Rate {
         Self { watch: Stopwatch::start(), samples: std::collections::VecDeque::new() }
     }
 
-    fn update(&mut self, tokens: u64) -> f64 {
+    fn update(&mut self, done: u64) -> f64 {
         let now = self.watch.elapsed();
-        self.samples.push_back((now, tokens));
+        self.samples.push_back((now, done));
         while self.samples.len() > 2 && now - self.samples[0].0 > Duration::from_secs(10) {
             self.samples.pop_front();
         }
         let (then, before) = self.samples[0];
-        (tokens - before) as f64 / (now - then).as_secs_f64().max(0.05)
+        (done - before) as f64 / (now - then).as_secs_f64().max(0.05)
     }
 }
 
@@ -145,10 +145,17 @@ fn draw_bars(status: &RunStatus, bars: &MultiProgress, stop: &AtomicBool) {
         let last = stop.load(Ordering::Relaxed);
         let s = status.snapshot();
         download.update(s.download, |bar| bars.insert(0, bar));
-        corpus.set_length(s.units_total.max(1));
-        corpus.set_position(s.units);
-        corpus.set_message(corpus_line(&s, rate.update(s.tokens)));
-        store.set_message(store_line(&s));
+        if s.rows_from == RowsFrom::Dataset {
+            // how many of its rows trainers will want is not known
+            corpus.set_style(style("{prefix:18} {msg}"));
+            corpus.set_prefix("dataset");
+            store.set_prefix("");
+        } else {
+            corpus.set_length(s.units_total.max(1));
+            corpus.set_position(s.units);
+            store.set_message(store_line(&s));
+        }
+        corpus.set_message(source_line(&s, &mut rate));
         while trainers.len() < s.trainers.len() {
             let bar = bars.add(ProgressBar::new(1));
             bar.set_style(style("{prefix:18} [{bar:30}] {percent:>3}% {msg}"));
@@ -189,19 +196,30 @@ fn print_lines(status: &RunStatus, stop: &AtomicBool) {
                 continue;
             }
             let trainers: Vec<String> = s.trainers.iter().map(|t| format!("{}: {}", t.name, trainer_line(t))).collect();
-            eprintln!("{} | {} | {}", corpus_line(&s, rate.update(s.tokens)), store_line(&s), trainers.join(" | "));
+            let mut parts = vec![source_line(&s, &mut rate)];
+            if s.rows_from == RowsFrom::Corpus {
+                parts.push(store_line(&s));
+            }
+            parts.push(trainers.join(" | "));
+            eprintln!("{}", parts.join(" | "));
         }
     }
 }
 
-fn corpus_line(s: &StatusSnapshot, rate: f64) -> String {
+fn source_line(s: &StatusSnapshot, rate: &mut Rate) -> String {
     let state = match s.state {
         RunState::Preparing => "preparing, ",
         RunState::Draining => "draining, ",
         RunState::Evaluating => "evaluating, ",
         RunState::Running | RunState::Done | RunState::StorageFull | RunState::Failed => "",
     };
-    format!("{state}{} documents, {} tokens, {rate:.0} tokens/s", s.documents, Count(s.tokens))
+    match s.rows_from {
+        RowsFrom::Corpus => {
+            let rate = rate.update(s.tokens);
+            format!("{state}{} documents, {} tokens, {rate:.0} tokens/s", s.documents, Count(s.tokens))
+        }
+        RowsFrom::Dataset => format!("{state}{} rows, {:.0} rows/s", Count(s.rows), rate.update(s.rows)),
+    }
 }
 
 fn download_line(download: ProgressSnapshot) -> String {

@@ -16,7 +16,10 @@ use crate::compute::cpu::heap::Heap;
 use crate::error::{ErrorKind, ResultExt};
 use crate::pipeline::evaluate::Evaluation;
 use crate::pipeline::summary::{RunSummary, TrainerSummary};
-use crate::pipeline::{self, status::RunStatus};
+use crate::pipeline::{
+    self,
+    status::{RowsFrom, RunStatus},
+};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::store::prices::{Spent, Usage};
@@ -155,17 +158,18 @@ fn table(s: &RunSummary) -> String {
         (None, false) => "complete",
     };
     row("pipeline", format!("{} ({state})", s.pipeline));
-    row(
-        "computed",
-        format!(
-            "{} documents, {} tokens in {:.1} s: {:.0} tokens/s",
-            s.documents,
-            Count(s.tokens),
-            s.seconds,
-            s.tokens_per_second
-        ),
-    );
-    row("kept", format!("{} rows", Count(s.rows)));
+    match s.rows_from {
+        RowsFrom::Corpus => {
+            let (tokens, rate) = (Count(s.tokens), s.tokens_per_second);
+            let computed =
+                format!("{} documents, {tokens} tokens in {:.1} s: {rate:.0} tokens/s", s.documents, s.seconds);
+            row("computed", computed);
+            row("kept", format!("{} rows", Count(s.rows)));
+        }
+        RowsFrom::Dataset => {
+            row("read", format!("{} rows in {:.1} s: {:.0} rows/s", Count(s.rows), s.seconds, s.rows_per_second));
+        }
+    }
     let dropped: Vec<String> = s.dropped.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
     row("not kept", if dropped.is_empty() { "nothing".to_owned() } else { dropped.join(", ") });
     if let Some(d) = &s.dataset {

@@ -45,6 +45,9 @@ pub(crate) struct ShuffleArgs {
     /// Slices and buckets worked on at a time, up to 8 [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
+    /// No other process works on this shuffle: for stores with conditional_put: none, whose writes are not exclusive
+    #[arg(long)]
+    alone: bool,
 }
 
 pub(crate) fn execute(args: &ShuffleArgs, globals: &Globals) -> Outcome {
@@ -52,7 +55,7 @@ pub(crate) fn execute(args: &ShuffleArgs, globals: &Globals) -> Outcome {
     let (from, to) = (stores.open(&args.src)?, stores.open(&args.dst)?);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = args.workers.unwrap_or(cores).clamp(1, WORKERS_MAX);
-    let options = ShuffleOptions { seed: args.seed, memory: args.memory.0.max(1), workers };
+    let options = ShuffleOptions { seed: args.seed, memory: args.memory.0.max(1), workers, alone: args.alone };
     let watch = Stopwatch::start();
     let progress = Arc::new(ShuffleProgress::default());
     let runtime = async_runtime()?;

@@ -18,6 +18,10 @@ pub(super) enum Number {
     Bf16,
     F32,
     F64,
+    I8,
+    U8,
+    I16,
+    U16,
     I32,
     U32,
     I64,
@@ -27,7 +31,8 @@ pub(super) enum Number {
 impl Number {
     pub(super) fn bytes(self) -> usize {
         match self {
-            Self::F16 | Self::Bf16 => 2,
+            Self::I8 | Self::U8 => 1,
+            Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
         }
@@ -39,7 +44,7 @@ impl Number {
             Self::F16 => Some(StoredDtype::Float16),
             Self::Bf16 => Some(StoredDtype::Bfloat16),
             Self::F32 | Self::F64 => Some(StoredDtype::Float32),
-            Self::I32 | Self::U32 | Self::I64 | Self::U64 => None,
+            _ => None,
         }
     }
 
@@ -60,13 +65,17 @@ impl Number {
             Self::Bf16 => out.extend(each.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
             Self::F32 => out.extend(each.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
             Self::F64 => out.extend(each.map(|b| f64::from_le_bytes(eight(b)) as f32)),
-            Self::I32 | Self::U32 | Self::I64 | Self::U64 => out.extend(each.map(|b| self.whole(b) as f32)),
+            _ => out.extend(each.map(|b| self.whole(b) as f32)),
         }
     }
 
     /// A whole number as the bits of a u64; negative ones keep their sign there.
     pub(super) fn whole(self, b: &[u8]) -> u64 {
         match self {
+            Self::I8 => i64::from(i8::from_le_bytes([b[0]])).cast_unsigned(),
+            Self::U8 => u64::from(b[0]),
+            Self::I16 => i64::from(i16::from_le_bytes([b[0], b[1]])).cast_unsigned(),
+            Self::U16 => u64::from(u16::from_le_bytes([b[0], b[1]])),
             Self::I32 => i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])).cast_unsigned(),
             Self::U32 => u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
             _ => u64::from_le_bytes(eight(b)),
@@ -104,6 +113,8 @@ pub(super) struct Dense {
     width: usize,
     /// Token ids, documents, positions; each has a number a row.
     ids: [Option<Array>; 3],
+    /// Whether documents have a number a sequence instead.
+    a_document_a_sequence: bool,
     next: u64,
 }
 
@@ -130,16 +141,19 @@ impl Dense {
         }
         let n_rows = sequences * rows;
         fits(&file, &values, n_rows.checked_mul(width as u64))?;
-        for id in ids.iter().flatten() {
-            let n = id.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-            if n != Some(n_rows) || id.number.stored().is_some() {
+        let numbers = |id: &Array| id.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+        let a_document_a_sequence = ids[1].as_ref().is_some_and(|id| numbers(id) == Some(sequences));
+        for (i, id) in ids.iter().enumerate().filter_map(|(i, id)| Some((i, id.as_ref()?))) {
+            let n = numbers(id);
+            let fits_rows = n == Some(n_rows) || (i == 1 && a_document_a_sequence);
+            if !fits_rows || id.number.stored().is_some() {
                 let problem =
                     format!("`{}` of shape {:?} is not one whole number a row of `{name}`", id.name, id.shape);
                 return Err(Error::data(problem));
             }
             fits(&file, id, n)?;
         }
-        Ok(Self { file, values, dtype, sequences, rows: rows as usize, width, ids, next: 0 })
+        Ok(Self { file, values, dtype, sequences, rows: rows as usize, width, ids, a_document_a_sequence, next: 0 })
     }
 
     fn bytes_of(&self, array: &Array, from: u64, rows: usize, numbers_a_row: usize) -> Result<bytes::Bytes> {
@@ -201,7 +215,13 @@ impl Sequences for Dense {
         let [token_id, doc_id, pos] = &self.ids;
         chunk.token_id = token_id.as_ref().map(narrow).transpose()?;
         chunk.pos = pos.as_ref().map(narrow).transpose()?;
-        chunk.doc_id = doc_id.as_ref().map(|array| self.ids(array, from, rows)).transpose()?;
+        chunk.doc_id = match doc_id {
+            Some(array) if self.a_document_a_sequence => {
+                let each = self.ids(array, self.next, n)?;
+                Some(each.into_iter().flat_map(|id| std::iter::repeat_n(id, self.rows)).collect())
+            }
+            array => array.as_ref().map(|array| self.ids(array, from, rows)).transpose()?,
+        };
         self.next += n as u64;
         Ok(Some(chunk))
     }

@@ -4,11 +4,13 @@
 //! files -> one unit each, in the order of their names -> sequences of rows -> ParquetSink -> shards, commits
 //! ```
 //!
-//! A file is read in pieces of bounded size, and what is committed is not read again. An array `[samples, positions, width]` has one
-//! sequence a sample; an array `[rows, width]` and a table have one sequence a row. What a row is, where the file does
-//! not say: `doc_id` is a hash of the file's name and the sequence, `pos` counts within the sequence, `token_id` is 0.
-//! Nothing here runs what a file says: pickles (`.pt`, `.pkl`, object arrays) are refused.
+//! A file is read in pieces of bounded size, and what is committed is not read again. An array `[samples, positions, width]`
+//! has one sequence a sample; an array `[rows, width]` and a table have one sequence a row. What a row is, where the file
+//! does not say: `doc_id` is a hash of the file's path (below the folder that all files are in) and the sequence, `pos` counts
+//! within the sequence, `token_id` is 0. Rows with NaN or an infinity are left out and counted, like those of a model. Nothing here runs what a file says: pickles (`.pt`, `.pkl`, object arrays) are refused.
 
+mod arrow_file;
+mod batch;
 mod dense;
 mod files;
 mod npy;
@@ -18,22 +20,24 @@ mod tables;
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::accounting::DropCounts;
-use crate::activation::{ActivationBatch, SiteRows};
 use crate::catalog::{Catalog, Totals};
-use crate::corpus::cursor::SourceCursor;
 use crate::dataset::config::{DatasetConfig, StoredDtype};
 use crate::dataset::encoder::hex;
 use crate::dataset::header::{DatasetHeader, FORMAT, Fingerprints, ModelHeader};
 use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
+use crate::import::batch::{BatchPlace, Shape, batch};
 use crate::import::files::InputFile;
-use crate::sink::ParquetSink;
+use crate::sink::{ParquetSink, WriterLock};
 use crate::store::{Location, objects};
+
+pub use files::PassedOver;
 
 /// Rows' values that are held at a time, in bytes (but for a single longer sequence).
 const CHUNK_BYTES: usize = 8 << 20;
@@ -55,6 +59,31 @@ pub struct ImportOptions {
     pub dataset: DatasetConfig,
     /// Store in the number format of the files (of f64: as f32).
     pub keep_dtype: bool,
+    /// What becomes of rows with NaN or an infinity.
+    pub non_finite: NonFinite,
+}
+
+/// What becomes of rows with NaN or an infinity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonFinite {
+    /// They are left out, and counted as [`DropReason::NonFinite`](crate::accounting::DropReason::NonFinite).
+    #[default]
+    Drop,
+    /// They end the import.
+    Fail,
+}
+
+/// What an import ended with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Imported {
+    /// The dataset.
+    pub totals: Totals,
+    /// Files that are in it.
+    pub files: usize,
+    /// Rows that are not, by reason.
+    pub dropped: DropCounts,
+    /// What else was in the folders.
+    pub passed_over: PassedOver,
 }
 
 /// Names of columns.
@@ -125,14 +154,22 @@ impl Chunk {
 /// after each file how many are done, and of how many.
 ///
 /// # Errors
-/// `Data` for files that cannot be used, naming them and what to do.
+/// `Data` for files that cannot be used, naming them and what to do; `Config` if the dataset is one of other files, which are
+/// told apart by path, size and a checksum of pieces; `Unavailable` if another process writes to it.
 pub async fn import(
     sources: &[Location],
     destination: Location,
     options: &ImportOptions,
     mut imported: impl FnMut(usize, usize),
-) -> Result<Totals> {
-    let files = files::find(sources).await?;
+) -> Result<Imported> {
+    let (files, passed_over) = files::find(sources).await?;
+    if passed_over.files > 0 {
+        tracing::warn!(
+            files = passed_over.files,
+            first = passed_over.names.join(", "),
+            "files of no format that is read were passed over"
+        );
+    }
     let first = files.first().ok_or_else(|| Error::data("there is nothing to import"))?;
     let opened = open(first, options).await?;
     let (width, found) = (opened.width(), opened.dtype());
@@ -143,9 +180,10 @@ pub async fn import(
     }
     let spec = ShardSpec::new(&config, &[(options.point, width)]);
     let header = header(&files, options, &spec);
+    let lock = WriterLock::take(&destination, false)?;
     let catalog = Catalog::create_or_open(destination, header).await?;
     let progress = catalog.progress().await?;
-    let mut sink = ParquetSink::new(catalog.clone(), spec, progress.clone()).await?;
+    let mut sink = ParquetSink::new(catalog.clone(), spec, progress.clone()).await?.holding(lock);
     for (unit, file) in files.iter().enumerate() {
         let unit = unit as u32;
         let at = progress.get(&unit).copied().unwrap_or_default();
@@ -161,7 +199,9 @@ pub async fn import(
     sink.finish().await?;
     // of a start that was killed with the header half-written
     objects::sweep_staging(catalog.location(), None)?;
-    catalog.totals().await
+    let mut dropped = DropCounts::new();
+    catalog.commits().await?.iter().for_each(|commit| dropped.merge(&commit.dropped));
+    Ok(Imported { totals: catalog.totals().await?, files: files.len(), dropped, passed_over })
 }
 
 async fn open(file: &InputFile, options: &ImportOptions) -> Result<Box<dyn Sequences>> {
@@ -179,6 +219,7 @@ async fn import_file(
     options: &ImportOptions,
 ) -> Result<()> {
     let mut rows = open(file, options).await?;
+    let shape = Shape { name: &file.name, point: options.point, width, non_finite: options.non_finite };
     if rows.width() != width {
         return Err(Error::data(format!("its rows have {} values, and those of the first file {width}", rows.width())));
     }
@@ -199,7 +240,7 @@ async fn import_file(
         let ends = following.is_none();
         let n = chunk.as_ref().map_or(0, |chunk| chunk.lengths.len() as u32);
         let about = BatchPlace { unit, index, first_seq: seq, ends };
-        sink.write(&batch(chunk.unwrap_or_default(), &about, width, &file.name, options.point)).await?;
+        sink.write(&batch(chunk.unwrap_or_default(), &about, &shape)?).await?;
         if ends {
             return Ok(());
         }
@@ -209,51 +250,10 @@ async fn import_file(
     }
 }
 
-struct BatchPlace {
-    unit: u32,
-    index: u32,
-    first_seq: u32,
-    ends: bool,
-}
-
-/// The chunk as the sink takes it, with what the file does not say.
-fn batch(chunk: Chunk, place: &BatchPlace, width: usize, name: &str, point: HookPoint) -> ActivationBatch {
-    let n_sequences = chunk.lengths.len();
-    let (mut seq, mut pos, mut doc_id, mut seq_starts) = (Vec::new(), Vec::new(), Vec::new(), vec![0u32]);
-    for (i, &rows) in chunk.lengths.iter().enumerate() {
-        let sequence = place.first_seq + i as u32;
-        seq.resize(seq.len() + rows as usize, sequence);
-        pos.extend(0..rows);
-        let document = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(sequence));
-        doc_id.resize(seq.len(), document);
-        seq_starts.push(seq.len() as u32);
-    }
-    let rows = seq.len();
-    let sites = if n_sequences == 0 { Vec::new() } else { vec![SiteRows { point, width, data: chunk.values }] };
-    ActivationBatch {
-        index: u64::from(place.index),
-        unit: place.unit,
-        batch_in_unit: place.index,
-        first_seq: place.first_seq,
-        sites,
-        doc_id: chunk.doc_id.unwrap_or(doc_id),
-        seq,
-        pos: chunk.pos.unwrap_or(pos),
-        token_id: chunk.token_id.unwrap_or_else(|| vec![0; rows]),
-        seq_starts,
-        dropped: vec![DropCounts::new(); n_sequences],
-        dropped_at_end: DropCounts::new(),
-        n_tokens: rows as u32,
-        documents: n_sequences as u32,
-        ends_unit: place.ends,
-        cursor_after: SourceCursor::default(),
-    }
-}
-
 fn header(files: &[InputFile], options: &ImportOptions, spec: &ShardSpec) -> DatasetHeader {
     let mut digest = Sha256::new();
     for file in files {
-        digest.update(format!("{} {}\n", file.name, file.bytes));
+        digest.update(format!("{:?} {} {:032x}\n", file.name, file.bytes, file.checksum));
     }
     let corpus = hex(&digest.finalize());
     let ids = json!({

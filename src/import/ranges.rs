@@ -1,7 +1,7 @@
 //! A file in a store as something to read from at any offset, on a thread that may block.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Mutex;
 
 use bytes::{Buf, Bytes};
@@ -38,7 +38,7 @@ impl RangeReader {
         self.bytes
     }
 
-    /// Exactly `n` bytes from `offset` on.
+    /// Exactly `n` bytes from `offset` on. Small parts are fetched with what follows them, and kept.
     pub(super) fn at(&self, offset: u64, n: usize) -> Result<Bytes> {
         let end = offset.checked_add(n as u64).filter(|&end| end <= self.bytes);
         let end = end.ok_or_else(|| Error::data(format!("it ends after {} bytes, in the middle", self.bytes)))?;
@@ -54,8 +54,11 @@ impl RangeReader {
         if (fetched.len() as u64) < end - offset {
             return Err(Error::data("it became shorter while it was read"));
         }
-        last.truncate(PARTS_KEPT - 1);
-        last.push_front((offset, fetched.clone()));
+        // what is large is asked for once
+        if n as u64 <= AHEAD {
+            last.truncate(PARTS_KEPT - 1);
+            last.push_front((offset, fetched.clone()));
+        }
         Ok(fetched.slice(..n))
     }
 
@@ -63,40 +66,6 @@ impl RangeReader {
     fn some(&self, offset: u64, n: usize) -> io::Result<Bytes> {
         let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
         self.at(offset, n.min(left)).map_err(io::Error::other)
-    }
-}
-
-/// A position in a [`RangeReader`].
-pub(super) struct Cursor {
-    reader: super::Place,
-    at: u64,
-}
-
-impl Cursor {
-    pub(super) fn new(reader: super::Place) -> Self {
-        Self { reader, at: 0 }
-    }
-}
-
-impl Read for Cursor {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.reader.some(self.at, out.len())?;
-        out[..bytes.len()].copy_from_slice(&bytes);
-        self.at += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-}
-
-impl io::Seek for Cursor {
-    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        let (base, by) = match to {
-            io::SeekFrom::Start(at) => (at, 0),
-            io::SeekFrom::End(by) => (self.reader.size(), by),
-            io::SeekFrom::Current(by) => (self.at, by),
-        };
-        let refused = || io::Error::new(io::ErrorKind::InvalidInput, "an offset before the file's start");
-        self.at = base.checked_add_signed(by).ok_or_else(refused)?;
-        Ok(self.at)
     }
 }
 

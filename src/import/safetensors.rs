@@ -16,21 +16,27 @@ pub(super) fn open(file: Place, options: &ImportOptions) -> Result<Dense> {
     let arrays = arrays(&file)?;
     let values = values(&arrays, options)?.clone();
     let n_rows: u64 = values.shape.iter().rev().skip(1).fold(1, |n, &d| n.saturating_mul(d));
-    let named = |name: &Option<String>, usual: &[&str]| match name {
+    let sequences = values.shape.first().copied().unwrap_or(0);
+    let named = |name: &Option<String>, usual: &[&str], sizes: &[u64]| match name {
         Some(name) => match arrays.iter().find(|array| array.name == *name) {
             Some(array) => Ok(Some(array.clone())),
             None => Err(no_such(name, &arrays)),
         },
-        // one that does not fit was not meant
-        None => Ok(arrays
-            .iter()
-            .find(|a| usual.contains(&a.name.as_str()) && a.shape.iter().product::<u64>() == n_rows)
-            .cloned()),
+        None => {
+            let mut usual = arrays.iter().filter(|array| usual.contains(&array.name.as_str()));
+            let fits = |array: &&Array| sizes.contains(&array.shape.iter().product());
+            let found = usual.clone().find(fits).cloned();
+            // one that does not fit was not meant
+            if let (None, Some(other)) = (&found, usual.next()) {
+                tracing::warn!(tensor = other.name, shape = ?other.shape, n_rows, "a tensor has not one number a row: not used");
+            }
+            Ok(found)
+        }
     };
     let ids = [
-        named(&options.ids.token_id, &TOKEN_NAMES)?,
-        named(&options.ids.doc_id, &["doc_id", "doc_ids"])?,
-        named(&options.ids.pos, &["pos", "positions"])?,
+        named(&options.ids.token_id, &TOKEN_NAMES, &[n_rows])?,
+        named(&options.ids.doc_id, &["doc_id", "doc_ids"], &[n_rows, sequences])?,
+        named(&options.ids.pos, &["pos", "positions"], &[n_rows])?,
     ];
     Dense::new(file, values, ids)
 }
@@ -78,6 +84,10 @@ fn arrays(file: &Place) -> Result<Vec<Array>> {
             "BF16" => Number::Bf16,
             "F32" => Number::F32,
             "F64" => Number::F64,
+            "I8" => Number::I8,
+            "U8" => Number::U8,
+            "I16" => Number::I16,
+            "U16" => Number::U16,
             "I32" => Number::I32,
             "U32" => Number::U32,
             "I64" => Number::I64,

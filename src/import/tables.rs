@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 use arrow::array::{Array as _, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, UInt32Type, UInt64Type};
-use arrow::ipc::reader::FileReader;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 
 use crate::dataset::config::StoredDtype;
 use crate::error::{Error, Result};
+use crate::import::arrow_file::ArrowFile;
 use crate::import::dense::{Number, WIDTH_MAX};
-use crate::import::ranges::{Chunks, Cursor};
+use crate::import::ranges::Chunks;
 use crate::import::{CHUNK_BYTES, Chunk, ImportOptions, Place, Sequences, plausible};
 
 /// Rows that are decoded at a time, at most; fewer where they are wide.
@@ -22,7 +22,7 @@ const BATCH_ROWS_MAX: usize = 1024;
 const USUAL: [&[&str]; 3] = [&["token_id", "token_ids", "input_ids"], &["doc_id", "doc_ids"], &["pos", "position"]];
 
 /// Batches of a file, in order.
-type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, arrow::error::ArrowError>> + Send>;
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 /// A table with a column of values; each row is a sequence.
 pub(super) struct Table {
@@ -45,7 +45,7 @@ pub(super) fn parquet(file: Place, options: &ImportOptions) -> Result<Table> {
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns.all());
     let rows = batch_rows(builder.metadata(), &schema, &columns);
     let reader = builder.with_projection(mask).with_batch_size(rows).build().map_err(|e| damaged(&e))?;
-    columns.table(Box::new(reader), options)
+    columns.table(Box::new(reader.map(|batch| batch.map_err(|e| damaged(&e)))), options)
 }
 
 /// Rows whose values take about [`CHUNK_BYTES`] as f32.
@@ -68,11 +68,10 @@ fn batch_rows(metadata: &ParquetMetaData, schema: &Schema, columns: &Columns) ->
 }
 
 /// The values of an Arrow file (`.arrow`, Feather 2).
-pub(super) fn arrow(file: Place, options: &ImportOptions) -> Result<Table> {
-    let schema = FileReader::try_new(Cursor::new(file.clone()), None).map_err(|e| damaged(&e))?.schema();
-    let columns = Columns::of(&schema, options)?;
-    let reader = FileReader::try_new(Cursor::new(file), Some(columns.all())).map_err(|e| damaged(&e))?;
-    columns.table(Box::new(reader), options)
+pub(super) fn arrow(file: ArrowFile, options: &ImportOptions) -> Result<Table> {
+    let columns = Columns::of(file.schema(), options)?;
+    let batches = file.batches(columns.all());
+    columns.table(Box::new(batches), options)
 }
 
 /// Which columns of a file are read.
@@ -202,7 +201,7 @@ fn first_length(column: &ArrayRef) -> Option<usize> {
     }
 }
 
-fn damaged(error: &dyn std::fmt::Display) -> Error {
+pub(super) fn damaged(error: &dyn std::fmt::Display) -> Error {
     Error::data(format!("it cannot be read: {error}"))
 }
 
@@ -213,7 +212,7 @@ impl Table {
             match self.batches.next() {
                 None => return Ok(false),
                 Some(batch) => {
-                    let batch = batch.map_err(|e| damaged(&e))?;
+                    let batch = batch?;
                     if batch.num_rows() > 0 {
                         self.ready.push_back(batch);
                         return Ok(true);

@@ -123,7 +123,7 @@ pub fn open(
 ) -> Result<Storing> {
     shared.io.block_on(async {
         if config.shared {
-            probe::may_be_shared(&location)?;
+            probe::may_be_shared(&location, "by several writers: dataset.shared")?;
         }
         probe::exclusive_writes(&location).await?;
         let base = Catalog::create_or_open(location, header.clone()).await?;

@@ -13,6 +13,7 @@ use crate::pipeline::build::{Head, Parts, Shared};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header;
 use crate::pipeline::prepare::{QUEUE_SHARE, earliest, needs, restore_trainers, trainer_parts};
+use crate::pipeline::status::RowsFrom;
 use crate::pipeline::wanted::Wanted;
 use crate::replay::{Reader, ReplayConfig, Source, identity};
 use crate::runtime::readiness::Latch;
@@ -42,6 +43,7 @@ pub fn problems(loaded: &Loaded, inputs: &[SiteWidth]) -> Option<Problem> {
 /// Everything that the stages and the end need.
 pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest)> {
     let pipeline = &loaded.pipeline;
+    shared.status.set_rows_from(RowsFrom::Dataset);
     let location = loaded.stores.counted(shared.status.metrics.store("dataset")).open(&replay.url)?;
     let view = shared.io.block_on(View::open(location))?;
     let (source, inputs) = shared.io.block_on(open(loaded, &view))?;

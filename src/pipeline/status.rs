@@ -70,8 +70,30 @@ pub struct RunStatus {
     pub download: Progress,
     state: Mutex<RunState>,
     stopped: Mutex<Option<String>>,
+    rows_from: Mutex<RowsFrom>,
     trainers: Mutex<Vec<TrainerStatus>>,
     prices: Mutex<Option<PricesConfig>>,
+}
+
+/// Where a run's rows come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowsFrom {
+    /// A model computes them from text.
+    #[default]
+    Corpus,
+    /// They are stored, and are replayed.
+    Dataset,
+}
+
+impl RowsFrom {
+    /// What it is called: `corpus` or `dataset`.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Corpus => "corpus",
+            Self::Dataset => "dataset",
+        }
+    }
 }
 
 /// A readable copy of [`RunStatus`].
@@ -84,6 +106,8 @@ pub struct StatusSnapshot {
     /// Why it stopped before its end, if it did by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
+    /// Where its rows come from.
+    pub rows_from: RowsFrom,
     /// The model on its way from a hub.
     pub download: ProgressSnapshot,
     /// Documents computed.
@@ -119,6 +143,7 @@ impl RunStatus {
             download: Progress::default(),
             state: Mutex::default(),
             stopped: Mutex::default(),
+            rows_from: Mutex::default(),
             trainers: Mutex::default(),
             prices: Mutex::default(),
         }
@@ -144,6 +169,16 @@ impl RunStatus {
         lock(&self.stopped).clone()
     }
 
+    /// Say where rows come from.
+    pub fn set_rows_from(&self, rows_from: RowsFrom) {
+        *lock(&self.rows_from) = rows_from;
+    }
+
+    /// Where rows come from.
+    pub fn rows_from(&self) -> RowsFrom {
+        *lock(&self.rows_from)
+    }
+
     /// Announce the trainers.
     pub fn set_trainers(&self, trainers: Vec<TrainerStatus>) {
         *lock(&self.trainers) = trainers;
@@ -163,6 +198,7 @@ impl RunStatus {
             pipeline: self.name.clone(),
             state: self.state(),
             stopped: self.stopped(),
+            rows_from: self.rows_from(),
             download: self.download.snapshot(),
             documents: run.documents.get(),
             tokens: run.tokens.get(),

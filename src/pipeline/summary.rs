@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::ErrorKind;
 use crate::pipeline::evaluate::Evaluation;
+use crate::pipeline::status::RowsFrom;
 use crate::store::prices::Spent;
 
 /// The result of `harvestd run`.
@@ -19,11 +20,13 @@ pub struct RunSummary {
     /// it again continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
+    /// Where its rows came from: of a dataset, there are no documents and tokens to compute.
+    pub rows_from: RowsFrom,
     /// Documents computed by this run.
     pub documents: u64,
     /// Tokens computed by this run.
     pub tokens: u64,
-    /// Rows kept by this run.
+    /// Rows kept by this run; of a replay, rows read and not dropped.
     pub rows: u64,
     /// Shards committed by this run.
     pub shards: u64,
@@ -35,6 +38,8 @@ pub struct RunSummary {
     pub seconds: f64,
     /// `tokens / seconds`.
     pub tokens_per_second: f64,
+    /// `rows / seconds`.
+    pub rows_per_second: f64,
     /// What this run dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// The whole dataset, earlier runs included.

@@ -30,12 +30,13 @@ enum Batches {
 }
 
 impl Reader {
-    /// All rows that are not held out, from `start` on, as `config` says; `seed` is that of the shuffled order.
+    /// All rows that are not held out and have neither NaN nor an infinity, from `start` on, as `config` says; `seed` is that of
+    /// the shuffled order.
     ///
     /// # Errors
     /// `Data` for a position of another dataset or order.
     pub fn new(source: Source, config: &ReplayConfig, seed: Seed, start: &SourceCursor) -> Result<Self> {
-        let split = Split::new(config.holdout.share(), false);
+        let split = Split::Training(config.holdout.share());
         let shards = Shards::new(source, config.checksums);
         let visit = match config.order {
             Order::Stream => Visit::of(&shards.source.header),
@@ -54,15 +55,16 @@ impl Reader {
         Ok(Self { order, split })
     }
 
-    /// The held-out rows alone, once, shard after shard.
+    /// The held-out rows alone, once, shard after shard. Those with NaN or an infinity, which training counts, are not among
+    /// them.
     pub fn held_out(source: Source, config: &ReplayConfig) -> Result<Self> {
-        Self::shard_by_shard(source, config, Split::new(config.holdout.share(), true))
+        Self::shard_by_shard(source, config, Split::HeldOut(config.holdout.share()))
     }
 
     /// All rows, once, shard after shard, in batches of `batch_rows`; checksums are compared.
     pub fn as_stored(source: Source, batch_rows: u32) -> Result<Self> {
         let config = ReplayConfig { batch_rows, checksums: true, ..ReplayConfig::of("") };
-        Self::shard_by_shard(source, &config, Split::new(0.0, false))
+        Self::shard_by_shard(source, &config, Split::All)
     }
 
     fn shard_by_shard(source: Source, config: &ReplayConfig, split: Split) -> Result<Self> {

@@ -3,31 +3,39 @@
 use std::ops::Range;
 
 use crate::accounting::{DropCounts, DropReason};
+use crate::activation::keep::is_finite;
 use crate::activation::{ActivationBatch, SiteRows};
 use crate::corpus::cursor::SourceCursor;
 use crate::corpus::is_holdout;
 use crate::dataset::decoder::ShardRows;
 use crate::replay::source::StoredSite;
 
-/// Which documents' rows are handed out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Split {
-    share: f64,
-    held_out: bool,
+/// Which rows are handed out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Split {
+    /// Every one.
+    All,
+    /// For training: all but those of the held-out share of the documents, and those with NaN or an infinity.
+    Training(f64),
+    /// For evaluation: those of the held-out share, but those with NaN or an infinity.
+    HeldOut(f64),
 }
 
 impl Split {
-    /// All but the held-out `share` of the documents; with `held_out`, those alone.
-    pub(super) fn new(share: f64, held_out: bool) -> Self {
-        Self { share, held_out }
-    }
-
-    fn takes(self, doc_id: u64) -> bool {
-        (self.share > 0.0 && is_holdout(doc_id, self.share)) == self.held_out
-    }
-
-    fn takes_all(self) -> bool {
-        self.share == 0.0 && !self.held_out
+    /// Why row `row` of `rows` is left out, if it is. A row with a NaN at one site is of no use at any: rows are aligned.
+    fn leaves_out(self, rows: &ShardRows, row: usize, sites: &[StoredSite]) -> Option<DropReason> {
+        let held_out = |share: f64| share > 0.0 && is_holdout(rows.doc_id[row], share);
+        let finite = || {
+            let mut values =
+                rows.sites.iter().zip(sites).map(|(values, site)| &values[row * site.width..][..site.width]);
+            values.all(is_finite)
+        };
+        match self {
+            Self::All => None,
+            Self::Training(_) | Self::HeldOut(_) if !finite() => Some(DropReason::NonFinite),
+            Self::Training(share) => held_out(share).then_some(DropReason::HeldOutRow),
+            Self::HeldOut(share) => (!held_out(share)).then_some(DropReason::HeldOutRow),
+        }
     }
 }
 
@@ -47,25 +55,25 @@ pub(super) struct About {
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     rows: ShardRows,
-    set_aside: u64,
+    left_out: DropCounts,
 }
 
 impl Gathered {
     /// None yet, of `sites` columns.
     pub(super) fn new(sites: usize) -> Self {
-        Self { rows: ShardRows { sites: vec![Vec::new(); sites], ..ShardRows::default() }, set_aside: 0 }
+        Self { rows: ShardRows { sites: vec![Vec::new(); sites], ..ShardRows::default() }, left_out: DropCounts::new() }
     }
 
     /// Append rows `range` of `from` that `split` takes.
     pub(super) fn append(&mut self, from: &ShardRows, range: Range<usize>, sites: &[StoredSite], split: Split) {
-        if split.takes_all() {
+        if split == Split::All {
             return self.copy(from, range, sites);
         }
         let mut start = range.start;
         for row in range.clone() {
-            if !split.takes(from.doc_id[row]) {
+            if let Some(reason) = split.leaves_out(from, row, sites) {
                 self.copy(from, start..row, sites);
-                self.set_aside += 1;
+                self.left_out.add(reason, 1);
                 start = row + 1;
             }
         }
@@ -84,7 +92,7 @@ impl Gathered {
         }
     }
 
-    /// The batch. Rows that the split left out are counted with its first sequence.
+    /// The batch. Rows that training leaves out are counted with its first sequence.
     pub(super) fn finish(self, about: About, sites: &[StoredSite], split: Split) -> ActivationBatch {
         let rows = self.rows;
         let mut seq_starts = vec![0u32];
@@ -97,8 +105,8 @@ impl Gathered {
         }
         let mut dropped = vec![DropCounts::new(); about.n_sequences as usize];
         let mut dropped_at_end = DropCounts::new();
-        if !split.held_out {
-            dropped.first_mut().unwrap_or(&mut dropped_at_end).add(DropReason::HeldOutRow, self.set_aside);
+        if let Split::Training(_) = split {
+            dropped.first_mut().unwrap_or(&mut dropped_at_end).merge(&self.left_out);
         }
         let documents = rows.doc_id.chunk_by(|a, b| a == b).count() as u32;
         let values = sites.iter().zip(rows.sites);

@@ -29,6 +29,16 @@ const SEED: Seed = Seed(11);
 
 /// The batches of a run in its order, stored in a dataset called `name`.
 async fn store(name: &str, spec: &ShardSpec, lengths: &[&[u32]]) -> (Catalog, Vec<ActivationBatch>) {
+    store_changed(name, spec, lengths, |_| ()).await
+}
+
+/// As [`store`], with batches that were changed.
+async fn store_changed(
+    name: &str,
+    spec: &ShardSpec,
+    lengths: &[&[u32]],
+    change: impl Fn(&mut ActivationBatch),
+) -> (Catalog, Vec<ActivationBatch>) {
     let units = units(spec, lengths);
     let by_unit: Vec<Vec<ActivationBatch>> = units.iter().map(|unit| unit.batches(&[SEQUENCES as usize])).collect();
     let start = SourceCursor::default();
@@ -38,6 +48,7 @@ async fn store(name: &str, spec: &ShardSpec, lengths: &[&[u32]]) -> (Catalog, Ve
         let mut batch = by_unit[turn.unit as usize][turn.batch_in_unit as usize].clone();
         schedule.advance(batch.ends_unit);
         (batch.index, batch.cursor_after) = (turn.index, schedule.cursor().clone());
+        change(&mut batch);
         batches.push(batch);
     }
     let location = Location::open(&format!("memory://replay-{name}")).unwrap();
@@ -206,6 +217,44 @@ async fn held_out_rows_are_the_others() {
     all.sort();
     assert!(both == all);
     assert!(!rows(deref(&held)).is_empty());
+}
+
+#[tokio::test]
+async fn rows_that_are_not_finite_are_left_out_and_counted() {
+    let spec = spec();
+    // at one site or the other
+    let is_bad = |batch: &ActivationBatch, i: usize| (batch.seq[i] * 31 + batch.pos[i]) % 7 == 3;
+    let (catalog, written) = store_changed("not-finite", &spec, &LENGTHS, |batch| {
+        for i in (0..batch.n_rows()).filter(|&i| is_bad(batch, i)).collect::<Vec<_>>() {
+            let site = &mut batch.sites[i % 2];
+            site.data[(i + 1) * site.width - 1] = if i % 3 == 0 { f32::NAN } else { f32::NEG_INFINITY };
+        }
+    })
+    .await;
+    let is_held = |batch: &ActivationBatch, i: usize| crate::corpus::is_holdout(batch.doc_id[i], 0.3);
+    let count = |of: &dyn Fn(&ActivationBatch, usize) -> bool| -> u64 {
+        written.iter().map(|batch| (0..batch.n_rows()).filter(|&i| of(batch, i)).count() as u64).sum()
+    };
+    let (bad, held) = (count(&is_bad), count(&|b, i| is_held(b, i) && !is_bad(b, i)));
+    let rest = count(&|b, i| !is_held(b, i) && !is_bad(b, i));
+    assert!(bad > 10 && held > 10 && rest > 10);
+    for order in [Order::Stream, Order::Shuffled] {
+        let config = ReplayConfig { order, holdout: Percent::from_share(0.3), ..config() };
+        let found = read_all(reader(&catalog, &names(&spec), &config, &SourceCursor::default()).await).await;
+        let mut dropped = crate::accounting::DropCounts::new();
+        found.iter().for_each(|b| b.dropped.iter().chain([&b.dropped_at_end]).for_each(|d| dropped.merge(d)));
+        assert_eq!(dropped.get(crate::accounting::DropReason::NonFinite), bad, "{order:?}");
+        assert_eq!(dropped.get(crate::accounting::DropReason::HeldOutRow), held, "{order:?}");
+        assert_eq!(rows(deref(&found)).len() as u64, rest, "{order:?}");
+        assert!(found.iter().all(|batch| batch.sites.iter().all(|site| site.data.iter().all(|x| x.is_finite()))));
+    }
+    let source = Source::open(&view(&catalog).await, &names(&spec)).await.unwrap();
+    let config = ReplayConfig { holdout: Percent::from_share(0.3), ..config() };
+    let evaluated = read_all(Reader::held_out(source.clone(), &config).unwrap()).await;
+    assert_eq!(rows(deref(&evaluated)).len() as u64, held);
+    // an export has every row
+    let all = read_all(Reader::as_stored(source, 100).unwrap()).await;
+    assert_eq!(rows(deref(&all)).len() as u64, rest + held + bad);
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use crate::dataset::paths;
 use crate::error::{Error, Result};
 use crate::replay::Source;
 use crate::shuffle::plan::Plan;
-use crate::store::{Location, objects};
+use crate::store::{Location, objects, probe};
 
 /// Workers that memory is divided among, and the most that one process has: what is written must not depend on how many
 /// there are.
@@ -43,6 +43,8 @@ pub struct ShuffleOptions {
     pub memory: u64,
     /// Slices and buckets that are worked on at a time, up to [`WORKERS_MAX`].
     pub workers: usize,
+    /// Whether no other process works on it: needed where the store's writes are not exclusive.
+    pub alone: bool,
 }
 
 /// How far a shuffle is. Work that others do is counted when it is met.
@@ -61,7 +63,8 @@ pub struct ShuffleProgress {
 /// Shuffle `source` into a dataset at `destination`, or go on with a shuffle that was begun there.
 ///
 /// # Errors
-/// `Config` if another dataset is there, or a shuffle of another source or seed; `Data` if the source is damaged, or one of
+/// `Config` if another dataset is there, or a shuffle of another source or seed, or several processes could work in a store
+/// whose writes are not exclusive; `Data` if the source is damaged, or one of
 /// its column groups is behind.
 pub async fn shuffle(
     source: Source,
@@ -70,6 +73,9 @@ pub async fn shuffle(
     progress: &ShuffleProgress,
 ) -> Result<Totals> {
     source.check_whole()?;
+    if !options.alone {
+        probe::may_be_shared(&destination, "by several processes that shuffle; with --alone there is one")?;
+    }
     let plan = Plan::begin(source, destination, options).await?;
     let done = plan.committed().await?;
     progress.buckets.store(u64::from(plan.order.buckets), Ordering::Relaxed);

@@ -90,7 +90,7 @@ async fn it_is_the_permutation_that_sorting_in_memory_gives() {
         let mut reference = None;
         for workers in [1, 2, 4] {
             // memory for a few buckets of some rows
-            let options = ShuffleOptions { seed: 9, memory: 60_000, workers };
+            let options = ShuffleOptions { seed: 9, memory: 60_000, workers, alone: false };
             let (to, totals) = shuffled(&name, &from, options).await.unwrap();
             let order = order(&to).await;
             assert!(order.buckets >= 4, "{}", order.buckets);
@@ -115,7 +115,7 @@ async fn it_is_the_permutation_that_sorting_in_memory_gives() {
 async fn another_seed_is_another_order_and_no_continuation() {
     let spec = small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None);
     let from = store("seeds", &spec).await;
-    let options = ShuffleOptions { seed: 1, memory: 60_000, workers: 1 };
+    let options = ShuffleOptions { seed: 1, memory: 60_000, workers: 1, alone: false };
     let (to, _) = shuffled("seeds", &from, options).await.unwrap();
     let first = rows(&to, &order(&to).await).await;
     let error = shuffled("seeds", &from, ShuffleOptions { seed: 2, ..options }).await.unwrap_err();
@@ -135,7 +135,7 @@ async fn another_seed_is_another_order_and_no_continuation() {
 async fn it_goes_on_from_any_objects_that_a_killed_one_left() {
     let spec = small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None);
     let from = store("left", &spec).await;
-    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 2 };
+    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 2, alone: false };
     let (to, _) = shuffled("left", &from, options).await.unwrap();
     let whole = bytes_of(&to).await;
     let source = source(&from).await;
@@ -167,7 +167,7 @@ async fn it_goes_on_from_any_objects_that_a_killed_one_left() {
 async fn damage_is_found() {
     let spec = small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None);
     let from = store("damage", &spec).await;
-    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 1 };
+    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 1, alone: false };
     let to = Location::open("memory://shuffle-damage/dst").unwrap();
     let plan = Plan::begin(source(&from).await, to.clone(), options).await.unwrap();
     let slices = plan.slices();
@@ -199,7 +199,7 @@ async fn damage_of_the_source_is_not_written_with_a_new_checksum() {
         (same_ids && rows.sites != before.sites).then_some(bytes)
     });
     objects::replace(&shard, other.unwrap().into()).await.unwrap();
-    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 2 };
+    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 2, alone: false };
     let error = shuffled("laundered", &from, options).await.unwrap_err();
     let text = error.to_string();
     assert!(error.kind() == ErrorKind::Data && text.contains("checksum") && text.contains(&commit.object), "{text}");
@@ -239,7 +239,7 @@ async fn a_column_group_that_is_behind_is_refused_and_named() {
     assert!(last.rows > 0 && behind.len() == 1, "{behind:?}");
     assert_eq!((behind[0].parts, behind[0].of_parts), (parts - 1, parts));
     assert_eq!((behind[0].rows, behind[0].of_rows), (rows - last.rows, rows));
-    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 1 };
+    let options = ShuffleOptions { seed: 3, memory: 60_000, workers: 1, alone: false };
     let error = shuffled("behind", &from, options).await.unwrap_err();
     let says = format!("{}` has {} of its dataset's {parts} parts", group.location().shown, parts - 1);
     assert!(error.kind() == ErrorKind::Data && error.to_string().contains(&says), "{error}");
@@ -259,6 +259,20 @@ async fn a_column_group_that_is_behind_is_refused_and_named() {
     assert_eq!(totals.rows, rows);
 }
 
+#[tokio::test]
+async fn processes_share_only_stores_with_exclusive_writes() {
+    let spec = small_spec(StoredDtype::Float16, Layout::Typed, CompressionConfig::None);
+    let from = store("exclusive", &spec).await;
+    // nothing listens there: it is refused before anything is asked
+    let options = ["conditional_put=none", "endpoint=http://127.0.0.1:9", "allow_http=true", "anonymous=true"];
+    let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+    let to = crate::store::Stores::new(Vec::new(), &options).unwrap().open("s3://nowhere/dst").unwrap();
+    let options = ShuffleOptions { seed: 1, memory: 60_000, workers: 1, alone: false };
+    let error = shuffle(source(&from).await, to, options, &ShuffleProgress::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("conditional_put: none") && error.to_string().contains("--alone"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neighbours_land_anywhere() {
     let spec =
@@ -267,7 +281,7 @@ async fn neighbours_land_anywhere() {
     let lengths = vec![500u32; 40];
     let batches = interleaved(&units(&spec, &[&lengths]), &[2]);
     write(&place, &spec, 1, &batches, SinkOptions::default()).await.unwrap();
-    let options = ShuffleOptions { seed: 77, memory: 4_000_000, workers: 2 };
+    let options = ShuffleOptions { seed: 77, memory: 4_000_000, workers: 2, alone: false };
     let (to, totals) = shuffled("uniform", &place, options).await.unwrap();
     let order = order(&to).await;
     let found = rows(&to, &order).await;

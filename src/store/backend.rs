@@ -26,7 +26,7 @@ use crate::telemetry::metrics::StoreStats;
 pub struct Backend {
     pub(super) kind: Kind,
     /// Scheme and bucket, for messages.
-    pub(super) name: String,
+    pub(crate) name: String,
     pub(super) conditional_put: ConditionalPut,
     pub(super) retries: Arc<Retries>,
     pub(super) wire: Arc<Wire>,

@@ -30,15 +30,14 @@ pub async fn exclusive_writes(location: &Location) -> Result<()> {
     backend.probed.get_or_try_init(|| try_out(location)).await.map(drop)
 }
 
-/// See that several writers may share what is written at `location`.
+/// See that several writers may share what is written at `location`; `by` says who they are.
 ///
 /// Errors: [`Config`](crate::error::ErrorKind::Config) if the store's option says that its writes are not exclusive.
-pub fn may_be_shared(location: &Location) -> Result<()> {
+pub fn may_be_shared(location: &Location, by: &str) -> Result<()> {
     match location.backend.conditional_put {
         ConditionalPut::Auto | ConditionalPut::Etag => Ok(()),
         ConditionalPut::None => Err(Error::config(format!(
-            "`{}` cannot be shared by several writers (dataset.shared): its store has conditional_put: none, so two could \
-             commit the same part",
+            "`{}` cannot be shared ({by}): its store has conditional_put: none, so two could commit the same part",
             location.shown
         ))),
     }

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
@@ -18,7 +19,7 @@ def data():
     """kind -> (values [rows, width] as float64, token ids, documents or None)"""
     rng = np.random.default_rng(7)
     values = lambda *shape: rng.normal(size=shape)
-    return {
+    d = {
         "npy-f16": values(501, WIDTH).astype("<f2"),
         "npy-f32": values(7, 33, WIDTH).astype("<f4"),
         "npy-f64": values(300, WIDTH),
@@ -31,7 +32,17 @@ def data():
         "arrow": values(90, WIDTH).astype("f4"),
         "arrow-twice": None,
         "folder": [torch.tensor(values(6, 10, WIDTH)).to(torch.float16) for _ in range(12)],
+        "feather-lz4": values(3000, WIDTH).astype("f4").round(1),
+        "feather-zstd": values(3000, WIDTH).astype("f2").round(1),
+        "small-ids": torch.tensor(values(6, 5, WIDTH)).to(torch.float16),
+        "unsigned-ids": torch.tensor(values(6, 5, WIDTH)).to(torch.float16),
+        "non-finite": values(50, 4, WIDTH).astype("f4"),
+        "same-name": [values(5, WIDTH).astype("f4"), values(5, WIDTH).astype("f4")],
     }
+    d["non-finite"][3, 1, 5] = np.nan
+    d["non-finite"][7, 0, 0] = np.inf
+    d["non-finite"][20] = -np.inf
+    return d
 
 
 def write(folder):
@@ -64,6 +75,24 @@ def write(folder):
     json.dump({"hook": "h"}, open(at("hook/metadata.json"), "w"))
     for i, x in enumerate(d["folder"]):
         safetensors.torch.save_file({"states": x, "input_ids": torch.full((6, 10), i)}, at(f"hook/{i}.safetensors"))
+    open(at("hook/README"), "w").write("made by hand")
+    open(at("hook/index.bin"), "wb").write(bytes(9))
+    for codec, dtype in [("lz4", pa.float32()), ("zstd", pa.float16())]:
+        table = pa.table({"text": ["a", "b", "c"] * 1000, "v": fixed(d["feather-" + codec], dtype), "doc_id": np.arange(3000)})
+        pyarrow.feather.write_feather(table, at(codec + ".feather"), compression=codec, chunksize=700)
+    ids = torch.arange(30).view(6, 5)
+    small = {"states": d["small-ids"], "input_ids": ids.to(torch.int16), "doc_id": torch.arange(6).to(torch.int8) * 3}
+    safetensors.torch.save_file(small, at("small.safetensors"))
+    small = {"states": d["unsigned-ids"], "input_ids": ids.to(torch.uint16), "doc_id": torch.arange(6).to(torch.uint8).view(6, 1) * 3}
+    safetensors.torch.save_file(small, at("unsigned.safetensors"))
+    np.save(at("non-finite.npy"), d["non-finite"])
+    np.save(at("large.npy"), np.concatenate([d["npy-f64"], d["npy-f64"][:40] * 1e6]).astype("f4"))
+    for i, x in enumerate(d["same-name"]):
+        os.makedirs(at(f"same/{i}"))
+        np.save(at(f"same/{i}/x.npy"), x)
+    os.makedirs(at("pickled"))
+    np.save(at("pickled/0.npy"), d["npy-f16"])
+    torch.save({"states": d["safetensors"]}, at("pickled/1.pt"))
     np.save(at("fortran.npy"), np.asfortranarray(d["npy-f64"]))
     np.save(at("object.npy"), np.array([[1, "a"]], dtype=object), allow_pickle=True)
     np.save(at("five.npy"), np.zeros((1, 1, 1, 1, 5)))
@@ -99,7 +128,7 @@ def check(folder, cases):
     d["arrow-twice"] = d["arrow"]
     dtypes = {"npy-f64": "float32", "npy-f32": "float32", "npy-bf16": "bfloat16", "safetensors": "bfloat16", "safetensors-ids": "float32",
               "parquet-list": "float32", "parquet-binary": "float32", "arrow": "float32",
-              "arrow-twice": "float32"}
+              "arrow-twice": "float32", "feather-lz4": "float32", "non-finite": "float32", "same-name": "float32"}
     checked = []
     for case in cases:
         kind = case["kind"]
@@ -107,6 +136,8 @@ def check(folder, cases):
         wanted = d[kind]
         wanted = torch.cat([w.reshape(-1, WIDTH) for w in wanted]) if isinstance(wanted, list) else torch.as_tensor(wanted)
         wanted = wanted.reshape(-1, WIDTH).to(torch.float32)
+        finite = wanted.isfinite().all(1).numpy()
+        wanted = wanted[finite]
         assert spec["dtype"] == dtypes.get(kind, "float16"), (kind, spec)
         assert torch.equal(x.float(), wanted), kind
         ids = lambda name: table.column(name).to_numpy()
@@ -124,6 +155,15 @@ def check(folder, cases):
             assert (ids("pos") == np.arange(90)).all()
         elif kind == "arrow-twice":
             assert (ids("doc_id") == np.arange(90)).all() and (ids("token_id") == np.arange(90)).all()
+        elif kind.startswith("feather"):
+            assert (ids("doc_id") == np.arange(3000)).all() and (ids("token_id") == 0).all()
+        elif kind in ("small-ids", "unsigned-ids"):
+            assert (ids("doc_id") == np.arange(30) // 5 * 3).all() and (ids("token_id") == np.arange(30)).all()
+        elif kind == "non-finite":
+            assert n == 194 and (ids("seq") == np.repeat(np.arange(50), 4)[finite]).all()
+            assert (ids("pos") == np.tile(np.arange(4), 50)[finite]).all()
+        elif kind == "same-name":
+            assert len(set(ids("doc_id"))) == 10
         elif kind == "folder":
             assert (ids("unit") == np.repeat(np.arange(12), 60)).all() and (ids("token_id") == ids("unit")).all()
         else:

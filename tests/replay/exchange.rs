@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 /// The imports whose values Python compares: (name, arguments after the site).
-const KINDS: [(&str, &[&str], &[&str]); 12] = [
+const KINDS: [(&str, &[&str], &[&str]); 18] = [
     ("npy-f16", &["two-f16.npy"], &[]),
     ("npy-f32", &["three-f32.npy"], &[]),
     ("npy-f64", &["two-f64.npy"], &[]),
@@ -20,6 +20,12 @@ const KINDS: [(&str, &[&str], &[&str]); 12] = [
     ("arrow", &["fixed.arrow"], &["--rows-per-shard", "16"]),
     ("arrow-twice", &["twice.arrow"], &["--ids", "doc_id=n", "--ids", "token_id=n"]),
     ("folder", &["hook"], &["--zstd"]),
+    ("feather-lz4", &["lz4.feather"], &[]),
+    ("feather-zstd", &["zstd.feather"], &[]),
+    ("small-ids", &["small.safetensors"], &[]),
+    ("unsigned-ids", &["unsigned.safetensors"], &[]),
+    ("non-finite", &["non-finite.npy"], &[]),
+    ("same-name", &["same/0/x.npy", "same/1/x.npy"], &[]),
 ];
 
 fn text(output: &std::process::Output) -> String {
@@ -48,8 +54,13 @@ fn what_python_wrote_is_imported_and_trains() {
         let output = import(&folder, sources, &to, more);
         assert!(output.status.success(), "{kind}: {}", text(&output));
         let before = files(&to);
-        let again = import(&folder, sources, &to, more);
+        let again = import(&folder, sources, &to, &[more, &["--json"]].concat());
         assert!(again.status.success() && files(&to) == before, "{kind} again: {}", text(&again));
+        let imported = summary(&again);
+        let not_finite = if kind == "non-finite" { json!({"non_finite": 6}) } else { json!({}) };
+        assert_eq!(imported["dropped"], not_finite, "{kind}");
+        assert_eq!(imported["passed_over"]["files"], if kind == "folder" { 3 } else { 0 }, "{kind}: {imported}");
+        assert_eq!(text(&again).contains("index.bin"), kind == "folder");
         let verify = harvestd(&["verify", to.to_str().unwrap()]);
         assert!(verify.status.success(), "{kind}: {}", text(&verify));
         cases.push(json!({"kind": kind, "dataset": to}));
@@ -63,6 +74,7 @@ fn what_python_wrote_is_imported_and_trains() {
         ("cut.npy", "cut off"),
         ("cut.safetensors", "cut off"),
         ("torch.pt", "is a pickle"),
+        ("pickled", "1.pt` is a pickle"),
         ("unequal.parquet", "of another length"),
         ("two-columns.parquet", "name one with --values"),
         ("five.npy", "must be [rows, width]"),
@@ -73,6 +85,17 @@ fn what_python_wrote_is_imported_and_trains() {
         let text = text(&output);
         assert!(output.status.code() == Some(65) && text.contains(says), "{source}: {text}");
     }
+
+    let whole = scratch.path().join("non-finite-whole");
+    let output = import(&folder, &["non-finite.npy"], &whole, &["--non-finite", "fail"]);
+    assert!(output.status.code() == Some(65) && text(&output).contains("sequence 3 has NaN"), "{}", text(&output));
+    // the same names and sizes with other content are other files
+    let npy = folder.join("two-f16.npy");
+    let mut bytes = std::fs::read(&npy).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&npy, bytes).unwrap();
+    let output = import(&folder, &["two-f16.npy"], &scratch.path().join("npy-f16"), &[]);
+    assert!(output.status.code() == Some(78) && text(&output).contains("fingerprint"), "{}", text(&output));
 
     for (source, more, code, says) in [
         ("odd.parquet", &["--input-dtype", "float16"][..], 65, "49 bytes, which are not whole numbers of 2 bytes"),
@@ -116,6 +139,31 @@ trainers:
     assert!(summary["trainers"][0]["evaluation"]["rows"].as_u64().unwrap() > 0, "{summary}");
     // a second run finds the checkpoint of a site that no model has
     assert!(harvestd(&["run", pipeline.to_str().unwrap()]).status.success());
+    rows_that_are_not_finite_end_no_trainer(&folder, scratch.path(), &pipeline);
+}
+
+/// Numbers beyond half precision are stored as infinities: no coder sees them.
+fn rows_that_are_not_finite_end_no_trainer(folder: &Path, scratch: &Path, pipeline: &Path) {
+    let to = scratch.join("large");
+    let output = import(folder, &["large.npy"], &to, &["--dtype", "float16"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let inspect = harvestd(&["inspect", to.to_str().unwrap(), "--json"]);
+    assert!(text(&inspect).contains(r#""non_finite": 40"#), "{}", text(&inspect));
+    for (order, holdout) in [("stream", "0%"), ("shuffled", "30%")] {
+        let url = format!("replay.url={}", to.display());
+        let (order_set, holdout_set) = (format!("replay.order={order}"), format!("replay.holdout={holdout}"));
+        let place = format!("trainers.0.checkpoint.url={}", scratch.join(format!("large-{order}")).display());
+        let sets = [&url, &order_set, &holdout_set, &place];
+        let mut args = vec!["run", pipeline.to_str().unwrap(), "--set", "trainers.0.rows=20k"];
+        sets.iter().for_each(|set| args.extend(["--set", set.as_str()]));
+        let output = harvestd(&args);
+        let said = text(&output);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("the dataset ended") && said.contains("rows/s"), "{said}");
+        assert!(!said.contains("tokens/s") && !said.contains("documents,") && !said.contains("corpus"), "{said}");
+        // 40 epochs of them
+        assert!(said.contains("non_finite 1600"), "{said}");
+    }
 }
 
 /// The libraries that read tables panic at some damage: that too must be an error of the file.

@@ -47,22 +47,9 @@ evaluate: {{tokens: 1024}}
 /// Run `pipeline`, killed at random moments, until it ends.
 fn run_killed(pipeline: &Path, out: &Path, whole: Duration, seed: &mut u64) -> usize {
     let log = out.join("log");
-    for kills in 0.. {
-        let mut child = start(pipeline, &log, &[]);
-        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(whole.mul_f64((*seed >> 40) as f64 / (1u64 << 24) as f64 * 0.8 + 0.1));
-        if kills >= 5 {
-            assert!(child.wait().unwrap().success(), "{}", std::fs::read_to_string(&log).unwrap());
-            return kills;
-        }
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{}", std::fs::read_to_string(&log).unwrap());
-            return kills;
-        }
-        signal(&child, libc::SIGKILL);
-        child.wait().unwrap();
-    }
-    unreachable!("the loop returns")
+    let (kills, output) = killed_until_done(whole.mul_f64(0.9), seed, 5, || start(pipeline, &log, &[]));
+    assert!(output.status.success(), "{}", std::fs::read_to_string(&log).unwrap());
+    kills
 }
 
 #[test]

@@ -57,6 +57,13 @@ fn finish(child: Child) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Killed at random moments until it ends; how often.
+fn until_done(whole: Duration, random: &mut u64, start: impl FnMut() -> Child) -> usize {
+    let (kills, output) = killed_until_done(whole, random, usize::MAX, start);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    kills
+}
+
 #[test]
 fn killed_and_shared_shuffles_end_in_the_same_bytes() {
     let scratch = tempfile::tempdir().unwrap();
@@ -88,18 +95,7 @@ fn killed_and_shared_shuffles_end_in_the_same_bytes() {
     let (mut kills, mut random) = (0, 12345u64);
     for round in 0..rounds {
         let to = scratch.path().join(format!("killed-{round}"));
-        loop {
-            let mut child = shuffle(&from, &to, "16MiB", "2");
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            std::thread::sleep(took.mul_f64((random >> 40) as f64 / (1u64 << 24) as f64) + Duration::from_millis(5));
-            if child.try_wait().unwrap().is_some() {
-                finish(child);
-                break;
-            }
-            signal(&child, libc::SIGKILL);
-            child.wait().unwrap();
-            kills += 1;
-        }
+        kills += until_done(took, &mut random, || shuffle(&from, &to, "16MiB", "2"));
         assert!(files(&to) == reference, "round {round}");
         std::fs::remove_dir_all(&to).unwrap();
     }
@@ -149,18 +145,7 @@ fn killed_imports_end_in_the_same_bytes() {
     let (mut kills, mut random) = (0, 99u64);
     for round in 0..3 {
         let to = scratch.path().join(format!("killed-{round}"));
-        loop {
-            let mut child = import(&to);
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            std::thread::sleep(took.mul_f64((random >> 40) as f64 / (1u64 << 24) as f64) + Duration::from_millis(5));
-            if child.try_wait().unwrap().is_some() {
-                finish(child);
-                break;
-            }
-            signal(&child, libc::SIGKILL);
-            child.wait().unwrap();
-            kills += 1;
-        }
+        kills += until_done(took, &mut random, || import(&to));
         assert!(files(&to) == reference, "round {round}");
     }
     assert!(kills > 0);

@@ -13,6 +13,7 @@ mod credentials;
 mod faults;
 mod orphans;
 mod protocol;
+mod rows;
 mod servers;
 mod web;
 
@@ -54,6 +55,7 @@ fn inside() {
             "orphans" => orphans::listed_and_aborted(&stores, &url).await,
             "begin an upload" => orphans::begin_and_be_killed(&stores, &url).await,
             "stray" => bad_servers::leave_a_stray(&stores, &url).await,
+            "shuffles" => rows::shuffles_are_the_same(&stores, &url).await,
             "clock" => bad_servers::ages_by_the_stores_clock(&stores, &url).await,
             other => panic!("{other}"),
         }

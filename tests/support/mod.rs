@@ -111,6 +111,28 @@ pub fn signal(child: &Child, signal: i32) {
     assert_eq!(rc, 0, "kill failed");
 }
 
+/// Start a process over and over, each killed at a random moment within `whole`, until one ends by itself, or `kills_max`
+/// were killed and the next may end. How many were killed, and what the last one said.
+pub fn killed_until_done(
+    whole: Duration,
+    random: &mut u64,
+    kills_max: usize,
+    mut start: impl FnMut() -> Child,
+) -> (usize, Output) {
+    let mut kills = 0;
+    loop {
+        let mut child = start();
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(whole.mul_f64((*random >> 40) as f64 / (1u64 << 24) as f64) + Duration::from_millis(5));
+        if kills == kills_max || child.try_wait().unwrap().is_some() {
+            return (kills, child.wait_with_output().unwrap());
+        }
+        signal(&child, libc::SIGKILL);
+        child.wait().unwrap();
+        kills += 1;
+    }
+}
+
 /// Body and status of an HTTP GET.
 pub fn get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;

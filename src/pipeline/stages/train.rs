@@ -123,12 +123,12 @@ impl<B: CoderOps> Train<B> {
             self.stats.busy.add(watch.elapsed());
             self.publish(&mut reported);
             if !self.trainer.done() {
+                let source = self.status.rows_from().noun();
                 tracing::warn!(
                     trainer = self.trainer.settings().config.name,
                     rows = self.trainer.report().rows,
                     wanted = self.trainer.settings().config.rows.0,
-                    "the corpus ended before the trainer had its rows; \
-                     its learning rate did not reach the end of its schedule"
+                    "the {source} ended before the trainer had its rows; its learning rate did not reach the end of its schedule"
                 );
             }
         }
