@@ -134,7 +134,7 @@ def check(folder, cases):
         kind = case["kind"]
         spec, x, table = imported(case["dataset"])
         wanted = d[kind]
-        wanted = torch.cat([w.reshape(-1, WIDTH) for w in wanted]) if isinstance(wanted, list) else torch.as_tensor(wanted)
+        wanted = torch.cat([torch.as_tensor(w).reshape(-1, WIDTH) for w in wanted]) if isinstance(wanted, list) else torch.as_tensor(wanted)
         wanted = wanted.reshape(-1, WIDTH).to(torch.float32)
         finite = wanted.isfinite().all(1).numpy()
         wanted = wanted[finite]
