@@ -10,8 +10,8 @@ use harvestd::compute::cpu::Cpu;
 use harvestd::compute::{Backend, CoderOps};
 use harvestd::runtime::rng::Seed;
 use harvestd::sae::optim::{Adam, clip};
-use harvestd::sae::topk::{Batch, TopkCoder, TopkSettings};
-use harvestd::sae::{constraint, init};
+use harvestd::sae::settings::{AuxSettings, SelectionSettings};
+use harvestd::sae::{Batch, Coder, CoderSettings, constraint, init};
 
 const BATCH: usize = 4096;
 const K: usize = 32;
@@ -27,19 +27,21 @@ fn whole_step(c: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements(BATCH as u64));
     for (d, f, dead) in [(576, 4608, 0), (576, 4608, 400), (768, 16_384, 0)] {
         let dims = CoderDims { d, f };
-        let settings = TopkSettings { dims, k: K, aux_k: d / 2, aux_coefficient: 1.0 / 32.0, dead_after: 1 << 40 };
-        let params = init::start(&cpu, dims, &mut Seed(1).stream("init"), cpu.zeros(d));
-        let mut coder = TopkCoder::new(&cpu, settings, params, BATCH);
-        let mut adam = Adam::new(&cpu, dims, [0.9, 0.999], 1e-8);
+        let plain = CoderSettings::plain(dims, SelectionSettings::TopK { k: K }, 1 << 40);
+        let aux = Some(AuxSettings { k: d / 2, coefficient: 1.0 / 32.0 });
+        let settings = CoderSettings { aux, ..plain };
+        let params = init::start(&cpu, &settings, &mut Seed(1).stream("init"), cpu.zeros(d));
+        let mut coder = Coder::new(&cpu, settings.clone(), params, BATCH);
+        let mut adam = Adam::new(&cpu, &settings, [0.9, 0.999], 1e-8);
         let x = cpu.upload(&rows(BATCH, d));
         let dead_latents: Vec<u32> = (0..dead).map(|i| i * 3).collect();
         group.bench_function(format!("{d}x{f} b{BATCH} k{K}, {dead} dead"), |bencher| {
             bencher.iter(|| {
-                coder.loss_and_gradients(&cpu, &Batch { x: &x, n: BATCH, scale: 1.0, dead: &dead_latents });
-                constraint::project(&cpu, dims, &coder.params, &mut coder.gradients);
-                let factor = clip::factor(clip::norm(&cpu, dims, &coder.gradients), 1.0);
-                adam.update(&cpu, dims, &mut coder.params, &coder.gradients, 1e-4, factor);
-                constraint::renormalize(&cpu, dims, &mut coder.params);
+                coder.loss_and_gradients(&cpu, &Batch { x: &x, n: BATCH, scale: 1.0, dead: &dead_latents, step: 0 });
+                constraint::project(&cpu, &settings, &coder.params, &mut coder.gradients);
+                let factor = clip::factor(clip::norm(&cpu, &coder.gradients), 1.0);
+                adam.update(&cpu, &mut coder.params, &coder.gradients, 1e-4, factor);
+                constraint::restore(&cpu, &settings, &mut coder.params);
             });
         });
     }
@@ -51,7 +53,8 @@ fn parts(c: &mut Criterion) {
     let (d, f) = (576, 4608);
     let dims = CoderDims { d, f };
     let x = cpu.upload(&rows(BATCH, d));
-    let params = init::start(&cpu, dims, &mut Seed(1).stream("init"), cpu.zeros(d));
+    let settings = CoderSettings::plain(dims, SelectionSettings::TopK { k: K }, 0);
+    let params = init::start(&cpu, &settings, &mut Seed(1).stream("init"), cpu.zeros(d));
     let mut code = Code::new(&cpu, BATCH, K);
     let mut by_latent = ByLatent::new(&cpu, BATCH, K, f);
     let (mut r, mut g_pre) = (cpu.zeros(BATCH * d), cpu.zeros(BATCH * K));
@@ -63,15 +66,22 @@ fn parts(c: &mut Criterion) {
     group.bench_function("encode_topk", |b| {
         b.iter(|| cpu.encode_topk(&x, &params.w_enc, &params.b_enc, dims, None, &mut code));
     });
-    group.bench_function("residual", |b| b.iter(|| cpu.residual(&code, &params.w_dec, &x, &mut r, d)));
+    group.bench_function("residual", |b| b.iter(|| cpu.residual(&code, 0..u32::MAX, &params.w_dec, &x, &mut r, d)));
     group.bench_function("entry_dots", |b| {
-        b.iter(|| cpu.entry_dots(&code, &params.w_dec, &r, 0.1, &mut g_pre, d));
+        b.iter(|| cpu.entry_dots(&code, 0..u32::MAX, &params.w_dec, &r, 0.1, &mut g_pre, d));
     });
     group.bench_function("group_by_latent", |b| b.iter(|| cpu.group_by_latent(&code, f, &mut by_latent)));
     group.bench_function("latent_gradients", |b| {
         b.iter(|| {
             let (residual, g_pre) = (&r, &g_pre);
-            let term = GradientTerm { code: &code, by_latent: &by_latent, g_pre, residual, residual_scale: 0.1 };
+            let term = GradientTerm {
+                code: &code,
+                by_latent: &by_latent,
+                g_pre,
+                residual,
+                residual_scale: 0.1,
+                latents: 0..u32::MAX,
+            };
             let out = LatentGradients { w_enc: &mut g_enc, b_enc: &mut g_b, w_dec: &mut g_dec };
             cpu.latent_gradients(&[term], &x, dims, out);
         });

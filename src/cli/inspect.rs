@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::catalog::checkpoints::{self, Checkpoint};
 use crate::catalog::inspect::{DatasetSummary, inspect};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sae::export::{CONFIG_FILE, ExportedCoder, WEIGHTS_FILE};
+use crate::sae::export::{Architecture, CONFIG_FILE, ExportedCoder, WEIGHTS_FILE};
 use crate::store::Location;
 use crate::store::objects;
 use crate::trainer::{StepReport, TrainerSettings};
@@ -100,7 +100,11 @@ impl Found {
             Self::Coder(coder) => json!({
                 "d_in": coder.dims.d,
                 "d_sae": coder.dims.f,
-                "k": coder.k,
+                "architecture": coder.architecture.name(),
+                "k": match coder.architecture {
+                    Architecture::Topk { k } => Some(k),
+                    _ => None,
+                },
                 "metadata": coder.metadata,
             }),
         })
@@ -190,9 +194,13 @@ fn print_checkpoint(checkpoint: &CheckpointSummary) {
 }
 
 fn print_coder(coder: &ExportedCoder, shown: &str) {
+    let kind = match coder.architecture {
+        Architecture::Topk { k } => format!("topk, k = {k}"),
+        other => other.name().to_owned(),
+    };
     let mut lines = vec![
         ("coder", shown.to_owned()),
-        ("kind", format!("topk, k = {}", coder.k)),
+        ("kind", kind),
         ("latents", coder.dims.f.to_string()),
         ("width", coder.dims.d.to_string()),
     ];

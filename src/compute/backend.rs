@@ -31,6 +31,12 @@ pub trait Backend: Send + Sync + 'static {
     /// `t[at .. at + data.len()] = data`.
     fn write(&self, t: &mut Self::Tensor, at: usize, data: &[f32]);
 
+    /// As [`Backend::write`], rounded to what the buffer holds.
+    fn write_f64(&self, t: &mut Self::Tensor, at: usize, data: &[f64]) {
+        let rounded: Vec<f32> = data.iter().map(|&x| x as f32).collect();
+        self.write(t, at, &rounded);
+    }
+
     /// `out = t[at .. at + out.len()]`, rounded to f32.
     fn read(&self, t: &Self::Tensor, at: usize, out: &mut [f32]);
 

@@ -5,6 +5,8 @@
 //! entries, and are summed per latent over the entries in row order ([`ByLatent`]): no atomics, the same bits each time.
 //! Sums over rows or over whole buffers are taken in f64.
 
+use std::ops::Range;
+
 use crate::compute::backend::Backend;
 
 /// Marks an unused place of a [`Code`].
@@ -13,7 +15,8 @@ pub const NO_LATENT: u32 = u32::MAX;
 /// The code of a batch: up to `k` latents a row.
 ///
 /// The entries of a row come first and in ascending order of their latents; the places after them hold [`NO_LATENT`].
-/// Buffers may be larger than `[rows, k]`; the first `rows * k` places are used.
+/// Buffers may be larger than `[rows, k]`; the first `rows * k` places are used. Where the number of entries differs from
+/// row to row, `k` is that of the longest row of the batch, and the buffers grow to it ([`CoderOps::select`]).
 pub struct Code<B: CoderOps + ?Sized> {
     /// Rows in use.
     pub rows: usize,
@@ -21,7 +24,7 @@ pub struct Code<B: CoderOps + ?Sized> {
     pub k: usize,
     /// `[rows, k]` latents.
     pub latents: B::Index,
-    /// `[rows, k]` values, positive; 0 in unused places.
+    /// `[rows, k]` values, positive unless a [`Rule`] says otherwise; 0 in unused places.
     pub values: B::Tensor,
 }
 
@@ -30,13 +33,18 @@ impl<B: CoderOps> Code<B> {
     pub fn new(backend: &B, rows: usize, k: usize) -> Self {
         Self { rows, k, latents: backend.index(rows * k), values: backend.zeros(rows * k) }
     }
+
+    /// Places in use.
+    pub fn places(&self) -> usize {
+        self.rows * self.k
+    }
 }
 
 /// The entries of a [`Code`] grouped by latent.
 pub struct ByLatent<B: CoderOps + ?Sized> {
     /// `[f + 1]` where each latent's entries start in `places`.
     pub starts: B::Index,
-    /// Places of the entries (`row * k + i`), ascending within a latent.
+    /// Places of the entries (`row * k + i`), ascending within a latent. It grows with the code.
     pub places: B::Index,
 }
 
@@ -47,12 +55,80 @@ impl<B: CoderOps> ByLatent<B> {
     }
 }
 
-/// A set of latents, for [`CoderOps::encode_topk`].
+/// A set of latents, for [`CoderOps::encode_topk`] and [`Rule::Below`].
 pub struct Subset<'a, B: CoderOps + ?Sized> {
     /// Latents, ascending; the first `len` places are used.
     pub latents: &'a B::Index,
     /// Latents in the set.
     pub len: usize,
+}
+
+/// Which pre-activations become entries of a code: [`CoderOps::select`]. Per-latent tensors are `[f]`.
+pub enum Rule<'a, B: CoderOps + ?Sized> {
+    /// `u > 0`.
+    Positive,
+    /// `u > threshold[i]`, and `u > 0`.
+    Above(&'a B::Tensor),
+    /// `|u - threshold[i]| < half_width`; the entry's value is `u` if `u > threshold[i]`, else 0.
+    Near {
+        /// Centre of the window.
+        threshold: &'a B::Tensor,
+        /// Half its width.
+        half_width: f64,
+    },
+    /// `u < threshold[i]`, for the latents of a set; the entry's value is `threshold[i] - u`.
+    Below {
+        /// The bound.
+        threshold: &'a B::Tensor,
+        /// The latents looked at.
+        among: Subset<'a, B>,
+    },
+    /// The `k` largest `u * score[i]` of each row (`u` without a score), those of them with `u > 0`. Of equal ones the
+    /// lower latent wins.
+    RowLargest {
+        /// Entries a row, at most.
+        k: usize,
+        /// Weights of the ranking, positive.
+        score: Option<&'a B::Tensor>,
+    },
+    /// The `count` largest `u * score[i]` of all rows together, those of them with `u > 0`. Of equal ones the earlier row
+    /// wins, then the lower latent.
+    BatchLargest {
+        /// Entries in all, at most.
+        count: usize,
+        /// Weights of the ranking, positive.
+        score: Option<&'a B::Tensor>,
+    },
+}
+
+/// A function of one value `v`, or of a row's values, summed: [`CoderOps::penalize`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PenaltyShape {
+    /// `v`.
+    Linear,
+    /// `tanh(scale v)`.
+    Tanh {
+        /// Steepness.
+        scale: f64,
+    },
+    /// `v^p`; its slope is taken at `max(v, 1e-6)`.
+    Power {
+        /// Exponent.
+        p: f64,
+    },
+    /// `(sum_i v_i^p)^(1/p)` of each row; slopes are taken at `max(v, 1e-6)`.
+    RowNorm {
+        /// Exponent.
+        p: f64,
+    },
+}
+
+/// Where [`CoderOps::penalize`] puts its gradients: at the code's places.
+pub struct PenaltyGradients<'a, B: Backend + ?Sized> {
+    /// The gradient with respect to each value is added.
+    pub values: &'a mut B::Tensor,
+    /// The gradient with respect to each entry's weight overwrites.
+    pub weights: Option<&'a mut B::Tensor>,
 }
 
 /// One reconstruction that a batch's code takes part in, as seen by the backward pass.
@@ -65,8 +141,10 @@ pub struct GradientTerm<'a, B: CoderOps + ?Sized> {
     pub g_pre: &'a B::Tensor,
     /// `[n, d]` what is left of the target after the reconstruction.
     pub residual: &'a B::Tensor,
-    /// The gradient with respect to the reconstruction is `residual_scale * residual`.
+    /// The gradient with respect to the reconstruction is `residual_scale * residual`; 0: none reaches the decoder.
     pub residual_scale: f64,
+    /// Only entries of these latents count.
+    pub latents: Range<u32>,
 }
 
 /// Gradients of what belongs to latents.
@@ -143,17 +221,71 @@ pub trait CoderOps: Backend {
         code: &mut Code<Self>,
     );
 
+    /// `u[b, i] = sum_p c[b, p] * w_enc[i, p] + bias[i]`: `c` `[n, d]`, `u` `[n, f]`, `bias` `[f]`.
+    fn pre_activations(
+        &self,
+        c: &Self::Tensor,
+        w_enc: &Self::Tensor,
+        bias: &Self::Tensor,
+        u: &mut Self::Tensor,
+        n: usize,
+        dims: CoderDims,
+    );
+
+    /// The code of `code.rows` rows of pre-activations `u` `[rows, f]` by a rule; `code.k` is set, and its buffers grow
+    /// where they are too short.
+    fn select(&self, u: &Self::Tensor, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>);
+
+    /// The entries `v` of `from` with `gain[i] * v + offset[i] > 0`, with that as their value: `gain`, `offset` `[f]`.
+    fn affine_entries(&self, from: &Code<Self>, gain: &Self::Tensor, offset: &Self::Tensor, to: &mut Code<Self>);
+
+    /// `t[place] *= gain[latent]` at the code's entries: `gain` `[f]`.
+    fn scale_entries(&self, code: &Code<Self>, gain: &Self::Tensor, t: &mut Self::Tensor);
+
+    /// The least `value * weight[i]` of the code's entries (`value` without weights); infinite if there is none.
+    fn least_entry(&self, code: &Code<Self>, weight: Option<&Self::Tensor>) -> f64;
+
+    /// The sum over the entries (or rows) of `shape` of `v = value * weight[i]` (`v = value` without weights), and `scale`
+    /// times its gradients with respect to values and weights.
+    fn penalize(
+        &self,
+        code: &Code<Self>,
+        weight: Option<&Self::Tensor>,
+        shape: PenaltyShape,
+        scale: f64,
+        out: PenaltyGradients<'_, Self>,
+    ) -> f64;
+
+    /// `out[i] = sum a[place] * b[place]` over the entries of each latent (`b` counts as 1 without it): `out` `[f]`.
+    fn entry_sums(
+        &self,
+        by_latent: &ByLatent<Self>,
+        a: &Self::Tensor,
+        b: Option<&Self::Tensor>,
+        f: usize,
+        out: &mut Self::Tensor,
+    );
+
     /// `out[b] = bias + sum_i code[b, i] * w_dec[i]`: `w_dec` `[f, d]`, `bias` `[d]`, `out` `[code.rows, d]`.
     fn decode(&self, code: &Code<Self>, w_dec: &Self::Tensor, bias: &Self::Tensor, out: &mut Self::Tensor, d: usize);
 
-    /// `r[b] = target[b] - sum_i code[b, i] * w_dec[i]`: `target` and `r` `[code.rows, d]`.
-    fn residual(&self, code: &Code<Self>, w_dec: &Self::Tensor, target: &Self::Tensor, r: &mut Self::Tensor, d: usize);
+    /// `r[b] = target[b] - sum_i code[b, i] * w_dec[i]` over the latents of a range: `target` and `r` `[code.rows, d]`.
+    fn residual(
+        &self,
+        code: &Code<Self>,
+        latents: Range<u32>,
+        w_dec: &Self::Tensor,
+        target: &Self::Tensor,
+        r: &mut Self::Tensor,
+        d: usize,
+    );
 
-    /// `out[b, i] = scale * sum_p r[b, p] * w[latent(b, i), p]` at the code's entries, 0 in unused places: `r`
-    /// `[code.rows, d]`, `w` `[f, d]`, `out` `[code.rows, code.k]`.
+    /// `out[b, i] = scale * sum_p r[b, p] * w[latent(b, i), p]` at the code's entries of a range of latents, 0 in unused
+    /// places; other entries keep what they have: `r` `[code.rows, d]`, `w` `[f, d]`, `out` `[code.rows, code.k]`.
     fn entry_dots(
         &self,
         code: &Code<Self>,
+        latents: Range<u32>,
         w: &Self::Tensor,
         r: &Self::Tensor,
         scale: f64,
@@ -191,6 +323,18 @@ pub trait CoderOps: Backend {
 
     /// `out[b] = |x[b] - center|`: `x` `[n, d]`, `center` `[d]`, `out` `[n]`.
     fn row_distances(&self, x: &Self::Tensor, center: &Self::Tensor, out: &mut Self::Tensor, n: usize, d: usize);
+
+    /// `out[i] = |w[i]|`: `w` `[n, d]`, `out` `[n]`.
+    fn row_norms(&self, w: &Self::Tensor, out: &mut Self::Tensor, n: usize, d: usize);
+
+    /// `out[i] += scale[i] * w[i]`: `w` and `out` `[n, d]`, `scale` `[n]`.
+    fn add_scaled_rows(&self, scale: &Self::Tensor, w: &Self::Tensor, out: &mut Self::Tensor, n: usize, d: usize);
+
+    /// `y = a * x + b * y` over the first `len` numbers.
+    fn combine(&self, a: f64, x: &Self::Tensor, b: f64, y: &mut Self::Tensor, len: usize);
+
+    /// `t = max(t, least)` over the first `len` numbers.
+    fn at_least(&self, t: &mut Self::Tensor, least: f64, len: usize);
 
     /// Sums of squares of the rows of `x` `[n, d]`.
     fn square_sums(&self, x: &Self::Tensor, n: usize, d: usize) -> SquareSums;

@@ -17,6 +17,7 @@ use super::schema::View;
 use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
 use crate::hub::HubName;
+use crate::sae::config::CoderConfig;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
 /// Check every rule.
@@ -189,6 +190,10 @@ impl Rules<'_> {
                     self.broken(&at(key), format!("must be at most coder.width ({width})"));
                 }
             }
+        }
+        let coder = self.written::<CoderConfig>(&at("coder"));
+        for fault in coder.iter().flat_map(CoderConfig::faults).filter(|f| !["k", "aux_k"].contains(&f.key)) {
+            self.broken(&at(&format!("coder.{}", fault.key)), fault.rule);
         }
         if let (Some(batch), Some(Count(buffer))) =
             (self.value::<u64>(&at("batch_rows")), self.value::<Count>(&at("buffer.rows")))

@@ -3,31 +3,81 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Count, Percent};
+use crate::error::{Error, Result};
+use crate::sae::coders::{
+    BatchTopkConfig, Common, Fault, GatedConfig, JumpreluConfig, MatryoshkaConfig, StandardConfig, TopkConfig,
+};
+use crate::sae::settings::CoderSettings;
+use crate::units::Percent;
 
 /// Which sparse coder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum CoderConfig {
     /// Keep the k largest pre-activations of each row (Gao et al. 2024), with AuxK for dead latents.
-    Topk {
-        /// Latents.
-        #[schemars(range(min = 1))]
-        width: u32,
-        /// Latents kept a row.
-        #[schemars(range(min = 1))]
-        k: u32,
-        /// Weight of the auxiliary loss that lets dead latents reconstruct the residual; 0: off.
-        #[serde(default = "default_aux_coefficient")]
-        #[schemars(range(min = 0.0))]
-        aux_coefficient: f64,
-        /// Dead latents that the auxiliary loss uses a row; default: half the input width.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        aux_k: Option<u32>,
-        /// A latent that fired for none of this many tokens is dead.
-        #[serde(default = "default_dead_after")]
-        dead_after_tokens: Count,
-    },
+    Topk(TopkConfig),
+    /// Keep every positive pre-activation, and penalise their sizes: ReLU and L1 (Bricken et al. 2023; Anthropic, April
+    /// 2024).
+    Standard(StandardConfig),
+    /// Keep the k largest pre-activations a row of each batch as a whole (Bussmann et al. 2024).
+    BatchTopk(BatchTopkConfig),
+    /// Keep pre-activations above thresholds that are trained, and penalise how many there are (Rajamanoharan et al.
+    /// 2024).
+    Jumprelu(JumpreluConfig),
+    /// A gate decides which latents are active, a second path how strongly (Rajamanoharan et al. 2024a).
+    Gated(GatedConfig),
+    /// BatchTopK whose first latents must reconstruct the input alone, for several widths (Bussmann et al. 2025).
+    Matryoshka(MatryoshkaConfig),
+}
+
+impl CoderConfig {
+    /// What all coders have.
+    pub fn common(&self) -> Common {
+        match self {
+            Self::Topk(c) => c.common(),
+            Self::Standard(c) => c.common(),
+            Self::BatchTopk(c) => c.common(),
+            Self::Jumprelu(c) => c.common(),
+            Self::Gated(c) => c.common(),
+            Self::Matryoshka(c) => c.common(),
+        }
+    }
+
+    /// Keys whose values do not go together.
+    pub fn faults(&self) -> Vec<Fault> {
+        match self {
+            Self::Topk(c) => c.faults(),
+            Self::Standard(c) => c.faults(),
+            Self::BatchTopk(c) => c.faults(),
+            Self::Jumprelu(c) => c.faults(),
+            Self::Gated(c) => c.faults(),
+            Self::Matryoshka(c) => c.faults(),
+        }
+    }
+
+    /// The coder, composed, for inputs of width `d`.
+    ///
+    /// # Errors
+    /// `Config` if a value is out of range or does not go with another.
+    pub fn settings(&self, d: usize) -> Result<CoderSettings> {
+        let width = self.common().width;
+        if d == 0 || width == 0 {
+            return Err(Error::config(format!(
+                "a coder of input width {d} and `coder.width` {width}: both must be positive"
+            )));
+        }
+        if let Some(Fault { key, value, rule }) = self.faults().into_iter().next() {
+            return Err(Error::config(format!("`coder.{key}` is {value}: it {rule}")));
+        }
+        Ok(match self {
+            Self::Topk(c) => c.settings(d),
+            Self::Standard(c) => c.settings(d),
+            Self::BatchTopk(c) => c.settings(d),
+            Self::Jumprelu(c) => c.settings(d),
+            Self::Gated(c) => c.settings(d),
+            Self::Matryoshka(c) => c.settings(d),
+        })
+    }
 }
 
 /// How parameters are updated.
@@ -58,14 +108,6 @@ pub enum OptimizerConfig {
         #[schemars(range(min = 0.0))]
         clip_norm: f64,
     },
-}
-
-fn default_aux_coefficient() -> f64 {
-    1.0 / 32.0
-}
-
-fn default_dead_after() -> Count {
-    Count(10_000_000)
 }
 
 fn default_betas() -> [f64; 2] {

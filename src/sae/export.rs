@@ -2,8 +2,9 @@
 //!
 //! `sae_lens.SAE.load_from_disk` reads them. The input scale is folded in, so that they take and give raw activations:
 //! with `c = s x - b` a coder of the scaled input is one of the raw input with `W_enc * s`, `W_dec / s`, `b_dec / s` and
-//! the same `b_enc`; its latents' values stay those of training. SAELens keeps `W_enc` as `[d_in, d_sae]` and `W_dec` as
-//! `[d_sae, d_in]`.
+//! the same `b_enc`; its latents' values stay those of training. Where latents are ranked by decoder norms, these are
+//! folded too (`W_enc`, `b_enc` and thresholds times the norm, `W_dec` divided by it), so that values are those that were
+//! ranked. SAELens keeps `W_enc` as `[d_in, d_sae]` and `W_dec` as `[d_sae, d_in]`.
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -13,8 +14,11 @@ use serde_json::{Map, Value, json};
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sae::params::PerParam;
-use crate::sae::topk::{TopkCoder, TopkSettings};
+use crate::sae::coder::Coder;
+use crate::sae::infer::{Inference, Keep};
+use crate::sae::params::{Params, PerParam};
+use crate::sae::selection::{gated, host};
+use crate::sae::settings::{DecoderNorm, SelectionSettings};
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "cfg.json";
@@ -47,12 +51,57 @@ pub struct ExportMetadata {
 pub struct ExportedCoder {
     /// Shape.
     pub dims: CoderDims,
-    /// Latents kept a row.
-    pub k: usize,
-    /// Parameters, rows as in [`PerParam`] (the encoder is turned on the way in and out).
+    /// What it is in SAELens.
+    pub architecture: Architecture,
+    /// Whether `b_dec` is subtracted from the encoder's input.
+    pub apply_b_dec_to_input: bool,
+    /// Parameters, rows as in [`PerParam`] (the encoder is turned on the way in and out); extra ones as the architecture
+    /// has them.
     pub params: PerParam<Vec<f32>>,
     /// The `metadata` object.
     pub metadata: Map<String, Value>,
+}
+
+/// The architectures of SAELens that coders are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// ReLU.
+    Standard,
+    /// The `k` largest of a row.
+    Topk {
+        /// Latents kept a row.
+        k: usize,
+    },
+    /// Above a `threshold`.
+    Jumprelu,
+    /// `b_gate` (our `b_enc`), `r_mag` and `b_mag`.
+    Gated,
+}
+
+impl Architecture {
+    /// SAELens' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Topk { .. } => "topk",
+            Self::Jumprelu => "jumprelu",
+            Self::Gated => "gated",
+        }
+    }
+
+    /// Names of its parameters besides the four: ours, which are SAELens' too.
+    fn extra(self) -> &'static [&'static str] {
+        match self {
+            Self::Standard | Self::Topk { .. } => &[],
+            Self::Jumprelu => &["threshold"],
+            Self::Gated => &["r_mag", "b_mag"],
+        }
+    }
+
+    /// SAELens' name of the encoder's bias.
+    fn bias(self) -> &'static str {
+        if self == Self::Gated { "b_gate" } else { "b_enc" }
+    }
 }
 
 /// The `metadata` object for a coder at `hook_name`, or at one head of it.
@@ -87,65 +136,118 @@ pub fn metadata(hook_name: &str, head: Option<u32>, about: &ExportMetadata) -> M
 
 impl ExportedCoder {
     /// From a coder that was trained on `scale * x`.
-    pub fn from_coder<B: CoderOps>(
-        backend: &B,
-        coder: &TopkCoder<B>,
-        scale: f64,
-        metadata: Map<String, Value>,
-    ) -> Self {
-        let TopkSettings { dims, k, .. } = *coder.settings();
-        let factors = [scale, 1.0, 1.0 / scale, 1.0 / scale];
-        let mut tensors = coder.params.each().into_iter().zip(factors).map(|(t, factor)| {
+    pub fn from_coder<B: CoderOps>(backend: &B, coder: &Coder<B>, scale: f64, metadata: Map<String, Value>) -> Self {
+        let settings = coder.settings();
+        let CoderDims { d, f } = settings.dims;
+        let architecture = match settings.selection {
+            SelectionSettings::TopK { k } => Architecture::Topk { k },
+            SelectionSettings::BatchTopK { .. } | SelectionSettings::JumpRelu(_) => Architecture::Jumprelu,
+            SelectionSettings::Positive => Architecture::Standard,
+            SelectionSettings::Gated { .. } => Architecture::Gated,
+        };
+        let norms = match settings.decoder {
+            DecoderNorm::Ranked => {
+                let mut norms = backend.zeros(f);
+                backend.row_norms(&coder.params.w_dec, &mut norms, f, d);
+                host(backend, &norms, f)
+            }
+            DecoderNorm::Unit | DecoderNorm::Free => vec![1.0; f],
+        };
+        let folded = |t: &B::Tensor, factor: &dyn Fn(usize) -> f64| {
             let mut values = vec![0f32; backend.len(t)];
             backend.read(t, 0, &mut values);
-            values.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+            values.iter_mut().enumerate().for_each(|(i, x)| *x = (f64::from(*x) * factor(i)) as f32);
             values
-        });
-        let mut next = || tensors.next().expect("four factors for four tensors");
-        let params = PerParam { w_enc: next(), b_enc: next(), w_dec: next(), b_dec: next() };
-        Self { dims, k, params, metadata }
+        };
+        let coder_params = &coder.params;
+        let extra = |name: &'static str| {
+            let values = match settings.selection {
+                SelectionSettings::BatchTopK { .. } => coder
+                    .thresholds(backend)
+                    .iter()
+                    .zip(&norms)
+                    .map(|(threshold, norm)| (threshold * norm) as f32)
+                    .collect(),
+                _ => folded(coder_params.extra(name), &|_| 1.0),
+            };
+            (name, values)
+        };
+        let params = PerParam {
+            w_enc: folded(&coder_params.w_enc, &|i| scale * norms[i / d]),
+            b_enc: folded(&coder_params.b_enc, &|i| norms[i]),
+            w_dec: folded(&coder_params.w_dec, &|i| 1.0 / (scale * norms[i / d])),
+            b_dec: folded(&coder_params.b_dec, &|_| 1.0 / scale),
+            extra: architecture.extra().iter().map(|name| extra(name)).collect(),
+        };
+        Self { dims: settings.dims, architecture, apply_b_dec_to_input: settings.subtract_bias, params, metadata }
     }
 
-    /// A coder for inference on raw rows (scale 1).
-    pub fn to_coder<B: CoderOps>(&self, backend: &B) -> TopkCoder<B> {
-        let settings =
-            TopkSettings { dims: self.dims, k: self.k, aux_k: 0, aux_coefficient: 0.0, dead_after: u64::MAX };
-        let PerParam { w_enc, b_enc, w_dec, b_dec } = &self.params;
-        let params = PerParam {
+    /// The parameters on a device.
+    pub fn upload<B: CoderOps>(&self, backend: &B) -> Params<B> {
+        let PerParam { w_enc, b_enc, w_dec, b_dec, extra } = &self.params;
+        PerParam {
             w_enc: backend.upload(w_enc),
             b_enc: backend.upload(b_enc),
             w_dec: backend.upload(w_dec),
             b_dec: backend.upload(b_dec),
+            extra: extra.iter().map(|(name, values)| (*name, backend.upload(values))).collect(),
+        }
+    }
+
+    /// For inference on raw rows (scale 1), with what [`ExportedCoder::upload`] gave.
+    pub fn inference<'a, B: CoderOps>(&self, backend: &B, params: &'a Params<B>) -> Inference<'a, B> {
+        let f = self.dims.f;
+        let of = |values: &[f64]| {
+            let mut t = backend.zeros(f);
+            backend.write_f64(&mut t, 0, values);
+            t
         };
-        TopkCoder::new(backend, settings, params, 0)
+        let keep = match self.architecture {
+            Architecture::Topk { k } => Keep::TopK { k, score: None },
+            Architecture::Standard => Keep::Positive,
+            Architecture::Jumprelu => Keep::Above(of(&host(backend, params.extra("threshold"), f))),
+            Architecture::Gated => {
+                let read = |t: &B::Tensor| host(backend, t, f);
+                let (r_mag, b_mag) = (read(params.extra("r_mag")), read(params.extra("b_mag")));
+                let (gain, offset) = gated::magnitude(&r_mag, &b_mag, &read(&params.b_enc));
+                Keep::Gated { gain: of(&gain), offset: of(&offset) }
+            }
+        };
+        Inference { dims: self.dims, params, keep, subtract_bias: self.apply_b_dec_to_input }
     }
 
     /// The folder's files: (name, bytes).
+    ///
+    /// # Errors
+    /// `Internal` only.
     pub fn write(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let CoderDims { d, f } = self.dims;
-        let config = json!({
-            "architecture": "topk",
+        let mut config = json!({
+            "architecture": self.architecture.name(),
             "d_in": d,
             "d_sae": f,
             "dtype": "float32",
             "device": "cpu",
-            "apply_b_dec_to_input": true,
+            "apply_b_dec_to_input": self.apply_b_dec_to_input,
             "normalize_activations": "none",
             "reshape_activations": "none",
             "metadata": self.metadata,
-            "k": self.k,
-            "rescale_acts_by_decoder_norm": false,
         });
+        if let Architecture::Topk { k } = self.architecture {
+            config["k"] = json!(k);
+            config["rescale_acts_by_decoder_norm"] = json!(false);
+        }
         let config =
             serde_json::to_vec_pretty(&config).or_kind(ErrorKind::Internal, || format!("write {CONFIG_FILE}"))?;
         let w_enc = transposed(&self.params.w_enc, f, d);
-        let PerParam { b_enc, w_dec, b_dec, .. } = &self.params;
-        let tensors = [
+        let PerParam { b_enc, w_dec, b_dec, extra, .. } = &self.params;
+        let mut tensors = vec![
             ("W_enc", vec![d, f], &w_enc),
-            ("b_enc", vec![f], b_enc),
+            (self.architecture.bias(), vec![f], b_enc),
             ("W_dec", vec![f, d], w_dec),
             ("b_dec", vec![d], b_dec),
         ];
+        tensors.extend(extra.iter().map(|(name, values)| (*name, vec![f], values)));
         let views: Result<Vec<_>> = tensors
             .into_iter()
             .map(|(name, shape, values)| {
@@ -159,7 +261,10 @@ impl ExportedCoder {
         Ok(vec![(CONFIG_FILE.to_owned(), config), (WEIGHTS_FILE.to_owned(), weights)])
     }
 
-    /// Read a folder's files: what [`ExportedCoder::write`] wrote, or SAELens for a TopK coder without extras.
+    /// Read a folder's files: what [`ExportedCoder::write`] wrote, or SAELens for a coder without extras.
+    ///
+    /// # Errors
+    /// `Data`, naming what is missing, damaged or not known.
     pub fn read(files: &[(String, Vec<u8>)]) -> Result<Self> {
         let find = |name: &str| {
             let file = files.iter().find(|(n, _)| n == name);
@@ -167,15 +272,9 @@ impl ExportedCoder {
         };
         let config: Value =
             serde_json::from_slice(find(CONFIG_FILE)?).or_kind(ErrorKind::Data, || format!("read {CONFIG_FILE}"))?;
-        let only = [
-            ("architecture", json!("topk"), None),
-            ("normalize_activations", json!("none"), Some(json!("none"))),
-            ("apply_b_dec_to_input", json!(true), Some(json!(true))),
-            ("rescale_acts_by_decoder_norm", json!(false), Some(json!(false))),
-        ];
-        for (key, wanted, default) in only {
-            let found = config.get(key).cloned().or(default).unwrap_or(Value::Null);
-            if found != wanted {
+        let only = [("normalize_activations", json!("none")), ("rescale_acts_by_decoder_norm", json!(false))];
+        for (key, wanted) in only {
+            if let Some(found) = config.get(key).filter(|found| **found != wanted) {
                 return Err(Error::data(format!("{CONFIG_FILE}: `{key}` is {found}: only {wanted} can be read")));
             }
         }
@@ -185,18 +284,35 @@ impl ExportedCoder {
                 .map(|n| n as usize)
                 .ok_or_else(|| Error::data(format!("{CONFIG_FILE}: `{key}` is not a positive number")))
         };
+        let architecture = match config.get("architecture").and_then(Value::as_str) {
+            Some("standard") => Architecture::Standard,
+            Some("topk") => Architecture::Topk { k: number("k")? },
+            Some("jumprelu") => Architecture::Jumprelu,
+            Some("gated") => Architecture::Gated,
+            _ => {
+                let found = config.get("architecture").cloned().unwrap_or(Value::Null);
+                let known = "only \"standard\", \"topk\", \"jumprelu\" and \"gated\" can be read";
+                return Err(Error::data(format!("{CONFIG_FILE}: `architecture` is {found}: {known}")));
+            }
+        };
         let dims = CoderDims { d: number("d_in")?, f: number("d_sae")? };
         let tensors = SafeTensors::deserialize(find(WEIGHTS_FILE)?)
             .or_kind(ErrorKind::Data, || format!("read {WEIGHTS_FILE}"))?;
         let CoderDims { d, f } = dims;
         let params = PerParam {
             w_enc: transposed(&f32_tensor(&tensors, "W_enc", &[d, f])?, d, f),
-            b_enc: f32_tensor(&tensors, "b_enc", &[f])?,
+            b_enc: f32_tensor(&tensors, architecture.bias(), &[f])?,
             w_dec: f32_tensor(&tensors, "W_dec", &[f, d])?,
             b_dec: f32_tensor(&tensors, "b_dec", &[d])?,
+            extra: architecture
+                .extra()
+                .iter()
+                .map(|name| Ok((*name, f32_tensor(&tensors, name, &[f])?)))
+                .collect::<Result<_>>()?,
         };
+        let apply_b_dec_to_input = config.get("apply_b_dec_to_input").and_then(Value::as_bool).unwrap_or(true);
         let metadata = config.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-        Ok(Self { dims, k: number("k")?, params, metadata })
+        Ok(Self { dims, architecture, apply_b_dec_to_input, params, metadata })
     }
 }
 
@@ -230,7 +346,7 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    fn small() -> ExportedCoder {
+    fn small(architecture: Architecture) -> ExportedCoder {
         let dims = CoderDims { d: 3, f: 5 };
         let numbers = |n: usize, from: f32| (0..n).map(|i| from + i as f32).collect::<Vec<_>>();
         let params = PerParam {
@@ -238,31 +354,38 @@ mod tests {
             b_enc: numbers(5, 20.0),
             w_dec: numbers(15, 30.0),
             b_dec: numbers(3, 50.0),
+            extra: architecture.extra().iter().map(|name| (*name, numbers(5, 60.0))).collect(),
         };
         let about = ExportMetadata { model_name: "m".into(), context_size: 128, ..ExportMetadata::default() };
-        ExportedCoder { dims, k: 2, params, metadata: metadata("blocks.1.hook_resid_post", None, &about) }
+        let metadata = metadata("blocks.1.hook_resid_post", None, &about);
+        let apply_b_dec_to_input = architecture != Architecture::Standard;
+        ExportedCoder { dims, architecture, apply_b_dec_to_input, params, metadata }
     }
 
     #[test]
     fn a_folder_reads_back_as_it_was() {
-        let coder = small();
-        let files = coder.write().unwrap();
-        let back = ExportedCoder::read(&files).unwrap();
-        assert_eq!((back.dims, back.k), (coder.dims, coder.k));
-        assert_eq!(back.params.each(), coder.params.each());
-        assert_eq!(back.metadata, coder.metadata);
-        let tensors = SafeTensors::deserialize(&files[1].1).unwrap();
-        let w_enc = f32_tensor(&tensors, "W_enc", &[3, 5]).unwrap();
-        assert_eq!(w_enc[..5], [0.0, 3.0, 6.0, 9.0, 12.0], "SAELens has inputs as rows");
+        use Architecture::{Gated, Jumprelu, Standard, Topk};
+        for architecture in [Standard, Topk { k: 2 }, Jumprelu, Gated] {
+            let coder = small(architecture);
+            let files = coder.write().unwrap();
+            let back = ExportedCoder::read(&files).unwrap();
+            assert_eq!((back.dims, back.architecture), (coder.dims, coder.architecture));
+            assert_eq!(back.apply_b_dec_to_input, coder.apply_b_dec_to_input);
+            assert_eq!((back.params.names(), back.params.each()), (coder.params.names(), coder.params.each()));
+            assert_eq!(back.metadata, coder.metadata);
+            let tensors = SafeTensors::deserialize(&files[1].1).unwrap();
+            let w_enc = f32_tensor(&tensors, "W_enc", &[3, 5]).unwrap();
+            assert_eq!(w_enc[..5], [0.0, 3.0, 6.0, 9.0, 12.0], "SAELens has inputs as rows");
+        }
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        let mut files = small().write().unwrap();
+        let mut files = small(Architecture::Topk { k: 2 }).write().unwrap();
         let text = String::from_utf8(files[0].1.clone()).unwrap();
-        files[0].1 = text.replace("\"topk\"", "\"gated\"").into_bytes();
+        files[0].1 = text.replace("\"topk\"", "\"temporal\"").into_bytes();
         let error = ExportedCoder::read(&files).unwrap_err().to_string();
-        assert!(error.contains("`architecture` is \"gated\""), "{error}");
+        assert!(error.contains("`architecture` is \"temporal\""), "{error}");
         files[0].1 = text.replace("\"d_in\": 3", "\"d_in\": 4").into_bytes();
         let error = ExportedCoder::read(&files).unwrap_err().to_string();
         assert!(error.contains("`W_enc` is F32 [3, 5]: expected F32 [4, 5]"), "{error}");

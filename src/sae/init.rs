@@ -1,26 +1,37 @@
-//! Where training starts: random unit decoder rows, the encoder equal to them, and the decoder's bias at the geometric
-//! median of the data (Gao et al. 2024).
+//! Where training starts: random decoder rows of one norm, the encoder equal to them, and the decoder's bias at the
+//! geometric median of the data (Gao et al. 2024) or at 0.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::CoderDims;
 use crate::runtime::rng::Rng;
-use crate::sae::params::Params;
+use crate::sae::params::{self, Params};
+use crate::sae::settings::{CoderSettings, SelectionSettings};
 
 /// Iterations of Weiszfeld's algorithm, at most.
 const MEDIAN_STEPS: usize = 100;
 /// It ends when the median moves by less than this share of the rows' mean distance from it.
 const MEDIAN_TOLERANCE: f64 = 1e-7;
 
-/// Parameters to start from: decoder rows uniform on the unit sphere, drawn from `rng` row by row; encoder rows equal to
-/// them; `b_enc` 0; `b_dec` as given, `[d]`.
-pub fn start<B: CoderOps>(backend: &B, dims: CoderDims, rng: &mut Rng, b_dec: B::Tensor) -> Params<B> {
-    let CoderDims { d, f } = dims;
+/// Parameters to start from: decoder rows uniform on a sphere, drawn from `rng` row by row; encoder rows equal to them;
+/// `b_enc` 0; `b_dec` as given, `[d]`; thresholds as set; the rest 0.
+pub fn start<B: CoderOps>(backend: &B, settings: &CoderSettings, rng: &mut Rng, b_dec: B::Tensor) -> Params<B> {
+    let (d, f) = (settings.dims.d, settings.dims.f);
     let rows: Vec<f32> = (0..f * d).map(|_| rng.normal() as f32).collect();
     let mut w_dec = backend.upload(&rows);
     backend.normalize_rows(&mut w_dec, f, d);
     let mut unit = rows;
     backend.read(&w_dec, 0, &mut unit);
-    Params::<B> { w_enc: backend.upload(&unit), b_enc: backend.zeros(f), w_dec, b_dec }
+    if settings.start.norm != 1.0 {
+        unit.iter_mut().for_each(|w| *w *= settings.start.norm as f32);
+        w_dec = backend.upload(&unit);
+    }
+    let mut params = params::zeros(backend, settings.dims, settings.selection.extra_params());
+    params.w_enc = backend.upload(&unit);
+    params.w_dec = w_dec;
+    params.b_dec = b_dec;
+    if let SelectionSettings::JumpRelu(own) = &settings.selection {
+        backend.write_f64(params.extra_mut("threshold"), 0, &vec![own.start; f]);
+    }
+    params
 }
 
 /// The point with the least sum of distances to the rows of `x` `[n, d]`, by Weiszfeld's algorithm from their mean:

@@ -1,30 +1,44 @@
 //! The maths of sparse coders: no I/O, no async, no clock.
 //!
-//! A coder is a composition of parts that know nothing of each other, so that a variant is another choice of parts:
+//! A coder is a composition of blocks that know nothing of each other, so that a variant is another choice of blocks,
+//! written as data ([`settings::CoderSettings`]):
 //!
-//! | part | file | what TopK uses |
+//! | block | where | choices |
 //! |---|---|---|
-//! | parameters and their start | [`params`], [`init`] | unit decoder rows, encoder = decoder, geometric median |
-//! | code and its gradient | [`topk`] | the k largest positive pre-activations of a row |
-//! | branches: reconstructions that share the pre-activations | [`branch`] | the input; for dead latents, the residual |
-//! | constraint on parameters | [`constraint`] | decoder rows of norm 1 |
+//! | selection: pre-activations to code, and back | [`selection`] | row top-k, batch top-k, positive, thresholds, gate |
+//! | reconstructions | [`loss::reconstruction`] | from all latents; nested prefixes |
+//! | penalties on the code | [`loss::penalty`] | L1, p-norms, tanh; by decoder norm or not |
+//! | auxiliary branch | [`loss::branch`] | dead latents reconstruct the residual |
+//! | constraint on parameters | [`constraint`] | unit decoder rows, thresholds not negative |
+//! | start | [`init`] | norms of decoder rows, geometric median |
 //! | latents that stopped firing | [`dead`] | tokens since each latent fired |
+//! | what is remembered besides parameters | [`state`] | inference threshold |
 //! | update | [`optim`] | clipping, schedule, Adam |
+//! | rows that are not trained on | [`infer`] | the code without what only a batch has |
 //! | exchange with other tools | [`export`] | SAELens folders |
 //!
+//! [`coders`] has one file for each coder that people train: its YAML keys and its composition. [`coder`] puts the blocks
+//! together.
+//!
 //! Everything is written over [`crate::compute::CoderOps`]: the same code trains in f32 on a device and is checked
-//! against finite differences in f64. Gradients are derived by hand. Losses are of the *scaled* input `y = scale * x`;
-//! a batch has `n` rows of `d` values, a coder `f` latents.
+//! against finite differences in f64. Gradients are derived by hand and are sparse. Losses are of the *scaled* input
+//! `y = scale * x`; a batch has `n` rows of `d` values, a coder `f` latents.
 
-pub mod branch;
+pub mod coder;
+pub mod coders;
 pub mod config;
 pub mod constraint;
 pub mod dead;
 pub mod export;
+pub mod infer;
 pub mod init;
+pub mod loss;
 pub mod optim;
 pub mod params;
-pub mod topk;
+pub mod selection;
+pub mod settings;
+pub mod state;
 
+pub use coder::{Batch, BatchReport, Coder};
 pub use params::{Gradients, Params};
-pub use topk::{TopkCoder, TopkSettings};
+pub use settings::CoderSettings;

@@ -1,4 +1,4 @@
-//! The parameters of a linear encoder and decoder, and buffers of the same shape: gradients and moments.
+//! The parameters of a coder, and buffers of the same shape: gradients and moments.
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
@@ -12,8 +12,12 @@ pub struct PerParam<T> {
     pub b_enc: T,
     /// `[f, d]`: decoder rows, the directions of the latents.
     pub w_dec: T,
-    /// `[d]`: added to the reconstruction and subtracted from the input.
+    /// `[d]`: added to the reconstruction and, where the coder says so, subtracted from the input.
     pub b_dec: T,
+    /// `[f]` each: what the selection has besides ([`SelectionSettings::extra_params`]), by name.
+    ///
+    /// [`SelectionSettings::extra_params`]: crate::sae::settings::SelectionSettings::extra_params
+    pub extra: Vec<(&'static str, T)>,
 }
 
 /// Parameters.
@@ -24,31 +28,70 @@ pub type Gradients<B> = PerParam<<B as crate::compute::Backend>::Tensor>;
 
 impl<T> PerParam<T> {
     /// Names, in the order of [`PerParam::each`].
-    pub const NAMES: [&'static str; 4] = ["w_enc", "b_enc", "w_dec", "b_dec"];
+    pub fn names(&self) -> Vec<&'static str> {
+        names(&self.extra.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+    }
 
-    /// All four, in the order of [`PerParam::NAMES`].
-    pub fn each(&self) -> [&T; 4] {
-        [&self.w_enc, &self.b_enc, &self.w_dec, &self.b_dec]
+    /// All of them: `w_enc`, `b_enc`, `w_dec`, `b_dec`, then the extra ones.
+    pub fn each(&self) -> Vec<&T> {
+        let extra = self.extra.iter().map(|(_, value)| value);
+        [&self.w_enc, &self.b_enc, &self.w_dec, &self.b_dec].into_iter().chain(extra).collect()
     }
 
     /// As [`PerParam::each`].
-    pub fn each_mut(&mut self) -> [&mut T; 4] {
-        [&mut self.w_enc, &mut self.b_enc, &mut self.w_dec, &mut self.b_dec]
+    pub fn each_mut(&mut self) -> Vec<&mut T> {
+        let extra = self.extra.iter_mut().map(|(_, value)| value);
+        [&mut self.w_enc, &mut self.b_enc, &mut self.w_dec, &mut self.b_dec].into_iter().chain(extra).collect()
+    }
+
+    /// One for each parameter, in the order of [`PerParam::each`]; `extra` names those after the fourth.
+    ///
+    /// # Errors
+    /// The first that `make` gives; it is called with the position.
+    pub fn build<E>(extra: &[&'static str], mut make: impl FnMut(usize) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self {
+            w_enc: make(0)?,
+            b_enc: make(1)?,
+            w_dec: make(2)?,
+            b_dec: make(3)?,
+            extra: extra
+                .iter()
+                .enumerate()
+                .map(|(i, name)| Ok((*name, make(4 + i)?)))
+                .collect::<Result<Vec<_>, E>>()?,
+        })
+    }
+
+    /// The extra parameter `name`, which the selection declared.
+    pub fn extra(&self, name: &str) -> &T {
+        let found = self.extra.iter().find(|(n, _)| *n == name);
+        &found.expect("a selection asks for parameters that it declared").1
+    }
+
+    /// As [`PerParam::extra`].
+    pub fn extra_mut(&mut self, name: &str) -> &mut T {
+        let found = self.extra.iter_mut().find(|(n, _)| *n == name);
+        &mut found.expect("a selection asks for parameters that it declared").1
     }
 }
 
-/// How many numbers each tensor of a coder has, in the order of [`PerParam::NAMES`].
-pub fn lengths(CoderDims { d, f }: CoderDims) -> [usize; 4] {
-    [f * d, f, f * d, d]
+/// Names of all parameters of a coder with these extra ones.
+pub fn names(extra: &[&'static str]) -> Vec<&'static str> {
+    ["w_enc", "b_enc", "w_dec", "b_dec"].into_iter().chain(extra.iter().copied()).collect()
 }
 
-/// Shapes, in the order of [`PerParam::NAMES`].
-pub fn shapes(CoderDims { d, f }: CoderDims) -> [Vec<usize>; 4] {
-    [vec![f, d], vec![f], vec![f, d], vec![d]]
+/// Shapes, in the order of [`PerParam::each`].
+pub fn shapes(CoderDims { d, f }: CoderDims, extra: &[&'static str]) -> Vec<Vec<usize>> {
+    let fixed = [vec![f, d], vec![f], vec![f, d], vec![d]];
+    fixed.into_iter().chain(extra.iter().map(|_| vec![f])).collect()
 }
 
 /// Zeros for each parameter.
-pub fn zeros<B: CoderOps>(backend: &B, dims: CoderDims) -> PerParam<B::Tensor> {
-    let [w_enc, b_enc, w_dec, b_dec] = lengths(dims).map(|len| backend.zeros(len));
-    PerParam { w_enc, b_enc, w_dec, b_dec }
+pub fn zeros<B: CoderOps>(backend: &B, dims: CoderDims, extra: &[&'static str]) -> PerParam<B::Tensor> {
+    let shapes = shapes(dims, extra);
+    let made: Result<_, std::convert::Infallible> =
+        PerParam::build(extra, |i| Ok(backend.zeros(shapes[i].iter().product())));
+    match made {
+        Ok(zeros) => zeros,
+    }
 }

@@ -18,7 +18,6 @@ use serde_json::Value;
 
 use crate::accounting::DropCounts;
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::CoderDims;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hooks::HookPoint;
@@ -26,8 +25,9 @@ use crate::runtime::rng::{Rng, RngState, Seed};
 use crate::sae::dead::DeadTracker;
 use crate::sae::export::f32_tensor;
 use crate::sae::optim::Adam;
-use crate::sae::params::{PerParam, shapes};
-use crate::sae::topk::{TopkCoder, TopkSettings};
+use crate::sae::params::{PerParam, names, shapes};
+use crate::sae::state::CoderState;
+use crate::sae::{Coder, CoderSettings};
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::step::{Counters, Training};
@@ -58,11 +58,14 @@ pub(super) struct TrainingState {
     scale: f64,
     adam_updates: u64,
     counters: Counters,
+    #[serde(default, skip_serializing_if = "CoderState::is_empty")]
+    coder: CoderState,
 }
 
 impl TrainingState {
     pub(super) fn of<B: CoderOps>(training: &Training<B>) -> Self {
-        Self { scale: training.scale, adam_updates: training.adam.t, counters: training.counters }
+        let coder = training.coder.state.clone();
+        Self { scale: training.scale, adam_updates: training.adam.t, counters: training.counters, coder }
     }
 }
 
@@ -133,11 +136,12 @@ pub(super) fn write<B: CoderOps>(
 }
 
 fn tensors<B: CoderOps>(backend: &B, training: &Training<B>) -> Result<Vec<u8>> {
-    let shapes = shapes(training.coder.settings().dims);
+    let settings = training.coder.settings();
+    let shapes = shapes(settings.dims, settings.selection.extra_params());
     let groups = [("", &training.coder.params), ("adam.m.", &training.adam.m), ("adam.v.", &training.adam.v)];
     let mut parts = Vec::new();
     for (prefix, group) in groups {
-        for ((name, tensor), shape) in PerParam::<()>::NAMES.into_iter().zip(group.each()).zip(&shapes) {
+        for ((name, tensor), shape) in group.names().into_iter().zip(group.each()).zip(&shapes) {
             let len = shape.iter().product();
             let write: Write<'_> = Box::new(move |out| {
                 let mut values = vec![0f32; len];
@@ -253,24 +257,26 @@ pub(super) fn read_training<B: CoderOps>(
     backend: &B,
     files: &[(String, Vec<u8>)],
     state: &TrainingState,
-    settings: TopkSettings,
+    settings: &CoderSettings,
     (betas, epsilon, batch_rows): ([f64; 2], f64, usize),
 ) -> Result<Training<B>> {
     let dims = settings.dims;
     let tensors =
         SafeTensors::deserialize(find(files, TENSORS)?).or_kind(ErrorKind::Data, || format!("read {TENSORS}"))?;
-    let params = read_group(backend, &tensors, "", dims)?;
-    let mut adam = Adam::new(backend, dims, betas, epsilon);
-    adam.m = read_group(backend, &tensors, "adam.m.", dims)?;
-    adam.v = read_group(backend, &tensors, "adam.v.", dims)?;
+    let params = read_group(backend, &tensors, "", settings)?;
+    let mut adam = Adam::new(backend, settings, betas, epsilon);
+    adam.m = read_group(backend, &tensors, "adam.m.", settings)?;
+    adam.v = read_group(backend, &tensors, "adam.v.", settings)?;
     adam.t = state.adam_updates;
     let silent = u64_tensor(&tensors, "silent_tokens")?;
     if silent.len() != dims.f {
         return Err(Error::data(format!("tensor `silent_tokens` has {} values: expected {}", silent.len(), dims.f)));
     }
+    let mut coder = Coder::new(backend, settings.clone(), params, batch_rows);
+    coder.state = state.coder.clone();
     Ok(Training {
         scale: state.scale,
-        coder: TopkCoder::new(backend, settings, params, batch_rows),
+        coder,
         adam,
         dead: DeadTracker::restore(silent, settings.dead_after),
         counters: state.counters,
@@ -282,14 +288,14 @@ fn read_group<B: CoderOps>(
     backend: &B,
     tensors: &SafeTensors<'_>,
     prefix: &str,
-    dims: CoderDims,
+    settings: &CoderSettings,
 ) -> Result<PerParam<B::Tensor>> {
-    let names = PerParam::<()>::NAMES;
-    let read = |i: usize| -> Result<B::Tensor> {
-        let values = f32_tensor(tensors, &format!("{prefix}{}", names[i]), &shapes(dims)[i])?;
+    let extra = settings.selection.extra_params();
+    let (names, shapes) = (names(extra), shapes(settings.dims, extra));
+    PerParam::build(extra, |i| {
+        let values = f32_tensor(tensors, &format!("{prefix}{}", names[i]), &shapes[i])?;
         Ok(backend.upload(&values))
-    };
-    Ok(PerParam { w_enc: read(0)?, b_enc: read(1)?, w_dec: read(2)?, b_dec: read(3)? })
+    })
 }
 
 fn u64_tensor(tensors: &SafeTensors<'_>, name: &str) -> Result<Vec<u64>> {

@@ -25,10 +25,10 @@ use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
 use crate::runtime::rng::Seed;
+use crate::sae::CoderSettings;
 use crate::sae::config::OptimizerConfig;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
 use crate::sae::optim::Schedule;
-use crate::sae::topk::TopkSettings;
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
@@ -57,9 +57,12 @@ pub struct StepReport {
     pub step: u64,
     /// Rows trained on; a row drawn twice counts twice.
     pub rows: u64,
-    /// Reconstruction loss `mean |y - y^|^2` of the scaled input, plus the auxiliary loss.
+    /// Reconstruction loss `mean |y - y^|^2` of the scaled input, plus penalties and auxiliary losses.
     pub loss: f64,
-    /// The auxiliary loss's part.
+    /// The part of penalties for sparsity.
+    #[serde(default)]
+    pub sparsity_loss: f64,
+    /// The part of auxiliary losses.
     pub auxiliary_loss: f64,
     /// Fraction of variance unexplained, of the batch (see
     /// [`crate::trainer::metrics::ReconstructionMetrics::fvu`]); before the step's update.
@@ -108,7 +111,7 @@ pub struct Trainer<B: CoderOps> {
 /// The settings, checked and in the units of the loop.
 #[derive(Clone, Debug)]
 struct Plan {
-    coder: TopkSettings,
+    coder: CoderSettings,
     batch_rows: usize,
     buffer_rows: usize,
     reuse: u8,
@@ -122,7 +125,7 @@ struct Plan {
 impl Plan {
     fn new(settings: &TrainerSettings) -> Result<Self> {
         let config = &settings.config;
-        let coder = TopkSettings::from_config(&config.coder, settings.width)?;
+        let coder = config.coder.settings(settings.width)?;
         let OptimizerConfig::Adam { learning_rate, betas, epsilon, warmup_steps, decay, clip_norm } = &config.optimizer;
         let wrong =
             |key: &str, value: String, rule: &str| Err(Error::config(format!("`{key}` is {value}: it must be {rule}")));
@@ -171,9 +174,9 @@ impl TrainerSettings {
         let plan = Plan::new(self)?;
         let (d, f, n) = (plan.coder.dims.d as u64, plan.coder.dims.f as u64, plan.batch_rows as u64);
         let parameters = 4 * (2 * f * d + f + d); // with gradients and two moments
-        let aux = if plan.coder.aux_coefficient > 0.0 { d + 4 * plan.coder.aux_k as u64 } else { 0 };
-        let step = n * (4 * d + 4 * plan.coder.k as u64 + aux);
-        Ok(4 * (parameters + step) + plan.buffer_rows as u64 * (4 * d + 17) + 8 * f)
+        let extra = 4 * plan.coder.selection.extra_params().len() as u64 * f;
+        let step = plan.coder.step_numbers(n);
+        Ok(4 * (parameters + extra + step) + plan.buffer_rows as u64 * (4 * d + 17) + 8 * f)
     }
 
     /// The settings that a checkpoint was made with.
@@ -261,7 +264,7 @@ impl<B: CoderOps> Trainer<B> {
             none => {
                 let mut rng = self.settings.stream("init");
                 let how = (&config.optimizer, config.normalize);
-                let started = Training::start(&*self.backend, *coder, how, &self.buffer, &mut rng, *batch_rows);
+                let started = Training::start(&*self.backend, coder, how, &self.buffer, &mut rng, *batch_rows);
                 none.insert(started.map_err(context)?)
             }
         };
@@ -275,7 +278,8 @@ impl<B: CoderOps> Trainer<B> {
         report.rows_buffered = self.buffer.len() as u64;
         if let Some(outcome) = outcome {
             let batch = &outcome.batch;
-            report.loss = batch.reconstruction_loss + batch.auxiliary_loss;
+            report.loss = batch.loss();
+            report.sparsity_loss = batch.sparsity_loss;
             report.auxiliary_loss = batch.auxiliary_loss;
             report.fvu = batch.fvu;
             report.l0 = batch.l0;
@@ -344,7 +348,7 @@ impl<B: CoderOps> Trainer<B> {
         let buffer = checkpoint::read_buffer(files, &state.buffer_rng, shape)?;
         let how = (plan.betas, plan.epsilon, plan.batch_rows);
         let training = match &state.training {
-            Some(scalars) => Some(checkpoint::read_training(&*backend, files, scalars, plan.coder, how)?),
+            Some(scalars) => Some(checkpoint::read_training(&*backend, files, scalars, &plan.coder, how)?),
             None => None,
         };
         let (cursor, dropped, report) = (state.cursor, state.dropped, state.report);
@@ -369,7 +373,8 @@ impl<B: CoderOps> Trainer<B> {
     /// `Data` if no step was made yet.
     pub fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
         let training = self.started()?;
-        training.coder.reconstruct(&*self.backend, training.scale, rows, out, l0, fired);
+        let inference = training.coder.inference(&*self.backend);
+        inference.reconstruct(&*self.backend, training.scale, rows, out, l0, fired);
         Ok(())
     }
 

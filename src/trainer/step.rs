@@ -6,8 +6,7 @@ use crate::runtime::rng::Rng;
 use crate::sae::config::OptimizerConfig;
 use crate::sae::dead::DeadTracker;
 use crate::sae::optim::{Adam, Schedule, clip};
-use crate::sae::topk::{Batch, BatchReport, TopkCoder, TopkSettings};
-use crate::sae::{constraint, init};
+use crate::sae::{Batch, BatchReport, Coder, CoderSettings, constraint, init};
 use crate::trainer::config::Normalize;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::normalise::measure_scale;
@@ -20,7 +19,7 @@ const SKIPPED_MAX: u64 = 10;
 /// Everything that changes while a coder is trained.
 pub(super) struct Training<B: CoderOps> {
     pub(super) scale: f64,
-    pub(super) coder: TopkCoder<B>,
+    pub(super) coder: Coder<B>,
     pub(super) adam: Adam<B>,
     pub(super) dead: DeadTracker,
     pub(super) counters: Counters,
@@ -52,7 +51,7 @@ impl<B: CoderOps> Training<B> {
     /// Measure the scale and set the parameters from the rows in the buffer.
     pub(super) fn start(
         backend: &B,
-        settings: TopkSettings,
+        settings: &CoderSettings,
         (optimizer, normalize): (&OptimizerConfig, Normalize),
         buffer: &MixingBuffer,
         rng: &mut Rng,
@@ -60,18 +59,16 @@ impl<B: CoderOps> Training<B> {
     ) -> Result<Self> {
         let d = settings.dims.d;
         let scale = measure_scale(normalize, d, buffer.iter().map(|(row, _, _)| row))?;
-        let sample: Vec<f32> = buffer
-            .iter()
-            .take(MEDIAN_ROWS)
-            .flat_map(|(row, _, _)| row.iter().map(|&x| (scale * f64::from(x)) as f32))
-            .collect();
-        let b_dec = init::geometric_median(backend, &backend.upload(&sample), sample.len() / d, d);
-        let params = init::start(backend, settings.dims, rng, b_dec);
+        let b_dec = match settings.start.median {
+            true => median(backend, scale, buffer, d),
+            false => backend.zeros(d),
+        };
+        let params = init::start(backend, settings, rng, b_dec);
         let OptimizerConfig::Adam { betas, epsilon, .. } = optimizer;
         Ok(Self {
             scale,
-            coder: TopkCoder::new(backend, settings, params, batch_rows),
-            adam: Adam::new(backend, settings.dims, *betas, *epsilon),
+            coder: Coder::new(backend, settings.clone(), params, batch_rows),
+            adam: Adam::new(backend, settings, *betas, *epsilon),
             dead: DeadTracker::new(settings.dims.f, settings.dead_after),
             counters: Counters::default(),
             x: backend.zeros(batch_rows * d),
@@ -90,22 +87,24 @@ impl<B: CoderOps> Training<B> {
         let n = rows.len() / dims.d;
         backend.write(&mut self.x, 0, rows);
         let dead = self.dead.dead();
-        let batch = Batch { x: &self.x, n, scale: self.scale, dead: &dead };
+        let batch = Batch { x: &self.x, n, scale: self.scale, dead: &dead, step: self.counters.step };
         let batch = self.coder.loss_and_gradients(backend, &batch);
 
         let learning_rate = schedule.rate(self.counters.step);
         self.counters.step += 1;
         self.counters.rows += n as u64;
         let coder = &mut self.coder;
-        constraint::project(backend, dims, &coder.params, &mut coder.gradients);
-        let gradient_norm = clip::norm(backend, dims, &coder.gradients);
-        if !gradient_norm.is_finite() || !batch.reconstruction_loss.is_finite() {
+        let settings = coder.settings().clone();
+        constraint::project(backend, &settings, &coder.params, &mut coder.gradients);
+        let gradient_norm = clip::norm(backend, &coder.gradients);
+        if !gradient_norm.is_finite() || !batch.loss().is_finite() {
             return self.skip().map(|()| None);
         }
         self.counters.skipped_in_a_row = 0;
         let factor = clip::factor(gradient_norm, clip_norm);
-        self.adam.update(backend, dims, &mut coder.params, &coder.gradients, learning_rate, factor);
-        constraint::renormalize(backend, dims, &mut coder.params);
+        self.adam.update(backend, &mut coder.params, &coder.gradients, learning_rate, factor);
+        constraint::restore(backend, &settings, &mut coder.params);
+        coder.state.update(&settings, batch.least);
         self.dead.update(&batch.fired, n as u64);
         Ok(Some(StepOutcome { batch, gradient_norm, learning_rate }))
     }
@@ -121,4 +120,11 @@ impl<B: CoderOps> Training<B> {
              rows of extreme norm"
         )))
     }
+}
+
+/// The geometric median of the first rows of the buffer, scaled.
+fn median<B: CoderOps>(backend: &B, scale: f64, buffer: &MixingBuffer, d: usize) -> B::Tensor {
+    let rows = buffer.iter().take(MEDIAN_ROWS);
+    let sample: Vec<f32> = rows.flat_map(|(row, _, _)| row.iter().map(|&x| (scale * f64::from(x)) as f32)).collect();
+    init::geometric_median(backend, &backend.upload(&sample), sample.len() / d, d)
 }

@@ -10,11 +10,16 @@ const WIDTH: usize = 8;
 
 /// A small trainer: 8 -> 64, k 3, batches of 16 out of 64 rows; latents die after 40 rows, so the auxiliary loss works.
 fn settings(rows: u64, reuse: u32) -> TrainerSettings {
+    let coder = serde_json::json!({"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40});
+    settings_of(coder, rows, reuse)
+}
+
+fn settings_of(coder: serde_json::Value, rows: u64, reuse: u32) -> TrainerSettings {
     let config = serde_json::json!({
         "name": "small",
         "input": "blocks.1.hook_resid_post",
         "buffer": {"rows": 64, "reuse": reuse},
-        "coder": {"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40},
+        "coder": coder,
         "optimizer": {"type": "adam", "learning_rate": 0.01, "warmup_steps": 5},
         "batch_rows": 16,
         "rows": rows,
@@ -48,6 +53,13 @@ fn offer(trainer: &mut Trainer<Cpu>, batches: std::ops::Range<u64>) {
 
 fn cpu(threads: usize) -> Arc<Cpu> {
     Arc::new(Cpu::new(threads).unwrap())
+}
+
+fn set_k(settings: &mut TrainerSettings, k: u32) {
+    match &mut settings.config.coder {
+        crate::sae::config::CoderConfig::Topk(coder) => coder.k = k,
+        other => panic!("{other:?} has no k"),
+    }
 }
 
 /// A change of settings.
@@ -85,6 +97,32 @@ fn an_interrupted_run_ends_in_the_same_bytes() {
             assert!(other.save().unwrap() == expected_end, "reuse {reuse}, cut after {cut}, finished");
             assert_eq!(other.report(), whole.report());
         }
+    }
+}
+
+#[test]
+fn every_coder_resumes_to_the_same_bytes() {
+    for coder in [
+        serde_json::json!({"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40, "decoder": "ranked"}),
+        serde_json::json!({"type": "batch_topk", "width": 64, "k": 3, "dead_after_tokens": 40}),
+        serde_json::json!({"type": "matryoshka", "width": 64, "k": 3, "widths": [8, 24], "dead_after_tokens": 40}),
+        serde_json::json!({"type": "standard", "width": 64, "l1_coefficient": 0.5, "l1_warmup_steps": 20}),
+        serde_json::json!({"type": "jumprelu", "width": 64, "l0_coefficient": 0.1, "pre_act_coefficient": 0.1,
+            "dead_after_tokens": 40, "l0_warmup_steps": 20}),
+        serde_json::json!({"type": "gated", "width": 64, "l1_coefficient": 0.3, "decoder": "free"}),
+    ] {
+        let settings = || settings_of(coder.clone(), 100_000, 2);
+        let mut whole = Trainer::new(cpu(2), settings()).unwrap();
+        offer(&mut whole, 0..PIECES);
+        let mut first = Trainer::new(cpu(1), settings()).unwrap();
+        offer(&mut first, 0..17);
+        assert!(first.report().step > 10 && first.report().l0 > 0.0, "{coder}: {:?}", first.report());
+        let files = first.save().unwrap();
+        let mut second = Trainer::restore(cpu(2), settings(), &files).unwrap();
+        assert!(second.save().unwrap() == files, "{coder}: a restored trainer saves what it was restored from");
+        offer(&mut second, 17..PIECES);
+        assert!(second.save().unwrap() == whole.save().unwrap(), "{coder}");
+        assert_eq!(second.report(), whole.report());
     }
 }
 
@@ -193,7 +231,15 @@ fn training_explains_more_and_exports_reconstruct_the_same() {
     assert_eq!(exported.metadata["hook_name"], "blocks.1.hook_resid_post");
     assert!(exported.metadata["hook_head_index"].is_null());
     let (mut folded, mut folded_l0, mut folded_fired) = (Vec::new(), Vec::new(), vec![0; fired.len()]);
-    exported.to_coder(&backend).reconstruct(&backend, 1.0, rows, &mut folded, &mut folded_l0, &mut folded_fired);
+    let params = exported.upload(&backend);
+    exported.inference(&backend, &params).reconstruct(
+        &backend,
+        1.0,
+        rows,
+        &mut folded,
+        &mut folded_l0,
+        &mut folded_fired,
+    );
     assert!(
         out.iter().zip(&folded).all(|(a, b)| (a - b).abs() < 1e-4 * a.abs().max(1.0)),
         "folding changed the output"
@@ -218,8 +264,7 @@ fn another_configuration_is_refused_by_name() {
         ("seed", |s| s.seed = Seed(8)),
         ("point", |s| s.point = HookPoint::block(2, Site::ResidPost)),
         ("trainer.coder.k", |s| {
-            let crate::sae::config::CoderConfig::Topk { k, .. } = &mut s.config.coder;
-            *k = 4;
+            set_k(s, 4);
         }),
     ] {
         let error = restore(change).unwrap_err();
@@ -280,8 +325,7 @@ fn impossible_settings_are_named() {
         ("`buffer.reuse` is 0", |s| s.config.buffer.reuse = 0),
         ("`batch_rows` is 0", |s| s.config.batch_rows = 0),
         ("`coder.k` is 65", |s| {
-            let crate::sae::config::CoderConfig::Topk { k, .. } = &mut s.config.coder;
-            *k = 65;
+            set_k(s, 65);
         }),
     ] {
         let mut settings = settings(100, 1);

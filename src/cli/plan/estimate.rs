@@ -13,7 +13,6 @@ use crate::dataset::header::SpecialTokens;
 use crate::error::Result;
 use crate::hooks::HookPoint;
 use crate::model::{ModelSpec, WeightCount};
-use crate::sae::config::CoderConfig;
 use crate::store::redact;
 use crate::store::upload::UploadOptions;
 use crate::tokens::config::{Packing, PrependBos, Separator, TokensConfig};
@@ -271,8 +270,7 @@ fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {
     let memory = sites::trainer_memory(facts.pipeline, &facts.sites.inputs)?;
     let configs = facts.pipeline.trainers.iter().zip(&facts.sites.inputs).zip(memory);
     let plans = configs.map(|((config, (input, d)), memory)| {
-        let CoderConfig::Topk { width, .. } = &config.coder;
-        let parameters = 2.0 * *d as f64 * f64::from(*width);
+        let parameters = 2.0 * *d as f64 * f64::from(config.coder.common().width);
         let steps = config.rows.0 / u64::from(config.batch_rows);
         let buffer = memory.buffer.0 as f64;
         TrainerPlan {
@@ -291,13 +289,15 @@ fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {
 }
 
 /// The encoder's product is dense: an operation pair for each of its parameters (half of all) and row. Reconstruction and
-/// gradients go over the rows of k latents, some six times in all. Adam goes over parameters, gradients and two moments
+/// gradients go over the rows of k latents, some six times in all; a coder that names no k may have any, and is guessed
+/// to have a hundred. Adam goes over parameters, gradients and two moments
 /// once a step, and writes three of them.
 fn trainer_seconds(config: &TrainerConfig, width: f64, steps: f64, rates: Rates) -> f64 {
     const SPARSE_PASSES: f64 = 6.0;
     const ADAM_PASSES: f64 = 7.0;
-    let CoderConfig::Topk { width: latents, k, .. } = &config.coder;
-    let (parameters, rows) = (2.0 * width * f64::from(*latents), config.rows.0 as f64);
-    let values = rows * f64::from(*k) * width * SPARSE_PASSES + parameters * ADAM_PASSES * steps;
+    const UNKNOWN_K: f64 = 100.0;
+    let coder = config.coder.common();
+    let (parameters, rows) = (2.0 * width * f64::from(coder.width), config.rows.0 as f64);
+    let values = rows * coder.k.unwrap_or(UNKNOWN_K) * width * SPARSE_PASSES + parameters * ADAM_PASSES * steps;
     parameters * rows / work::usable(rates.flops_per_second, width) + values * 4.0 / rates.bytes_per_second
 }

@@ -1,9 +1,12 @@
 //! [`CoderOps`] on the CPU: checks and hand-over to the loops.
 
+use std::ops::Range;
+
 use crate::compute::coder_ops::{
-    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, SquareSums, Subset,
+    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, PenaltyGradients, PenaltyShape, Rule,
+    SquareSums, Subset,
 };
-use crate::compute::cpu::{Cpu, adam, reduce, sparse, topk};
+use crate::compute::cpu::{Cpu, adam, entries, reduce, select, sparse, topk};
 
 impl CoderOps for Cpu {
     type Index = Vec<u32>;
@@ -39,16 +42,77 @@ impl CoderOps for Cpu {
         topk::encode_topk(self, c, (w_enc, b_enc), dims, among.map(|s| &s.latents[..s.len]), out);
     }
 
+    fn pre_activations(
+        &self,
+        c: &Vec<f32>,
+        w_enc: &Vec<f32>,
+        bias: &Vec<f32>,
+        u: &mut Vec<f32>,
+        n: usize,
+        dims: CoderDims,
+    ) {
+        let CoderDims { d, f } = dims;
+        select::pre_activations(self, &c[..n * d], &w_enc[..f * d], &bias[..f], &mut u[..n * f], dims);
+    }
+
+    fn select(&self, u: &Vec<f32>, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>) {
+        select::select(self, u, f, rule, code);
+    }
+
+    fn affine_entries(&self, from: &Code<Self>, gain: &Vec<f32>, offset: &Vec<f32>, to: &mut Code<Self>) {
+        entries::affine(self, from, gain, offset, to);
+    }
+
+    fn scale_entries(&self, code: &Code<Self>, gain: &Vec<f32>, t: &mut Vec<f32>) {
+        entries::scale(self, code, gain, t);
+    }
+
+    fn least_entry(&self, code: &Code<Self>, weight: Option<&Vec<f32>>) -> f64 {
+        entries::least(self, code, weight.map(Vec::as_slice))
+    }
+
+    fn penalize(
+        &self,
+        code: &Code<Self>,
+        weight: Option<&Vec<f32>>,
+        shape: PenaltyShape,
+        scale: f64,
+        out: PenaltyGradients<'_, Self>,
+    ) -> f64 {
+        entries::penalize(self, code, weight.map(Vec::as_slice), shape, scale, out)
+    }
+
+    fn entry_sums(&self, by_latent: &ByLatent<Self>, a: &Vec<f32>, b: Option<&Vec<f32>>, f: usize, out: &mut Vec<f32>) {
+        entries::sums(self, by_latent, a, b.map(Vec::as_slice), &mut out[..f]);
+    }
+
     fn decode(&self, code: &Code<Self>, w_dec: &Vec<f32>, bias: &Vec<f32>, out: &mut Vec<f32>, d: usize) {
-        sparse::decode(self, code, w_dec, |_| &bias[..d], 1.0, out, d);
+        sparse::decode(self, code, 0..u32::MAX, w_dec, |_| &bias[..d], 1.0, out, d);
     }
 
-    fn residual(&self, code: &Code<Self>, w_dec: &Vec<f32>, target: &Vec<f32>, r: &mut Vec<f32>, d: usize) {
-        sparse::decode(self, code, w_dec, |b| &target[b * d..][..d], -1.0, r, d);
+    fn residual(
+        &self,
+        code: &Code<Self>,
+        latents: Range<u32>,
+        w_dec: &Vec<f32>,
+        target: &Vec<f32>,
+        r: &mut Vec<f32>,
+        d: usize,
+    ) {
+        sparse::decode(self, code, latents, w_dec, |b| &target[b * d..][..d], -1.0, r, d);
     }
 
-    fn entry_dots(&self, code: &Code<Self>, w: &Vec<f32>, r: &Vec<f32>, scale: f64, out: &mut Vec<f32>, d: usize) {
-        sparse::entry_dots(self, code, w, r, scale as f32, out, d);
+    fn entry_dots(
+        &self,
+        code: &Code<Self>,
+        latents: Range<u32>,
+        w: &Vec<f32>,
+        r: &Vec<f32>,
+        scale: f64,
+        out: &mut Vec<f32>,
+        d: usize,
+    ) {
+        sparse::entry_dots(self, code, latents, (w, r), scale as f32, out, d);
     }
 
     fn group_by_latent(&self, code: &Code<Self>, f: usize, out: &mut ByLatent<Self>) {
@@ -81,6 +145,22 @@ impl CoderOps for Cpu {
 
     fn row_distances(&self, x: &Vec<f32>, center: &Vec<f32>, out: &mut Vec<f32>, n: usize, d: usize) {
         reduce::row_distances(self, &x[..n * d], &center[..d], &mut out[..n], d);
+    }
+
+    fn row_norms(&self, w: &Vec<f32>, out: &mut Vec<f32>, n: usize, d: usize) {
+        reduce::row_norms(self, &w[..n * d], &mut out[..n], d);
+    }
+
+    fn add_scaled_rows(&self, scale: &Vec<f32>, w: &Vec<f32>, out: &mut Vec<f32>, n: usize, d: usize) {
+        reduce::add_scaled_rows(self, &scale[..n], &w[..n * d], &mut out[..n * d], d);
+    }
+
+    fn combine(&self, a: f64, x: &Vec<f32>, b: f64, y: &mut Vec<f32>, len: usize) {
+        reduce::combine(self, (a as f32, &x[..len]), b as f32, &mut y[..len]);
+    }
+
+    fn at_least(&self, t: &mut Vec<f32>, least: f64, len: usize) {
+        t[..len].iter_mut().for_each(|x| *x = x.max(least as f32));
     }
 
     fn square_sums(&self, x: &Vec<f32>, n: usize, d: usize) -> SquareSums {

@@ -134,3 +134,46 @@ pub(super) fn normalize_rows(cpu: &Cpu, w: &mut [f32], d: usize) {
         });
     });
 }
+
+/// See [`crate::compute::CoderOps::row_norms`].
+pub(super) fn row_norms(cpu: &Cpu, w: &[f32], out: &mut [f32], d: usize) {
+    let rows = out.par_iter_mut().zip(w.par_chunks(d)).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|(out, row)| {
+            vectorized(
+                #[inline(always)]
+                || *out = dot(row, row).sqrt(),
+            );
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::add_scaled_rows`].
+pub(super) fn add_scaled_rows(cpu: &Cpu, scale: &[f32], w: &[f32], out: &mut [f32], d: usize) {
+    let rows = out.par_chunks_mut(d).zip(w.par_chunks(d)).zip(scale).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|((out, row), &scale)| {
+            vectorized(
+                #[inline(always)]
+                || axpy(scale, row, out),
+            );
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::combine`].
+pub(super) fn combine(cpu: &Cpu, (a, x): (f32, &[f32]), b: f32, y: &mut [f32]) {
+    let blocks = y.par_chunks_mut(NUMBERS).zip(x.par_chunks(NUMBERS));
+    cpu.run(|| {
+        blocks.for_each(|(y, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = a.mul_add(x, b * *y);
+                    }
+                },
+            );
+        });
+    });
+}

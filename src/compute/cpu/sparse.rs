@@ -1,5 +1,7 @@
 //! Sparse decode, its products with gradients, and gradients gathered per latent.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, LatentGradients, NO_LATENT};
@@ -11,16 +13,22 @@ const ROWS: usize = 32;
 /// Latents of a task.
 const LATENTS: usize = 16;
 
-/// The entries in one row's places.
+/// The entries in one row's places, of a range of latents.
 #[inline(always)]
-fn row_entries<'a>(latents: &'a [u32], values: &'a [f32]) -> impl Iterator<Item = (usize, f32)> + 'a {
-    latents.iter().zip(values).take_while(|(i, _)| **i != NO_LATENT).map(|(&i, &v)| (i as usize, v))
+fn row_entries<'a>(
+    latents: &'a [u32],
+    values: &'a [f32],
+    range: &'a Range<u32>,
+) -> impl Iterator<Item = (usize, f32)> + 'a {
+    let entries = latents.iter().zip(values).take_while(|(i, _)| **i != NO_LATENT);
+    entries.filter(|(i, _)| range.contains(i)).map(|(&i, &v)| (i as usize, v))
 }
 
-/// `out[b] = start(b) + sign * sum_i code[b, i] * w[i]`.
+/// `out[b] = start(b) + sign * sum_i code[b, i] * w[i]` over a range of latents.
 pub(super) fn decode<'a>(
     cpu: &Cpu,
     code: &Code<Cpu>,
+    range: Range<u32>,
     w: &[f32],
     start: impl Fn(usize) -> &'a [f32] + Sync,
     sign: f32,
@@ -29,6 +37,10 @@ pub(super) fn decode<'a>(
 ) {
     let (n, k) = (code.rows, code.k);
     if n == 0 {
+        return;
+    }
+    if k == 0 || range.is_empty() {
+        out[..n * d].chunks_exact_mut(d).enumerate().for_each(|(b, row)| row.copy_from_slice(start(b)));
         return;
     }
     let (latents, values) = (&code.latents[..n * k], &code.values[..n * k]);
@@ -42,7 +54,7 @@ pub(super) fn decode<'a>(
                     let rows = out.chunks_exact_mut(d).zip(latents.chunks_exact(k)).zip(values.chunks_exact(k));
                     for (b, ((out, latents), values)) in rows.enumerate() {
                         out.copy_from_slice(start(block * ROWS + b));
-                        for (i, value) in row_entries(latents, values) {
+                        for (i, value) in row_entries(latents, values, &range) {
                             axpy(sign * value, &w[i * d..][..d], out);
                         }
                     }
@@ -53,9 +65,17 @@ pub(super) fn decode<'a>(
 }
 
 /// See [`crate::compute::CoderOps::entry_dots`].
-pub(super) fn entry_dots(cpu: &Cpu, code: &Code<Cpu>, w: &[f32], r: &[f32], scale: f32, out: &mut [f32], d: usize) {
+pub(super) fn entry_dots(
+    cpu: &Cpu,
+    code: &Code<Cpu>,
+    range: Range<u32>,
+    (w, r): (&[f32], &[f32]),
+    scale: f32,
+    out: &mut [f32],
+    d: usize,
+) {
     let (n, k) = (code.rows, code.k);
-    if n == 0 {
+    if n == 0 || k == 0 {
         return;
     }
     let (latents, r) = (&code.latents[..n * k], &r[..n * d]);
@@ -66,11 +86,14 @@ pub(super) fn entry_dots(cpu: &Cpu, code: &Code<Cpu>, w: &[f32], r: &[f32], scal
             vectorized(
                 #[inline(always)]
                 || {
-                    out.fill(0.0);
                     let rows = out.chunks_exact_mut(k).zip(latents.chunks_exact(k)).zip(r.chunks_exact(d));
                     for ((out, latents), r) in rows {
-                        for (out, &i) in out.iter_mut().zip(latents).take_while(|(_, i)| **i != NO_LATENT) {
-                            *out = scale * dot(r, &w[i as usize * d..][..d]);
+                        for (out, &i) in out.iter_mut().zip(latents) {
+                            if range.contains(&i) {
+                                *out = scale * dot(r, &w[i as usize * d..][..d]);
+                            } else if i == NO_LATENT {
+                                *out = 0.0;
+                            }
                         }
                     }
                 },
@@ -81,7 +104,8 @@ pub(super) fn entry_dots(cpu: &Cpu, code: &Code<Cpu>, w: &[f32], r: &[f32], scal
 
 /// See [`crate::compute::CoderOps::group_by_latent`]. One pass to count, one to place: far below the time of the rest.
 pub(super) fn group_by_latent(code: &Code<Cpu>, f: usize, out: &mut ByLatent<Cpu>) {
-    let latents = &code.latents[..code.rows * code.k];
+    out.places.resize(out.places.len().max(code.places()), 0);
+    let latents = &code.latents[..code.places()];
     let starts = &mut out.starts[..=f];
     starts.fill(0);
     for &i in latents.iter().filter(|&&i| i != NO_LATENT) {
@@ -120,8 +144,9 @@ pub(super) fn latent_gradients(
                         w_enc.fill(0.0);
                         w_dec.fill(0.0);
                         *b_enc = 0.0;
-                        for term in terms {
-                            add_latent(term, c, d, block * LATENTS + i, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
+                        let i = block * LATENTS + i;
+                        for term in terms.iter().filter(|term| term.latents.contains(&(i as u32))) {
+                            add_latent(term, c, d, i, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
                         }
                     }
                 },
@@ -145,7 +170,9 @@ fn add_latent(
         let place = place as usize;
         let b = place / term.code.k;
         let g_pre = term.g_pre[place];
-        axpy(scale * term.code.values[place], &term.residual[b * d..][..d], w_dec);
+        if scale != 0.0 {
+            axpy(scale * term.code.values[place], &term.residual[b * d..][..d], w_dec);
+        }
         axpy(g_pre, &c[b * d..][..d], w_enc);
         *b_enc += g_pre;
     }

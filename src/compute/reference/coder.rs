@@ -1,9 +1,13 @@
 //! [`CoderOps`] in f64, as the formulas say.
 
+use std::ops::Range;
+
 use crate::compute::coder_ops::{
-    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NO_LATENT, SquareSums, Subset,
+    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NO_LATENT, PenaltyGradients,
+    PenaltyShape, Rule, SquareSums, Subset,
 };
 use crate::compute::reference::Reference;
+use crate::compute::reference::select::{self, slope};
 
 /// The entries of a code: (row, place, latent, value).
 fn entries(code: &Code<Reference>) -> impl Iterator<Item = (usize, usize, usize, f64)> + '_ {
@@ -80,23 +84,114 @@ impl CoderOps for Reference {
         }
     }
 
-    fn residual(&self, code: &Code<Self>, w_dec: &Vec<f64>, target: &Vec<f64>, r: &mut Vec<f64>, d: usize) {
+    fn pre_activations(
+        &self,
+        c: &Vec<f64>,
+        w_enc: &Vec<f64>,
+        bias: &Vec<f64>,
+        u: &mut Vec<f64>,
+        n: usize,
+        CoderDims { d, f }: CoderDims,
+    ) {
+        for (b, i) in (0..n).flat_map(|b| (0..f).map(move |i| (b, i))) {
+            u[b * f + i] = bias[i] + (0..d).map(|p| c[b * d + p] * w_enc[i * d + p]).sum::<f64>();
+        }
+    }
+
+    fn select(&self, u: &Vec<f64>, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>) {
+        select::select(u, f, &rule, code);
+    }
+
+    fn affine_entries(&self, from: &Code<Self>, gain: &Vec<f64>, offset: &Vec<f64>, to: &mut Code<Self>) {
+        let mut rows = vec![Vec::new(); from.rows];
+        for (b, _, i, value) in entries(from) {
+            let value = gain[i] * value + offset[i];
+            if value > 0.0 {
+                rows[b].push((i as u32, value));
+            }
+        }
+        to.rows = from.rows;
+        select::write(rows, to);
+    }
+
+    fn scale_entries(&self, code: &Code<Self>, gain: &Vec<f64>, t: &mut Vec<f64>) {
+        for (_, place, i, _) in entries(code) {
+            t[place] *= gain[i];
+        }
+    }
+
+    fn least_entry(&self, code: &Code<Self>, weight: Option<&Vec<f64>>) -> f64 {
+        entries(code).map(|(_, _, i, value)| value * weight.map_or(1.0, |w| w[i])).fold(f64::INFINITY, f64::min)
+    }
+
+    fn penalize(
+        &self,
+        code: &Code<Self>,
+        weight: Option<&Vec<f64>>,
+        shape: PenaltyShape,
+        scale: f64,
+        mut out: PenaltyGradients<'_, Self>,
+    ) -> f64 {
+        let mut total = 0.0;
+        for b in 0..code.rows {
+            let row: Vec<_> = entries(code).filter(|entry| entry.0 == b).collect();
+            let weight = |i: usize| weight.map_or(1.0, |w| w[i]);
+            let (sum, slopes) = slope(shape, row.iter().map(|&(_, _, i, value)| value * weight(i)));
+            total += sum;
+            for (&(_, place, i, value), slope) in row.iter().zip(slopes) {
+                out.values[place] += scale * slope * weight(i);
+                if let Some(weights) = &mut out.weights {
+                    weights[place] = scale * slope * value;
+                }
+            }
+        }
+        total
+    }
+
+    fn entry_sums(&self, by_latent: &ByLatent<Self>, a: &Vec<f64>, b: Option<&Vec<f64>>, f: usize, out: &mut Vec<f64>) {
+        for (out, ends) in out.iter_mut().zip(by_latent.starts[..=f].windows(2)) {
+            let places = &by_latent.places[ends[0] as usize..ends[1] as usize];
+            *out = places.iter().map(|&p| a[p as usize] * b.map_or(1.0, |b| b[p as usize])).sum();
+        }
+    }
+
+    fn residual(
+        &self,
+        code: &Code<Self>,
+        latents: Range<u32>,
+        w_dec: &Vec<f64>,
+        target: &Vec<f64>,
+        r: &mut Vec<f64>,
+        d: usize,
+    ) {
         r[..code.rows * d].copy_from_slice(&target[..code.rows * d]);
-        for (b, _, i, value) in entries(code) {
+        for (b, _, i, value) in entries(code).filter(|entry| latents.contains(&(entry.2 as u32))) {
             for p in 0..d {
                 r[b * d + p] -= value * w_dec[i * d + p];
             }
         }
     }
 
-    fn entry_dots(&self, code: &Code<Self>, w: &Vec<f64>, r: &Vec<f64>, scale: f64, out: &mut Vec<f64>, d: usize) {
-        out[..code.rows * code.k].fill(0.0);
-        for (b, place, i, _) in entries(code) {
+    fn entry_dots(
+        &self,
+        code: &Code<Self>,
+        latents: Range<u32>,
+        w: &Vec<f64>,
+        r: &Vec<f64>,
+        scale: f64,
+        out: &mut Vec<f64>,
+        d: usize,
+    ) {
+        for place in (0..code.places()).filter(|&place| code.latents[place] == NO_LATENT) {
+            out[place] = 0.0;
+        }
+        for (b, place, i, _) in entries(code).filter(|entry| latents.contains(&(entry.2 as u32))) {
             out[place] = scale * (0..d).map(|p| r[b * d + p] * w[i * d + p]).sum::<f64>();
         }
     }
 
     fn group_by_latent(&self, code: &Code<Self>, f: usize, out: &mut ByLatent<Self>) {
+        out.places.resize(out.places.len().max(code.places()), 0);
         let mut at = 0;
         for latent in 0..f {
             out.starts[latent] = at as u32;
@@ -120,7 +215,7 @@ impl CoderOps for Reference {
         out.b_enc[..f].fill(0.0);
         out.w_dec[..f * d].fill(0.0);
         for term in terms {
-            for (b, place, i, value) in entries(term.code) {
+            for (b, place, i, value) in entries(term.code).filter(|entry| term.latents.contains(&(entry.2 as u32))) {
                 out.b_enc[i] += term.g_pre[place];
                 for p in 0..d {
                     out.w_dec[i * d + p] += value * term.residual_scale * term.residual[b * d + p];
@@ -146,6 +241,28 @@ impl CoderOps for Reference {
         for b in 0..n {
             out[b] = (0..d).map(|p| (x[b * d + p] - center[p]).powi(2)).sum::<f64>().sqrt();
         }
+    }
+
+    fn row_norms(&self, w: &Vec<f64>, out: &mut Vec<f64>, n: usize, d: usize) {
+        for i in 0..n {
+            out[i] = w[i * d..][..d].iter().map(|x| x * x).sum::<f64>().sqrt();
+        }
+    }
+
+    fn add_scaled_rows(&self, scale: &Vec<f64>, w: &Vec<f64>, out: &mut Vec<f64>, n: usize, d: usize) {
+        for i in 0..n * d {
+            out[i] += scale[i / d] * w[i];
+        }
+    }
+
+    fn combine(&self, a: f64, x: &Vec<f64>, b: f64, y: &mut Vec<f64>, len: usize) {
+        for i in 0..len {
+            y[i] = a * x[i] + b * y[i];
+        }
+    }
+
+    fn at_least(&self, t: &mut Vec<f64>, least: f64, len: usize) {
+        t[..len].iter_mut().for_each(|x| *x = x.max(least));
     }
 
     fn square_sums(&self, x: &Vec<f64>, n: usize, d: usize) -> SquareSums {

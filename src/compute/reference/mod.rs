@@ -2,6 +2,7 @@
 
 mod coder;
 pub mod model;
+mod select;
 
 use std::ops::Range;
 
@@ -40,6 +41,10 @@ impl Backend for Reference {
         for (to, &from) in t[at..at + data.len()].iter_mut().zip(data) {
             *to = f64::from(from);
         }
+    }
+
+    fn write_f64(&self, t: &mut Vec<f64>, at: usize, data: &[f64]) {
+        t[at..at + data.len()].copy_from_slice(data);
     }
 
     fn read(&self, t: &Vec<f64>, at: usize, out: &mut [f32]) {

@@ -1,8 +1,9 @@
 //! Adam (Kingma & Ba 2015), dense: latents without a gradient keep moving by their moments.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{AdamStep, CoderDims};
+use crate::compute::coder_ops::AdamStep;
 use crate::sae::params::{self, Gradients, Params, PerParam};
+use crate::sae::settings::CoderSettings;
 
 /// Moments and the number of updates.
 pub struct Adam<B: CoderOps> {
@@ -20,15 +21,15 @@ pub struct Adam<B: CoderOps> {
 
 impl<B: CoderOps> Adam<B> {
     /// Before the first update.
-    pub fn new(backend: &B, dims: CoderDims, betas: [f64; 2], epsilon: f64) -> Self {
-        Self { betas, epsilon, t: 0, m: params::zeros(backend, dims), v: params::zeros(backend, dims) }
+    pub fn new(backend: &B, settings: &CoderSettings, betas: [f64; 2], epsilon: f64) -> Self {
+        let zeros = || params::zeros(backend, settings.dims, settings.selection.extra_params());
+        Self { betas, epsilon, t: 0, m: zeros(), v: zeros() }
     }
 
     /// One update with `gradient_scale * gradients`.
     pub fn update(
         &mut self,
         backend: &B,
-        dims: CoderDims,
         params: &mut Params<B>,
         gradients: &Gradients<B>,
         learning_rate: f64,
@@ -37,8 +38,8 @@ impl<B: CoderOps> Adam<B> {
         self.t += 1;
         let step = AdamStep { learning_rate, betas: self.betas, epsilon: self.epsilon, t: self.t, gradient_scale };
         let state = self.m.each_mut().into_iter().zip(self.v.each_mut());
-        let tensors = params.each_mut().into_iter().zip(gradients.each()).zip(state).zip(params::lengths(dims));
-        for (((w, g), (m, v)), len) in tensors {
+        for ((w, g), (m, v)) in params.each_mut().into_iter().zip(gradients.each()).zip(state) {
+            let len = backend.len(w);
             backend.adam(w, g, m, v, len, &step);
         }
     }

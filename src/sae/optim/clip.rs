@@ -1,13 +1,12 @@
 //! The norm of all gradients together, and the factor that bounds it.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::CoderDims;
-use crate::sae::params::{self, Gradients};
+use crate::sae::params::Gradients;
 
 /// `sqrt(sum over all parameters of g^2)`. Not finite if one gradient is not.
-pub fn norm<B: CoderOps>(backend: &B, dims: CoderDims, gradients: &Gradients<B>) -> f64 {
-    let tensors = gradients.each().into_iter().zip(params::lengths(dims));
-    tensors.map(|(g, len)| backend.sum_squares(g, len)).sum::<f64>().sqrt()
+pub fn norm<B: CoderOps>(backend: &B, gradients: &Gradients<B>) -> f64 {
+    let squares = gradients.each().into_iter().map(|g| backend.sum_squares(g, backend.len(g)));
+    squares.sum::<f64>().sqrt()
 }
 
 /// What gradients of norm `norm` are multiplied by so that it is at most `limit`; a `limit` of 0 bounds nothing.

@@ -38,10 +38,10 @@ fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usiz
     backend.decode(&code, &w2, &shift, &mut out, d);
     results.push(("decode", read(backend, &out, n * d)));
     let mut r = backend.zeros(n * d);
-    backend.residual(&code, &w2, &c, &mut r, d);
+    backend.residual(&code, 0..u32::MAX, &w2, &c, &mut r, d);
     results.push(("residual", read(backend, &r, n * d)));
     let mut g_pre = backend.upload(&vec![9.0; n * k]);
-    backend.entry_dots(&code, &w2, &r, -0.25, &mut g_pre, d);
+    backend.entry_dots(&code, 0..u32::MAX, &w2, &r, -0.25, &mut g_pre, d);
     results.push(("entry_dots", read(backend, &g_pre, n * k)));
 
     let mut by_latent = ByLatent::new(backend, n, k, f);
@@ -52,11 +52,17 @@ fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usiz
     places.truncate(starts[f] as usize);
     results.push(("group_by_latent", starts.iter().chain(&places).map(|&i| f64::from(i)).collect()));
 
-    let term =
-        || GradientTerm { code: &code, by_latent: &by_latent, g_pre: &g_pre, residual: &r, residual_scale: -0.5 };
+    let term = |latents| GradientTerm {
+        code: &code,
+        by_latent: &by_latent,
+        g_pre: &g_pre,
+        residual: &r,
+        residual_scale: -0.5,
+        latents,
+    };
     let (mut g_enc, mut g_b, mut g_dec) = (up(f * d, "x"), up(f, "x"), up(f * d, "x"));
     let gradients = LatentGradients { w_enc: &mut g_enc, b_enc: &mut g_b, w_dec: &mut g_dec };
-    backend.latent_gradients(&[term(), term()], &c, dims, gradients);
+    backend.latent_gradients(&[term(0..u32::MAX), term(1..4)], &c, dims, gradients);
     results.push(("gradient of w_enc", read(backend, &g_enc, f * d)));
     results.push(("gradient of b_enc", read(backend, &g_b, f)));
     results.push(("gradient of w_dec", read(backend, &g_dec, f * d)));

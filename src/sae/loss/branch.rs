@@ -1,7 +1,5 @@
-//! Branches: reconstructions that share a batch's pre-activations.
-//!
-//! The main branch reconstructs the input from all latents; the auxiliary one (AuxK) reconstructs what the main branch
-//! left from dead latents. Each has its own code and residual; their gradients meet in one backward pass of the encoder.
+//! A reconstruction with a TopK code of its own, beside the coder's: AuxK (Gao et al. 2024), in which dead latents
+//! reconstruct what the coder left. Its gradients meet the coder's in one backward pass of the encoder.
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, Subset};
@@ -14,6 +12,7 @@ pub struct Branch<B: CoderOps> {
     g_pre: B::Tensor,
     residual: B::Tensor,
     residual_scale: f64,
+    most: usize,
 }
 
 impl<B: CoderOps> Branch<B> {
@@ -25,12 +24,13 @@ impl<B: CoderOps> Branch<B> {
             g_pre: backend.zeros(rows * k),
             residual: backend.zeros(rows * dims.d),
             residual_scale: 0.0,
+            most: k,
         }
     }
 
-    /// Keep up to `k` latents a row from now on: no more than there was room made for.
-    pub fn set_k(&mut self, k: usize) {
-        self.code.k = k;
+    /// Keep up to `k` latents a row, or as many as there was room made for.
+    pub fn limit_k(&mut self, k: usize) {
+        self.code.k = self.most.min(k);
     }
 
     /// Encode `c` `[n, d]` among the latents of `among` and subtract the reconstruction (without bias) from `target`
@@ -45,14 +45,14 @@ impl<B: CoderOps> Branch<B> {
     ) {
         self.code.rows = input.n;
         backend.encode_topk(input.c, &params.w_enc, &params.b_enc, dims, among, &mut self.code);
-        backend.residual(&self.code, &params.w_dec, input.target, &mut self.residual, dims.d);
+        backend.residual(&self.code, 0..u32::MAX, &params.w_dec, input.target, &mut self.residual, dims.d);
     }
 
     /// Take the gradient with respect to the reconstruction as `scale * residual` back to the pre-activations, and group
     /// the code by latent. No gradient flows through the choice of latents.
     pub fn backward(&mut self, backend: &B, params: &Params<B>, dims: CoderDims, scale: f64) {
         self.residual_scale = scale;
-        backend.entry_dots(&self.code, &params.w_dec, &self.residual, scale, &mut self.g_pre, dims.d);
+        backend.entry_dots(&self.code, 0..u32::MAX, &params.w_dec, &self.residual, scale, &mut self.g_pre, dims.d);
         backend.group_by_latent(&self.code, dims.f, &mut self.by_latent);
     }
 
@@ -64,24 +64,13 @@ impl<B: CoderOps> Branch<B> {
             g_pre: &self.g_pre,
             residual: &self.residual,
             residual_scale: self.residual_scale,
+            latents: 0..u32::MAX,
         }
     }
 
     /// `[n, d]` what is left of the target.
     pub fn residual(&self) -> &B::Tensor {
         &self.residual
-    }
-
-    /// The code of the last batch.
-    pub fn code(&self) -> &Code<B> {
-        &self.code
-    }
-
-    /// Where each latent's entries start, after [`Branch::backward`]: `[f + 1]`.
-    pub fn starts(&self, backend: &B, f: usize) -> Vec<u32> {
-        let mut starts = vec![0; f + 1];
-        backend.read_index(&self.by_latent.starts, &mut starts);
-        starts
     }
 }
 

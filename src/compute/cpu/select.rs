@@ -1,0 +1,215 @@
+//! Codes from dense pre-activations: one scan to count, one to write; the batch's largest by a histogram of the bits.
+
+use rayon::prelude::*;
+
+use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, Rule};
+use crate::compute::cpu::Cpu;
+use crate::compute::cpu::matmul::Product;
+
+/// Rows of a product: many, because weights are packed once for all of them.
+const PRODUCT_ROWS: usize = 256;
+/// Bits of a positive float (its sign is 0) that one pass of the histogram looks at, from the top: (shift, count).
+const PASSES: [(u32, u32); 3] = [(20, 11), (10, 10), (0, 10)];
+
+/// See [`crate::compute::CoderOps::pre_activations`]. Blocks are fixed: the result does not depend on the threads.
+pub(super) fn pre_activations(cpu: &Cpu, c: &[f32], w: &[f32], bias: &[f32], u: &mut [f32], dims: CoderDims) {
+    let CoderDims { d, f } = dims;
+    let blocks = u.par_chunks_mut(PRODUCT_ROWS * f).zip(c.par_chunks(PRODUCT_ROWS * d));
+    cpu.run(|| {
+        blocks.for_each(|(u, c)| {
+            u.chunks_exact_mut(f).for_each(|row| row.copy_from_slice(bias));
+            let n = u.len() / f;
+            let product = Product { n, n_in: d, n_out: f, x_stride: d, w_stride: d, y_stride: f, add: true };
+            product.run(c, w, u, gemm::Parallelism::None);
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::select`].
+pub(super) fn select(cpu: &Cpu, u: &[f32], f: usize, rule: Rule<'_, Cpu>, code: &mut Code<Cpu>) {
+    let u = &u[..code.rows * f];
+    match rule {
+        Rule::Positive => fill(cpu, u, f, code, &Each(|_, u| (u > 0.0).then_some(u))),
+        Rule::Above(threshold) => {
+            fill(cpu, u, f, code, &Each(|i: usize, u| (u > threshold[i] && u > 0.0).then_some(u)));
+        }
+        Rule::Near { threshold, half_width } => {
+            let half_width = half_width as f32;
+            let near = |i: usize, u: f32| {
+                let value = if u > threshold[i] { u } else { 0.0 };
+                ((u - threshold[i]).abs() < half_width).then_some(value)
+            };
+            fill(cpu, u, f, code, &Each(near));
+        }
+        Rule::Below { threshold, among } => {
+            fill(cpu, u, f, code, &BelowAmong { threshold, among: &among.latents[..among.len] });
+        }
+        Rule::RowLargest { k, score } => {
+            fill(cpu, u, f, code, &RowLargest { k: k.min(f), score: score.map(|s| &s[..f]) })
+        }
+        Rule::BatchLargest { count, score } => {
+            let largest = cpu.run(|| BatchLargest::new(u, f, score.map(|s| &s[..f]), count));
+            fill(cpu, u, f, code, &largest);
+        }
+    }
+}
+
+/// Which entries a row has.
+trait RowRule: Sync {
+    /// Call `take` with each entry of row `b`, latents ascending.
+    fn entries(&self, b: usize, row: &[f32], take: impl FnMut(u32, f32));
+}
+
+fn fill(cpu: &Cpu, u: &[f32], f: usize, code: &mut Code<Cpu>, rule: &impl RowRule) {
+    cpu.run(|| {
+        let count = |(b, row): (usize, &[f32])| {
+            let mut count = 0;
+            rule.entries(b, row, |_, _| count += 1);
+            count
+        };
+        code.k = u.par_chunks(f).enumerate().map(count).max().unwrap_or(0);
+        let (k, places) = (code.k, code.places());
+        if k == 0 {
+            return;
+        }
+        code.latents.resize(code.latents.len().max(places), NO_LATENT);
+        code.values.resize(code.values.len().max(places), 0.0);
+        let rows = code.latents[..places].par_chunks_mut(k).zip(code.values[..places].par_chunks_mut(k));
+        rows.zip(u.par_chunks(f)).enumerate().for_each(|(b, ((latents, values), row))| {
+            latents.fill(NO_LATENT);
+            values.fill(0.0);
+            let mut at = 0;
+            rule.entries(b, row, |latent, value| {
+                (latents[at], values[at]) = (latent, value);
+                at += 1;
+            });
+        });
+    });
+}
+
+/// A rule for each value alone: (latent, pre-activation) to the entry's value.
+struct Each<K>(K);
+
+impl<K: Fn(usize, f32) -> Option<f32> + Sync> RowRule for Each<K> {
+    fn entries(&self, _: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
+        for (i, &u) in row.iter().enumerate() {
+            if let Some(value) = (self.0)(i, u) {
+                take(i as u32, value);
+            }
+        }
+    }
+}
+
+/// [`Rule::Below`].
+struct BelowAmong<'a> {
+    threshold: &'a [f32],
+    among: &'a [u32],
+}
+
+impl RowRule for BelowAmong<'_> {
+    fn entries(&self, _: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
+        for &i in self.among {
+            let (u, threshold) = (row[i as usize], self.threshold[i as usize]);
+            if u < threshold {
+                take(i, threshold - u);
+            }
+        }
+    }
+}
+
+/// What is ranked: the bits of `u * score`, whose order is that of the numbers; 0 unless `u` is positive.
+#[inline(always)]
+fn key(u: f32, score: Option<&[f32]>, i: usize) -> u32 {
+    if u > 0.0 { (u * score.map_or(1.0, |s| s[i])).to_bits() } else { 0 }
+}
+
+/// [`Rule::RowLargest`].
+struct RowLargest<'a> {
+    k: usize,
+    score: Option<&'a [f32]>,
+}
+
+impl RowRule for RowLargest<'_> {
+    fn entries(&self, _: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
+        // greater is better; of equal keys the lower latent is
+        let entry = |(i, &u): (usize, &f32)| u64::from(key(u, self.score, i)) << 32 | u64::from(!(i as u32));
+        let mut ranked: Vec<u64> = row.iter().enumerate().map(entry).filter(|e| *e >> 32 > 0).collect();
+        if self.k < ranked.len() {
+            ranked.select_nth_unstable_by(self.k, |a, b| b.cmp(a));
+            ranked.truncate(self.k);
+        }
+        ranked.sort_unstable_by_key(|&entry| !(entry as u32));
+        ranked.iter().for_each(|&entry| take(!(entry as u32), row[!(entry as u32) as usize]));
+    }
+}
+
+/// [`Rule::BatchLargest`]: the bits of the least score that is kept, and how many of those equal to it each row keeps.
+struct BatchLargest<'a> {
+    score: Option<&'a [f32]>,
+    least: u32,
+    ties: Vec<usize>,
+}
+
+impl<'a> BatchLargest<'a> {
+    fn new(u: &[f32], f: usize, score: Option<&'a [f32]>, count: usize) -> Self {
+        let (mut least, mut above) = (0u32, 0usize);
+        for (shift, bits) in PASSES {
+            let prefix = u64::from(least) >> (shift + bits);
+            let counts = histogram(u, f, score, (shift, bits), prefix);
+            let mut bin = counts.len() - 1;
+            // zeros are in bin 0 of the last pass, and are never kept
+            while bin > 0 && above + counts[bin] < count {
+                above += counts[bin];
+                bin -= 1;
+            }
+            least |= (bin as u32) << shift;
+        }
+        let mut left = count.saturating_sub(above);
+        let in_row = |row: &[f32]| row.iter().enumerate().filter(|&(i, &u)| key(u, score, i) == least).count();
+        let ties: Vec<usize> = u.par_chunks(f).map(in_row).collect();
+        let ties = ties.into_iter().map(|ties| {
+            let kept = ties.min(left);
+            left -= kept;
+            kept
+        });
+        let ties = ties.collect();
+        Self { score, least, ties }
+    }
+}
+
+/// How many keys with the given prefix have each value of the bits after it.
+fn histogram(u: &[f32], f: usize, score: Option<&[f32]>, (shift, bits): (u32, u32), prefix: u64) -> Vec<usize> {
+    let bins = 1usize << bits;
+    let of_rows = |rows: &[f32]| {
+        let mut counts = vec![0usize; bins];
+        for row in rows.chunks_exact(f) {
+            for (i, &u) in row.iter().enumerate() {
+                let key = key(u, score, i);
+                if u64::from(key) >> (shift + bits) == prefix {
+                    counts[(key >> shift) as usize & (bins - 1)] += 1;
+                }
+            }
+        }
+        counts
+    };
+    let add = |mut a: Vec<usize>, b: Vec<usize>| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        a
+    };
+    u.par_chunks(64 * f).map(of_rows).reduce(|| vec![0; bins], add)
+}
+
+impl RowRule for BatchLargest<'_> {
+    fn entries(&self, b: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
+        let mut ties = self.ties[b];
+        for (i, &u) in row.iter().enumerate() {
+            let key = key(u, self.score, i);
+            if key > self.least {
+                take(i as u32, u);
+            } else if key == self.least && key > 0 && ties > 0 {
+                ties -= 1;
+                take(i as u32, u);
+            }
+        }
+    }
+}

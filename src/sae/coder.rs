@@ -1,0 +1,292 @@
+//! A coder: the blocks of its [`CoderSettings`], put together.
+//!
+//! With `y` the scaled input and `c = y - b_dec` (or `c = y`):
+//!
+//! ```text
+//! u = c W_enc^T + b_enc          f = selection of u          y^ = f W_dec + b_dec
+//! L = reconstruction(y, y^) + penalties(f) + losses of the selection + alpha sum |r - r^|^2 / sum |r - mean r|^2
+//! ```
+//!
+//! The last term (AuxK, only while latents are dead) takes `r = y - y^` as a constant; `r^ = a W_dec` with `a` the largest
+//! positive pre-activations among the dead latents. All terms share `u`: each gives a sparse gradient with respect to it,
+//! and there is one backward pass of encoder and decoder over all of them. `b_dec` gets `sum_b dL/dy^_b` and, where it is
+//! subtracted from the input, `-sum_b dL/du_b W_enc`.
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::{ByLatent, Code, CoderDims, LatentGradients, Subset};
+use crate::sae::infer::{Inference, Keep};
+use crate::sae::loss::branch::BranchInput;
+use crate::sae::loss::{Branch, Penalties, Reconstruction};
+use crate::sae::params::{self, Gradients, Params};
+use crate::sae::selection::{self, Input, Pass, Selection, SelectionLosses, gated, host, make_room};
+use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
+use crate::sae::state::CoderState;
+
+/// A batch to train on.
+pub struct Batch<'a, B: CoderOps> {
+    /// `[n, d]` raw rows.
+    pub x: &'a B::Tensor,
+    /// Rows.
+    pub n: usize,
+    /// `y = scale * x`.
+    pub scale: f64,
+    /// Dead latents, ascending.
+    pub dead: &'a [u32],
+    /// Steps before this one.
+    pub step: u64,
+}
+
+/// What a batch gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchReport {
+    /// `1/n sum |y - y^|^2`; weighted and summed over nested reconstructions.
+    pub reconstruction_loss: f64,
+    /// Weighted penalties for sparsity.
+    pub sparsity_loss: f64,
+    /// Weighted auxiliary losses: AuxK (0 while no latent is dead), and those of the selection.
+    pub auxiliary_loss: f64,
+    /// `sum |y - y^|^2 / sum |y - mean y|^2` over the batch.
+    pub fvu: f64,
+    /// Latents that fired, a row.
+    pub l0: f64,
+    /// `[f + 1]` where each latent's firings start among all: latent `i` fired `fired[i + 1] - fired[i]` times.
+    pub fired: Vec<u32>,
+    /// The least value that fired (by norm where that ranks), where the coder's state needs it.
+    pub least: f64,
+}
+
+impl BatchReport {
+    /// All losses.
+    pub fn loss(&self) -> f64 {
+        self.reconstruction_loss + self.sparsity_loss + self.auxiliary_loss
+    }
+}
+
+/// Parameters, and the buffers of a training step.
+pub struct Coder<B: CoderOps> {
+    settings: CoderSettings,
+    /// The parameters.
+    pub params: Params<B>,
+    /// Their gradients after [`Coder::loss_and_gradients`].
+    pub gradients: Gradients<B>,
+    /// What is remembered besides; see [`CoderState::update`].
+    pub state: CoderState,
+    /// `[rows, d]` the target less `b_dec`, and the input where that is another.
+    target: B::Tensor,
+    input: Option<(B::Tensor, B::Tensor)>,
+    norms: B::Tensor,
+    selection: Box<dyn Selection<B>>,
+    code: Code<B>,
+    by_latent: ByLatent<B>,
+    g_code: B::Tensor,
+    reconstruction: Reconstruction<B>,
+    penalties: Penalties<B>,
+    aux: Option<Branch<B>>,
+    aux_latents: B::Index,
+}
+
+impl<B: CoderOps> Coder<B> {
+    /// A coder for batches of up to `rows` rows.
+    pub fn new(backend: &B, settings: CoderSettings, params: Params<B>, rows: usize) -> Self {
+        let dims = settings.dims;
+        let k = settings.selection.expected_k();
+        Self {
+            params,
+            gradients: params::zeros(backend, dims, settings.selection.extra_params()),
+            state: CoderState::default(),
+            target: backend.zeros(rows * dims.d),
+            input: (!settings.subtract_bias).then(|| (backend.zeros(rows * dims.d), backend.zeros(dims.d))),
+            norms: backend.zeros(if settings.needs_norms() { dims.f } else { 0 }),
+            selection: selection::build(backend, &settings, rows),
+            code: Code::new(backend, rows, k),
+            by_latent: ByLatent::new(backend, rows, k, dims.f),
+            g_code: backend.zeros(rows * k),
+            reconstruction: Reconstruction::new(backend, dims, settings.prefixes.clone(), rows),
+            penalties: Penalties::new(backend, settings.penalties.clone(), dims.f),
+            aux: settings.aux.map(|aux| Branch::new(backend, dims, rows, aux.k)),
+            aux_latents: backend.index(dims.f),
+            settings,
+        }
+    }
+
+    /// What it is.
+    pub fn settings(&self) -> &CoderSettings {
+        &self.settings
+    }
+
+    /// The code of the last batch.
+    pub fn code(&self) -> &Code<B> {
+        &self.code
+    }
+
+    /// `[n, d]` what the reconstruction of the last batch left.
+    pub fn residual(&self) -> &B::Tensor {
+        self.reconstruction.residual()
+    }
+
+    /// Loss of a batch, and [`Coder::gradients`].
+    pub fn loss_and_gradients(&mut self, backend: &B, batch: &Batch<'_, B>) -> BatchReport {
+        let (dims, n) = (self.settings.dims, batch.n);
+        let Self { params, target, norms, penalties, .. } = self;
+        backend.center(batch.x, batch.scale, &params.b_dec, target, n, dims.d);
+        if let Some((input, zeros)) = &mut self.input {
+            backend.center(batch.x, batch.scale, zeros, input, n, dims.d);
+        }
+        if self.settings.needs_norms() {
+            backend.row_norms(&params.w_dec, norms, dims.f, dims.d);
+        }
+        let c = self.input.as_ref().map_or(&*target, |(input, _)| input);
+        let (dead, step) = (batch.dead, batch.step);
+        let input = Input { backend, params, dims, c, target, n, norms, dead, step };
+
+        self.selection.encode(&input, &mut self.code);
+        backend.group_by_latent(&self.code, dims.f, &mut self.by_latent);
+        let mut fired = vec![0; dims.f + 1];
+        backend.read_index(&self.by_latent.starts, &mut fired);
+        let (reconstruction_loss, left) = self.reconstruction.forward(&input, &self.code);
+        let spread = backend.square_sums(input.target, n, dims.d);
+        make_room(backend, &mut self.g_code, self.code.places());
+        self.reconstruction.entry_gradients(&input, &self.code, &mut self.g_code);
+        let mut pass = Pass {
+            code: &self.code,
+            by_latent: &self.by_latent,
+            fired: &fired,
+            g_code: &mut self.g_code,
+            reconstruction: &self.reconstruction,
+            penalties,
+            gradients: &mut self.gradients,
+        };
+        let SelectionLosses { sparsity, auxiliary } = self.selection.backward(&input, &mut pass);
+
+        let weight = self.settings.aux.filter(|_| !dead.is_empty() && left.about_mean > 0.0);
+        let weight = weight.map(|aux| aux.coefficient / left.about_mean);
+        let revival = weight.map_or(0.0, |weight| {
+            let aux = self.aux.as_mut().map(|branch| (branch, &mut self.aux_latents));
+            aux.map_or(0.0, |(branch, set)| revive(&input, branch, set, self.reconstruction.residual(), weight))
+        });
+        let terms = Terms {
+            code: &self.code,
+            by_latent: &self.by_latent,
+            g_code: &self.g_code,
+            reconstruction: &self.reconstruction,
+            selection: &*self.selection,
+            aux: self.aux.as_ref().filter(|_| weight.is_some()),
+        };
+        terms.sum(&input, self.settings.subtract_bias, &mut self.gradients);
+        self.selection.finish(&input, &mut self.gradients);
+        penalties.finish(&input, &mut self.gradients.w_dec);
+
+        let ranked = self.settings.decoder == DecoderNorm::Ranked;
+        let least = match self.settings.selection {
+            SelectionSettings::BatchTopK { .. } => backend.least_entry(&self.code, ranked.then_some(&*norms)),
+            _ => f64::INFINITY,
+        };
+        BatchReport {
+            reconstruction_loss,
+            sparsity_loss: sparsity,
+            auxiliary_loss: auxiliary + revival,
+            // rows that are all alike have no variance to explain
+            fvu: if spread.about_mean > 0.0 { left.about_zero / spread.about_mean } else { 0.0 },
+            l0: f64::from(fired[dims.f]) / n as f64,
+            fired,
+            least,
+        }
+    }
+
+    /// The coder for inference.
+    pub fn inference(&self, backend: &B) -> Inference<'_, B> {
+        let (dims, params) = (self.settings.dims, &self.params);
+        let f = dims.f;
+        let upload = |values: &[f64]| {
+            let mut t = backend.zeros(f);
+            backend.write_f64(&mut t, 0, values);
+            t
+        };
+        let of = |t: &B::Tensor| host(backend, t, f);
+        let norms = || {
+            let mut norms = backend.zeros(f);
+            backend.row_norms(&params.w_dec, &mut norms, f, dims.d);
+            norms
+        };
+        let ranked = self.settings.decoder == DecoderNorm::Ranked;
+        let keep = match &self.settings.selection {
+            SelectionSettings::TopK { k } => Keep::TopK { k: *k, score: ranked.then(norms) },
+            SelectionSettings::BatchTopK { .. } => Keep::Above(upload(&self.thresholds(backend))),
+            SelectionSettings::Positive => Keep::Positive,
+            SelectionSettings::JumpRelu(_) => Keep::Above(upload(&of(params.extra("threshold")))),
+            SelectionSettings::Gated { .. } => {
+                let (r_mag, b_mag) = (of(params.extra("r_mag")), of(params.extra("b_mag")));
+                let (gain, offset) = gated::magnitude(&r_mag, &b_mag, &of(&params.b_enc));
+                Keep::Gated { gain: upload(&gain), offset: upload(&offset) }
+            }
+        };
+        Inference { dims, params, keep, subtract_bias: self.settings.subtract_bias }
+    }
+
+    /// BatchTopK: `[f]` what `u` must exceed at inference; 0 before the first step.
+    pub fn thresholds(&self, backend: &B) -> Vec<f64> {
+        let CoderDims { d, f } = self.settings.dims;
+        let threshold = self.state.threshold.unwrap_or(0.0);
+        if self.settings.decoder != DecoderNorm::Ranked {
+            return vec![threshold; f];
+        }
+        let mut norms = backend.zeros(f);
+        backend.row_norms(&self.params.w_dec, &mut norms, f, d);
+        host(backend, &norms, f).into_iter().map(|norm| threshold / norm.max(1e-12)).collect()
+    }
+}
+
+/// The auxiliary branch: loss `weight * sum_b |r_b - r^_b|^2`.
+fn revive<B: CoderOps>(
+    input: &Input<'_, B>,
+    branch: &mut Branch<B>,
+    set: &mut B::Index,
+    residual: &B::Tensor,
+    weight: f64,
+) -> f64 {
+    let Input { backend, params, dims, c, n, dead, .. } = *input;
+    backend.write_index(set, dead);
+    let among = Subset { latents: set, len: dead.len() };
+    branch.limit_k(dead.len());
+    branch.forward(backend, params, dims, BranchInput { c, target: residual, n }, Some(among));
+    branch.backward(backend, params, dims, -2.0 * weight);
+    weight * backend.sum_squares(branch.residual(), n * dims.d)
+}
+
+/// Everything that has a gradient with respect to the pre-activations of a batch.
+struct Terms<'a, B: CoderOps> {
+    code: &'a Code<B>,
+    by_latent: &'a ByLatent<B>,
+    g_code: &'a B::Tensor,
+    reconstruction: &'a Reconstruction<B>,
+    selection: &'a dyn Selection<B>,
+    aux: Option<&'a Branch<B>>,
+}
+
+impl<B: CoderOps> Terms<'_, B> {
+    /// The gradients of encoder, decoder and `b_dec`.
+    fn sum(&self, input: &Input<'_, B>, subtract_bias: bool, gradients: &mut Gradients<B>) {
+        let Input { backend, params, dims, c, n, .. } = *input;
+        let CoderDims { d, f } = dims;
+        let own = self.selection.terms(input);
+        let others: Vec<f64> = own.iter().map(|term| term.residual_scale).collect();
+        let mut terms = self.reconstruction.terms(self.code, self.by_latent, self.g_code);
+        let first_own = terms.len();
+        terms.extend(own);
+        terms.extend(self.aux.map(Branch::term));
+        let Gradients::<B> { w_enc, b_enc, w_dec, b_dec, .. } = gradients;
+        backend.latent_gradients(&terms, c, dims, LatentGradients { w_enc, b_enc, w_dec });
+        self.reconstruction.bias_gradient(input, b_dec);
+        for (i, scale) in others.into_iter().enumerate().filter(|(_, scale)| *scale != 0.0) {
+            let mut sums = backend.zeros(d);
+            backend.column_sums(terms[first_own + i].residual, scale, &mut sums, n, d);
+            backend.combine(1.0, &sums, 1.0, b_dec, d);
+        }
+        if subtract_bias {
+            backend.add_weighted_rows(b_enc, &params.w_enc, -1.0, b_dec, f, d);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! `tests/fixtures/coders.json`: numbers in f64 that an independent implementation made.
+
+use super::*;
+use crate::compute::coder_ops::PenaltyShape;
+use crate::sae::optim::Adam;
+use crate::sae::settings::{JumpReluSettings, L0Penalty, PenaltySettings};
+use crate::sae::{constraint, init};
+use crate::trainer::metrics::ReconstructionSums;
+
+const D: usize = 3;
+const F: usize = 6;
+const N: usize = 4;
+
+fn case(name: &str) -> Value {
+    let text = include_str!("../../../../tests/fixtures/coders.json");
+    serde_json::from_str::<Value>(text).unwrap()[name].clone()
+}
+
+/// All numbers in a nested array, row by row.
+fn numbers(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(numbers).collect(),
+        number => vec![number.as_f64().unwrap()],
+    }
+}
+
+fn turned(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+}
+
+/// The case's coder, after a batch.
+struct Run {
+    coder: Coder<Reference>,
+    report: BatchReport,
+    expected: Value,
+}
+
+/// `bias` is the case's name of the encoder's bias, `extra` those of the extra parameters in their order.
+fn run(name: &str, settings: CoderSettings, bias: &str, extra: &[&str], dead: &[u32]) -> Run {
+    let case = case(name);
+    let inputs = &case["inputs"];
+    let params = PerParam {
+        w_enc: turned(&numbers(&inputs["W_enc"]), D, F),
+        b_enc: numbers(&inputs[bias]),
+        w_dec: numbers(&inputs["W_dec"]),
+        b_dec: numbers(&inputs["b_dec"]),
+        extra: settings
+            .selection
+            .extra_params()
+            .iter()
+            .zip(extra)
+            .map(|(name, theirs)| (*name, numbers(&inputs[*theirs])))
+            .collect(),
+    };
+    let mut coder = Coder::new(&Reference, settings, params, N);
+    let report = coder.loss_and_gradients(&Reference, &batch(&numbers(&inputs["x"]), N, dead));
+    let run = Run { coder, report, expected: case["expected"].clone() };
+    run.gradient("g_W_enc", &turned(&run.numbers("g_W_enc"), D, F), &run.coder.gradients.w_enc);
+    run.gradient("g_W_dec", &run.numbers("g_W_dec"), &run.coder.gradients.w_dec);
+    run.gradient("g_b_dec", &run.numbers("g_b_dec"), &run.coder.gradients.b_dec);
+    run.gradient("bias", &run.numbers(&format!("g_{bias}")), &run.coder.gradients.b_enc);
+    for ((_, gradient), theirs) in run.coder.gradients.extra.iter().zip(extra) {
+        run.gradient(theirs, &run.numbers(&format!("g_{theirs}")), gradient);
+    }
+    if run.expected.get("f").is_some() {
+        assert_close(&dense(run.coder.code(), F), &run.numbers("f"), 1e-8, "code");
+    }
+    if run.expected.get("x_hat").is_some() {
+        let mut x_hat = vec![0.0; N * D];
+        let params = &run.coder.params;
+        Reference.decode(run.coder.code(), &params.w_dec, &params.b_dec, &mut x_hat, D);
+        assert_close(&x_hat, &run.numbers("x_hat"), 1e-8, "x_hat");
+    }
+    run
+}
+
+impl Run {
+    fn numbers(&self, key: &str) -> Vec<f64> {
+        numbers(&self.expected[key])
+    }
+
+    fn gradient(&self, name: &str, expected: &[f64], found: &[f64]) {
+        assert_close(found, expected, 1e-8, name);
+    }
+
+    /// The sum of the case's losses of these names is `found`.
+    fn loss(&self, found: f64, names: &[&str]) {
+        let expected: f64 = names.iter().flat_map(|name| self.numbers(name)).sum();
+        assert_close(&[found], &[expected], 1e-8, names[0]);
+    }
+}
+
+fn plain(selection: SelectionSettings) -> CoderSettings {
+    let free = CoderSettings::plain(CoderDims { d: D, f: F }, selection, 100);
+    CoderSettings { decoder: DecoderNorm::Free, ..free }
+}
+
+fn l1(by_norm: bool) -> Vec<PenaltySettings> {
+    vec![PenaltySettings { shape: PenaltyShape::Linear, coefficient: 0.3, by_norm, warmup_steps: 0 }]
+}
+
+#[test]
+fn relu_with_l1_by_norm() {
+    let settings = CoderSettings { penalties: l1(true), ..plain(SelectionSettings::Positive) };
+    let run = run("relu_l1_norm_tied", settings, "b_enc", &[], &[]);
+    run.loss(run.report.reconstruction_loss, &["loss_recon"]);
+    run.loss(run.report.sparsity_loss, &["loss_l1"]);
+}
+
+#[test]
+fn topk_with_auxk() {
+    let run = run("topk_auxk", topk(D, F, 2, 2), "b_enc", &[], &[0, 3, 5]);
+    run.loss(run.report.reconstruction_loss, &["loss_recon"]);
+    run.loss(run.report.auxiliary_loss, &["loss_aux"]);
+}
+
+#[test]
+fn batch_topk_ranked_by_norm() {
+    let selection = SelectionSettings::BatchTopK { k: 2.0, threshold_rate: 0.01 };
+    let settings = CoderSettings { decoder: DecoderNorm::Ranked, ..plain(selection) };
+    let mut run = run("batchtopk_normscore", settings.clone(), "b_enc", &[], &[]);
+    run.loss(run.report.reconstruction_loss, &["loss_recon"]);
+    run.loss(run.report.least, &["min_positive_reported"]);
+    run.coder.state.threshold = Some(0.5);
+    run.coder.state.update(&settings, run.report.least);
+    run.loss(run.coder.state.threshold.unwrap(), &["tau_new"]);
+}
+
+fn jumprelu(sparsity: L0Penalty, pre_act_coefficient: f64) -> SelectionSettings {
+    SelectionSettings::JumpRelu(JumpReluSettings {
+        start: 0.0,
+        bandwidth: 0.4,
+        sparsity,
+        coefficient: 0.3,
+        warmup_steps: 0,
+        pre_act_coefficient,
+        pre_act_all: true,
+    })
+}
+
+#[test]
+fn jumprelu_with_l0_and_pre_activation_loss() {
+    let run = run("jumprelu_step_preact", plain(jumprelu(L0Penalty::Mean, 0.01)), "b_enc", &["theta"], &[]);
+    run.loss(run.report.reconstruction_loss, &["loss_recon"]);
+    run.loss(run.report.sparsity_loss, &["loss_l0"]);
+    run.loss(run.report.auxiliary_loss, &["loss_pre"]);
+}
+
+#[test]
+fn jumprelu_with_tanh() {
+    let shape = PenaltyShape::Tanh { scale: 4.0 };
+    let penalties = vec![PenaltySettings { shape, coefficient: 0.3, by_norm: true, warmup_steps: 0 }];
+    let settings = CoderSettings { penalties, ..plain(jumprelu(L0Penalty::Off, 0.0)) };
+    let run = run("jumprelu_tanh", settings, "b_enc", &["theta"], &[]);
+    run.loss(run.report.sparsity_loss, &["loss_tanh"]);
+}
+
+#[test]
+fn gated_in_both_forms() {
+    for (name, free) in [("gated_frozen_w1", false), ("gated_saelens_wnorm", true)] {
+        let selection = SelectionSettings::Gated { trains_decoder: free };
+        let settings = CoderSettings { penalties: l1(free), ..plain(selection) };
+        let run = run(name, settings, "b_gate", &["r_mag", "b_mag"], &[]);
+        run.loss(run.report.reconstruction_loss, &["loss_recon"]);
+        run.loss(run.report.sparsity_loss, &["loss_l1"]);
+        run.loss(run.report.auxiliary_loss, &["loss_aux"]);
+    }
+}
+
+#[test]
+fn nested_prefixes() {
+    let prefixes = [2, 4, 6].map(|width| Prefix { width, weight: 1.0 }).to_vec();
+    let settings = CoderSettings { prefixes, ..plain(SelectionSettings::Positive) };
+    let run = run("matryoshka_prefix", settings, "b_enc", &[], &[]);
+    run.loss(run.report.reconstruction_loss, &["prefix_losses"]);
+}
+
+#[test]
+fn adam_on_unit_rows() {
+    let case = case("adam_unitnorm");
+    let settings = topk(D, F, 1, 0);
+    let mut params = random_params(&Reference, &settings, "unused");
+    let mut gradients = params::zeros(&Reference, settings.dims, &[]);
+    params.w_dec = numbers(&case["inputs"]["W0"]);
+    let mut adam = Adam::new(&Reference, &settings, [0.9, 0.999], 1e-8);
+    for step in ["W_after_1", "W_after_2"] {
+        gradients.w_dec = numbers(&case["inputs"]["g"]);
+        constraint::project(&Reference, &settings, &params, &mut gradients);
+        adam.update(&Reference, &mut params, &gradients, 0.01, 1.0);
+        constraint::restore(&Reference, &settings, &mut params);
+        assert_close(&params.w_dec, &numbers(&case["expected"][step]), 1e-6, step);
+    }
+}
+
+#[test]
+fn geometric_median() {
+    let case = case("geometric_median");
+    let x = numbers(&case["inputs"]["x"]);
+    let median = init::geometric_median(&Reference, &x, 4, 3);
+    assert_close(&median, &numbers(&case["expected"]["median"]), 1e-6, "median");
+}
+
+#[test]
+fn metrics() {
+    let case = case("metrics");
+    let as_f32 = |value: &Value| numbers(value).into_iter().map(|x| x as f32).collect::<Vec<_>>();
+    let (x, y) = (as_f32(&case["inputs"]["x"]), as_f32(&case["inputs"]["x_hat"]));
+    let l0: Vec<u32> =
+        numbers(&case["inputs"]["f"]).chunks(6).map(|row| row.iter().filter(|f| **f > 0.0).count() as u32).collect();
+    let mut sums = ReconstructionSums::new(3, 6);
+    sums.add(&x, &y, &l0);
+    let found = sums.finish().unwrap();
+    let expected = &case["expected"];
+    let pairs = [
+        (found.l0, "L0"),
+        (found.mse, "S"),
+        (found.explained_variance, "EV_a"),
+        (found.cosine, "cos"),
+        (found.relative_bias, "rel_recon_bias"),
+    ];
+    for (value, name) in pairs {
+        assert_close(&[value], &numbers(&expected[name]), 1e-6, name);
+    }
+}

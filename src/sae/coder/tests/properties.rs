@@ -1,0 +1,127 @@
+//! What holds for every coder, whatever its parameters.
+
+use super::*;
+use crate::compute::coder_ops::NO_LATENT;
+use crate::sae::export::ExportedCoder;
+
+#[test]
+fn a_batch_given_twice_has_the_same_gradient() {
+    let n = 6;
+    let mut kinds = every_kind();
+    kinds.push(("topk, aux", topk(4, 7, 3, 2)));
+    for (name, settings) in kinds {
+        let rows = random_rows(n, 4, "twice");
+        let twice = [rows.clone(), rows.clone()].concat();
+        let gradients = |rows: &[f32]| {
+            let params = random_params(&Reference, &settings, "twice");
+            let n = rows.len() / 4;
+            let mut coder = Coder::new(&Reference, settings.clone(), params, n);
+            coder.loss_and_gradients(&Reference, &batch(&Reference.upload(rows), n, &[2, 3]));
+            coder.gradients
+        };
+        for (once, twice) in gradients(&rows).each().into_iter().zip(gradients(&twice).each()) {
+            assert_close(twice, once, 1e-12, name);
+        }
+    }
+}
+
+#[test]
+fn the_cpu_agrees_with_the_reference() {
+    let cpu = Cpu::new(2).unwrap();
+    let (n, d, f) = (300, 20, 90);
+    let wide: Vec<Value> = vec![
+        serde_json::json!({"type": "topk", "width": f, "k": 6, "decoder": "ranked"}),
+        serde_json::json!({"type": "batch_topk", "width": f, "k": 6.5}),
+        serde_json::json!({"type": "standard", "width": f, "l1_coefficient": 0.3, "lp_norm": 1.5}),
+        serde_json::json!({"type": "jumprelu", "width": f, "l0_coefficient": 0.2, "pre_act_coefficient": 0.1}),
+        serde_json::json!({"type": "jumprelu", "width": f, "l0_coefficient": 0.2, "sparsity": "quadratic"}),
+        serde_json::json!({"type": "jumprelu", "width": f, "l0_coefficient": 0.2, "sparsity": "target", "target_l0": 9}),
+        serde_json::json!({"type": "gated", "width": f, "l1_coefficient": 0.3, "decoder": "free"}),
+        serde_json::json!({"type": "matryoshka", "width": f, "k": 6, "widths": [11, 40]}),
+    ];
+    let dead = [3, 17, 50, 51, 80];
+    for json in wide {
+        let settings = configured(json.clone(), d);
+        let rows = random_rows(n, d, "agree");
+        let mut exact = Coder::new(&Reference, settings.clone(), random_params(&Reference, &settings, "agree"), n);
+        let mut fast = Coder::new(&cpu, settings.clone(), random_params(&cpu, &settings, "agree"), n);
+        let expected = exact.loss_and_gradients(&Reference, &batch(&Reference.upload(&rows), n, &dead));
+        let found = fast.loss_and_gradients(&cpu, &batch(&rows, n, &dead));
+        assert_close(&[found.loss(), found.l0], &[expected.loss(), expected.l0], 1e-4, &json.to_string());
+        let pairs = fast.gradients.each().into_iter().zip(exact.gradients.each());
+        for ((found, expected), name) in pairs.zip(exact.gradients.names()) {
+            let largest = expected.iter().fold(0f64, |a, g| a.max(g.abs()));
+            let off = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+            // an entry at the border of a window, or a near-tie, may fall on the other side in f32
+            assert!(off <= 0.02 * largest, "{json}: {name} is off by {off} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn codes_are_sparse_positive_and_in_order() {
+    let cpu = Cpu::new(2).unwrap();
+    let n = 300;
+    for json in [
+        serde_json::json!({"type": "topk", "width": 100, "k": 7, "aux_coefficient": 0}),
+        serde_json::json!({"type": "topk", "width": 100, "k": 7, "aux_coefficient": 0, "decoder": "ranked"}),
+        serde_json::json!({"type": "batch_topk", "width": 100, "k": 7.5, "aux_coefficient": 0}),
+        serde_json::json!({"type": "standard", "width": 100, "l1_coefficient": 0.3}),
+        serde_json::json!({"type": "jumprelu", "width": 100, "l0_coefficient": 0.3}),
+        serde_json::json!({"type": "gated", "width": 100, "l1_coefficient": 0.3}),
+    ] {
+        let s = configured(json.clone(), 24);
+        let mut coder = Coder::new(&cpu, s.clone(), random_params(&cpu, &s, "codes"), n);
+        let x = cpu.upload(&random_rows(n, 24, "codes"));
+        let report = coder.loss_and_gradients(&cpu, &batch(&x, n, &[]));
+        let k = coder.code().k;
+        let (mut entries, mut longest) = (0, 0);
+        let places = coder.code().places();
+        for (latents, values) in coder.code().latents[..places].chunks(k).zip(coder.code().values.chunks(k)) {
+            let active = values.iter().take_while(|v| **v > 0.0).count();
+            assert!(values[active..].iter().all(|v| *v == 0.0));
+            assert!(latents[active..].iter().all(|&i| i == NO_LATENT));
+            assert!(latents[..active].windows(2).all(|pair| pair[0] < pair[1]));
+            entries += active;
+            longest = longest.max(active);
+        }
+        assert_eq!(report.l0, entries as f64 / n as f64, "{json}");
+        match s.selection {
+            SelectionSettings::TopK { k } => assert!(longest <= k && report.l0 > k as f64 - 0.1, "{json}: {longest}"),
+            SelectionSettings::BatchTopK { k, .. } => {
+                assert_eq!(entries, (k * n as f64) as usize, "the whole budget is used");
+                assert!(longest > 8, "rows differ");
+                let least = coder.code().values[..places].iter().copied().filter(|v| *v > 0.0).fold(f32::MAX, f32::min);
+                assert_eq!(report.least, f64::from(least));
+            }
+            _ => assert!(longest > 8),
+        }
+    }
+}
+
+/// Folding the norms and the scale on export leaves code (times what folds say) and reconstruction as they were.
+#[test]
+fn exported_coders_compute_the_same() {
+    let cpu = Cpu::new(1).unwrap();
+    for (name, settings) in every_kind() {
+        let mut coder = Coder::new(&cpu, settings.clone(), random_params(&cpu, &settings, "export"), 50);
+        let rows = random_rows(50, 4, "export");
+        let report = coder.loss_and_gradients(&cpu, &Batch { scale: 1.7, ..batch(&rows, 50, &[]) });
+        coder.state.update(&settings, report.least);
+        let (mut ours, mut l0, mut fired) = (Vec::new(), Vec::new(), vec![0; 7]);
+        coder.inference(&cpu).reconstruct(&cpu, 1.7, &rows, &mut ours, &mut l0, &mut fired);
+        let files = ExportedCoder::from_coder(&cpu, &coder, 1.7, serde_json::Map::new()).write().unwrap();
+        let exported = ExportedCoder::read(&files).unwrap();
+        let params = exported.upload(&cpu);
+        let (mut theirs, mut their_l0, mut their_fired) = (Vec::new(), Vec::new(), vec![0; 7]);
+        exported.inference(&cpu, &params).reconstruct(&cpu, 1.0, &rows, &mut theirs, &mut their_l0, &mut their_fired);
+        let as_f64 = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+        // an entry that is the threshold itself may be on either side
+        let differ = l0.iter().zip(&their_l0).filter(|(a, b)| a != b).count();
+        assert!(differ <= 1, "{name}: {l0:?} and {their_l0:?}");
+        if differ == 0 {
+            assert_close(&as_f64(&theirs), &as_f64(&ours), 1e-4, name);
+        }
+        assert!(l0.iter().sum::<u32>() > 0, "{name}: nothing is active");
+    }
+}

@@ -1,0 +1,66 @@
+//! `type: batch_topk` (Bussmann et al. 2024): TopK whose budget is shared by the rows of a batch.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::compute::coder_ops::CoderDims;
+use crate::sae::coders::{
+    Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after, default_threshold_rate,
+};
+use crate::sae::settings::{CoderSettings, SelectionSettings};
+use crate::units::Count;
+
+/// The keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct BatchTopkConfig {
+    /// Latents.
+    #[schemars(range(min = 1))]
+    pub width: u32,
+    /// Latents kept a row, on average over a batch.
+    #[schemars(range(min = 1.0))]
+    pub k: f64,
+    /// Weight of a new batch in the moving average of the least value kept, which is the threshold at inference.
+    #[serde(default = "default_threshold_rate")]
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1.0))]
+    pub threshold_rate: f64,
+    /// Weight of the auxiliary loss that lets dead latents reconstruct the residual; 0: off.
+    #[serde(default = "default_aux_coefficient")]
+    #[schemars(range(min = 0.0))]
+    pub aux_coefficient: f64,
+    /// Dead latents that the auxiliary loss uses a row; default: half the input width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_k: Option<u32>,
+    /// A latent that fired for none of this many tokens is dead.
+    #[serde(default = "default_dead_after")]
+    pub dead_after_tokens: Count,
+    /// Norms of decoder rows.
+    #[serde(default)]
+    pub decoder: RankedDecoder,
+}
+
+impl BatchTopkConfig {
+    pub(in crate::sae) fn common(&self) -> Common {
+        Common { width: self.width, k: Some(self.k) }
+    }
+
+    pub(in crate::sae) fn faults(&self) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        faults.kept(self.width, self.k, self.aux_k);
+        faults.not_negative("aux_coefficient", self.aux_coefficient);
+        let rate = self.threshold_rate;
+        faults.check(rate > 0.0 && rate <= 1.0, "threshold_rate", rate, "must be above 0 and at most 1");
+        faults.0
+    }
+
+    pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
+        let dims = CoderDims { d, f: self.width as usize };
+        let selection = SelectionSettings::BatchTopK { k: self.k, threshold_rate: self.threshold_rate };
+        CoderSettings {
+            decoder: self.decoder.norm(),
+            aux: aux(self.aux_k, self.aux_coefficient, d, self.width),
+            ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
+        }
+    }
+}

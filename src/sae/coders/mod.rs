@@ -1,0 +1,121 @@
+//! The coders that people train, one file each: the keys of its `coder:` section, what must go together, and its
+//! composition from the blocks of [`crate::sae::settings`]. `docs/coders.md` has formulas and sources.
+//!
+//! A new coder is a file here and an arm in [`crate::sae::config::CoderConfig`]; if its blocks exist, nothing else.
+
+pub mod batch_topk;
+pub mod gated;
+pub mod jumprelu;
+pub mod matryoshka;
+pub mod standard;
+pub mod topk;
+
+pub use batch_topk::BatchTopkConfig;
+pub use gated::GatedConfig;
+pub use jumprelu::JumpreluConfig;
+pub use matryoshka::MatryoshkaConfig;
+pub use standard::StandardConfig;
+pub use topk::TopkConfig;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sae::settings::{AuxSettings, DecoderNorm};
+use crate::units::Count;
+
+/// What every coder has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Common {
+    /// Latents.
+    pub width: u32,
+    /// Latents a row that it aims at, where it says so.
+    pub k: Option<f64>,
+}
+
+/// A value that does not go with another, or is out of range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The key below `coder`.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What it must be: `must ...`.
+    pub rule: String,
+}
+
+/// Faults, gathered.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// `key` has `value`, which must be what `rule` says unless `holds`.
+    fn check(&mut self, holds: bool, key: &'static str, value: impl ToString, rule: impl Into<String>) {
+        if !holds {
+            self.0.push(Fault { key, value: value.to_string(), rule: rule.into() });
+        }
+    }
+
+    /// A number that must be 0 or more.
+    fn not_negative(&mut self, key: &'static str, value: f64) {
+        self.check(value >= 0.0 && value.is_finite(), key, value, "must be 0 or more");
+    }
+
+    /// A number that must be above 0.
+    fn positive(&mut self, key: &'static str, value: f64) {
+        self.check(value > 0.0 && value.is_finite(), key, value, "must be above 0");
+    }
+
+    /// Latents kept a row, and those of the auxiliary loss.
+    fn kept(&mut self, width: u32, k: f64, aux_k: Option<u32>) {
+        let rule = format!("must be between 1 and `coder.width` ({width})");
+        self.check(k >= 1.0 && k <= f64::from(width), "k", k, rule);
+        let rule = format!("must be at most `coder.width` ({width})");
+        self.check(aux_k.is_none_or(|k| k <= width), "aux_k", aux_k.unwrap_or(0), rule);
+    }
+}
+
+/// Norms of decoder rows, in a coder that keeps the largest pre-activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RankedDecoder {
+    /// 1, held by projection and renormalisation.
+    #[default]
+    Unit,
+    /// Free; latents are ranked by pre-activation times norm (SAELens: `rescale_acts_by_decoder_norm`).
+    Ranked,
+}
+
+impl RankedDecoder {
+    fn is_unit(&self) -> bool {
+        *self == Self::Unit
+    }
+
+    fn norm(self) -> DecoderNorm {
+        match self {
+            Self::Unit => DecoderNorm::Unit,
+            Self::Ranked => DecoderNorm::Ranked,
+        }
+    }
+}
+
+/// The auxiliary branch for inputs of width `d`: `aux_k`, or half of `d`.
+fn aux(aux_k: Option<u32>, coefficient: f64, d: usize, width: u32) -> Option<AuxSettings> {
+    let k = aux_k.map_or((d / 2).max(1), |k| k as usize).min(width as usize);
+    (k > 0 && coefficient > 0.0).then_some(AuxSettings { k, coefficient })
+}
+
+fn default_aux_coefficient() -> f64 {
+    1.0 / 32.0
+}
+
+fn default_dead_after() -> Count {
+    Count(10_000_000)
+}
+
+fn default_threshold_rate() -> f64 {
+    0.01
+}
+
+fn default_warmup_steps() -> u64 {
+    1000
+}

@@ -1,0 +1,58 @@
+//! `type: topk` (Gao et al. 2024): the k largest of each row, unit decoder rows, AuxK.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::compute::coder_ops::CoderDims;
+use crate::sae::coders::{Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after};
+use crate::sae::settings::{CoderSettings, SelectionSettings};
+use crate::units::Count;
+
+/// The keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct TopkConfig {
+    /// Latents.
+    #[schemars(range(min = 1))]
+    pub width: u32,
+    /// Latents kept a row.
+    #[schemars(range(min = 1))]
+    pub k: u32,
+    /// Weight of the auxiliary loss that lets dead latents reconstruct the residual; 0: off.
+    #[serde(default = "default_aux_coefficient")]
+    #[schemars(range(min = 0.0))]
+    pub aux_coefficient: f64,
+    /// Dead latents that the auxiliary loss uses a row; default: half the input width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_k: Option<u32>,
+    /// A latent that fired for none of this many tokens is dead.
+    #[serde(default = "default_dead_after")]
+    pub dead_after_tokens: Count,
+    /// Norms of decoder rows.
+    #[serde(default, skip_serializing_if = "RankedDecoder::is_unit")]
+    pub decoder: RankedDecoder,
+}
+
+impl TopkConfig {
+    pub(in crate::sae) fn common(&self) -> Common {
+        Common { width: self.width, k: Some(f64::from(self.k)) }
+    }
+
+    pub(in crate::sae) fn faults(&self) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        faults.kept(self.width, f64::from(self.k), self.aux_k);
+        faults.not_negative("aux_coefficient", self.aux_coefficient);
+        faults.0
+    }
+
+    pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
+        let dims = CoderDims { d, f: self.width as usize };
+        let selection = SelectionSettings::TopK { k: self.k as usize };
+        CoderSettings {
+            decoder: self.decoder.norm(),
+            aux: aux(self.aux_k, self.aux_coefficient, d, self.width),
+            ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Trained coders on rows that are not trained on: the code without what only a batch has.
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, Rule};
+use crate::sae::params::Params;
+
+/// Rows that are taken at once.
+const ROWS: usize = 1024;
+
+/// Which latents are active, and their values. Tensors are `[f]`.
+pub enum Keep<T> {
+    /// The `k` largest of a row, by `u`, or by `u score` with a score.
+    TopK {
+        /// Latents kept a row.
+        k: usize,
+        /// Weights of the ranking.
+        score: Option<T>,
+    },
+    /// All that are positive.
+    Positive,
+    /// Those above a threshold.
+    Above(T),
+    /// Where the gate `u` is positive: `gain u + offset`, if that is.
+    Gated {
+        /// Factor.
+        gain: T,
+        /// Term.
+        offset: T,
+    },
+}
+
+/// A coder for inference: parameters, and what it keeps.
+pub struct Inference<'a, B: CoderOps> {
+    /// Shape.
+    pub dims: CoderDims,
+    /// Parameters.
+    pub params: &'a Params<B>,
+    /// The rule.
+    pub keep: Keep<B::Tensor>,
+    /// Whether `b_dec` is subtracted from the encoder's input.
+    pub subtract_bias: bool,
+}
+
+/// Buffers for a number of rows.
+struct Scratch<B: CoderOps> {
+    x: B::Tensor,
+    c: B::Tensor,
+    zeros: B::Tensor,
+    u: Option<B::Tensor>,
+    gate: Code<B>,
+    code: Code<B>,
+}
+
+impl<B: CoderOps> Inference<'_, B> {
+    /// Reconstructions of raw rows, in raw space: `out` `[n, d]` and `l0` `[n]` (latents that fired) are overwritten;
+    /// `fired` `[f]` is counted up. The coder reads `scale * row`.
+    pub fn reconstruct(
+        &self,
+        backend: &B,
+        scale: f64,
+        rows: &[f32],
+        out: &mut Vec<f32>,
+        l0: &mut Vec<u32>,
+        fired: &mut [u64],
+    ) {
+        let d = self.dims.d;
+        assert!(rows.len().is_multiple_of(d) && fired.len() == self.dims.f, "reconstruct: rows of width {d}");
+        out.clear();
+        out.resize(rows.len(), 0.0);
+        l0.clear();
+        let mut scratch = self.scratch(backend, ROWS.min(rows.len() / d));
+        let mut latents = Vec::new();
+        for (rows, out) in rows.chunks(ROWS * d).zip(out.chunks_mut(ROWS * d)) {
+            self.encode(backend, scale, rows, &mut scratch);
+            let code = &scratch.code;
+            backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.x, d);
+            backend.read(&scratch.x, 0, out);
+            out.iter_mut().for_each(|y| *y = (f64::from(*y) / scale) as f32);
+            latents.resize(code.places(), 0);
+            backend.read_index(&code.latents, &mut latents);
+            if code.k == 0 {
+                l0.extend(std::iter::repeat_n(0, code.rows));
+            }
+            for row in latents.chunks_exact(code.k.max(1)) {
+                let active = row.iter().take_while(|&&i| i != NO_LATENT);
+                l0.push(active.map(|&i| fired[i as usize] += 1).count() as u32);
+            }
+        }
+    }
+
+    fn scratch(&self, backend: &B, rows: usize) -> Scratch<B> {
+        let CoderDims { d, f } = self.dims;
+        let (k, dense) = match &self.keep {
+            Keep::TopK { k, score: None } => (*k, false),
+            _ => (0, true),
+        };
+        Scratch {
+            x: backend.zeros(rows * d),
+            c: backend.zeros(rows * d),
+            zeros: backend.zeros(if self.subtract_bias { 0 } else { d }),
+            u: dense.then(|| backend.zeros(rows * f)),
+            gate: Code::new(backend, 0, 0),
+            code: Code::new(backend, rows, k),
+        }
+    }
+
+    fn encode(&self, backend: &B, scale: f64, rows: &[f32], scratch: &mut Scratch<B>) {
+        let (dims, params) = (self.dims, self.params);
+        let Scratch { x, c, zeros, u, gate, code } = scratch;
+        let n = rows.len() / dims.d;
+        code.rows = n;
+        backend.write(x, 0, rows);
+        backend.center(x, scale, if self.subtract_bias { &params.b_dec } else { zeros }, c, n, dims.d);
+        let Some(u) = u else {
+            return backend.encode_topk(c, &params.w_enc, &params.b_enc, dims, None, code);
+        };
+        backend.pre_activations(c, &params.w_enc, &params.b_enc, u, n, dims);
+        match &self.keep {
+            Keep::TopK { k, score } => {
+                backend.select(u, dims.f, Rule::RowLargest { k: *k, score: score.as_ref() }, code);
+            }
+            Keep::Positive => backend.select(u, dims.f, Rule::Positive, code),
+            Keep::Above(threshold) => backend.select(u, dims.f, Rule::Above(threshold), code),
+            Keep::Gated { gain, offset } => {
+                gate.rows = n;
+                backend.select(u, dims.f, Rule::Positive, gate);
+                backend.affine_entries(gate, gain, offset, code);
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What is minimised: reconstructions, penalties on the code, and the auxiliary branch. One file each.
+
+pub mod branch;
+pub mod penalty;
+pub mod reconstruction;
+
+pub use branch::Branch;
+pub use penalty::Penalties;
+pub use reconstruction::Reconstruction;

@@ -1,0 +1,33 @@
+//! The `k n` largest positive pre-activations of a batch of `n` rows (Bussmann et al. 2024): rows share a budget.
+//!
+//! Single rows have no batch: at inference a latent is active above a threshold, the moving average of the least value
+//! that batches kept ([`crate::sae::state`]).
+
+use crate::compute::CoderOps;
+use crate::compute::coder_ops::{Code, CoderDims, Rule};
+use crate::sae::selection::{Input, Selection};
+
+/// `f = u` where `u` (or `u |w_dec|`) is among the `k n` largest of the batch and positive.
+pub struct BatchTopK<B: CoderOps> {
+    k: f64,
+    ranked: bool,
+    /// `[rows, f]`.
+    u: B::Tensor,
+}
+
+impl<B: CoderOps> BatchTopK<B> {
+    /// For batches of up to `rows` rows; `ranked`: by `u |w_dec|`.
+    pub fn new(backend: &B, dims: CoderDims, rows: usize, k: f64, ranked: bool) -> Self {
+        Self { k, ranked, u: backend.zeros(rows * dims.f) }
+    }
+}
+
+impl<B: CoderOps> Selection<B> for BatchTopK<B> {
+    fn encode(&mut self, input: &Input<'_, B>, code: &mut Code<B>) {
+        let Input { backend, params, dims, c, n, norms, .. } = *input;
+        code.rows = n;
+        backend.pre_activations(c, &params.w_enc, &params.b_enc, &mut self.u, n, dims);
+        let count = (self.k * n as f64).floor() as usize;
+        backend.select(&self.u, dims.f, Rule::BatchLargest { count, score: self.ranked.then_some(norms) }, code);
+    }
+}

@@ -1,0 +1,201 @@
+//! What a coder is: one choice for each block.
+//!
+//! Every coder of [`crate::sae::coders`] is a value of [`CoderSettings`]; nothing else knows their names.
+
+use crate::compute::coder_ops::{CoderDims, PenaltyShape};
+
+/// A coder, composed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CoderSettings {
+    /// Shape.
+    pub dims: CoderDims,
+    /// How pre-activations become a code.
+    pub selection: SelectionSettings,
+    /// Norms of decoder rows.
+    pub decoder: DecoderNorm,
+    /// Whether `b_dec` is subtracted from the encoder's input.
+    pub subtract_bias: bool,
+    /// Reconstructions from the first `width` latents each, widths ascending, the last one all: `[(f, 1)]` is a plain coder.
+    pub prefixes: Vec<Prefix>,
+    /// Penalties on the code.
+    pub penalties: Vec<PenaltySettings>,
+    /// Dead latents that reconstruct the residual.
+    pub aux: Option<AuxSettings>,
+    /// A latent that fired for none of this many rows is dead.
+    pub dead_after: u64,
+    /// Where training starts.
+    pub start: StartSettings,
+}
+
+/// How pre-activations `u = c W_enc^T + b_enc` become a code: [`crate::sae::selection`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum SelectionSettings {
+    /// The `k` largest of a row.
+    TopK {
+        /// Latents kept a row.
+        k: usize,
+    },
+    /// The `k n` largest of `n` rows.
+    BatchTopK {
+        /// Latents kept a row, on average.
+        k: f64,
+        /// Weight of a new batch in the moving average of the least value kept.
+        threshold_rate: f64,
+    },
+    /// All that are positive.
+    Positive,
+    /// Those above a threshold that is trained.
+    JumpRelu(JumpReluSettings),
+    /// Those that a gate opens for; values have their own scale and bias.
+    Gated {
+        /// Whether the gate's own reconstruction trains the decoder too.
+        trains_decoder: bool,
+    },
+}
+
+/// See [`crate::sae::selection::jumprelu`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct JumpReluSettings {
+    /// Threshold to start from.
+    pub start: f64,
+    /// Width of the window around a threshold whose entries move it.
+    pub bandwidth: f64,
+    /// The penalty on the number of active latents.
+    pub sparsity: L0Penalty,
+    /// Its weight.
+    pub coefficient: f64,
+    /// Steps over which the weight rises from 0.
+    pub warmup_steps: u64,
+    /// Weight of `sum relu(threshold - u) |w_dec|` over dead latents; 0: off.
+    pub pre_act_coefficient: f64,
+    /// Whether that sum is over all latents instead.
+    pub pre_act_all: bool,
+}
+
+/// A penalty on how many latents are active, whose gradient reaches thresholds only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum L0Penalty {
+    /// None: the sparsity comes from penalties on values.
+    Off,
+    /// `mean l0`.
+    Mean,
+    /// `(mean l0 / target - 1)^2`.
+    Target(f64),
+    /// `sum_i p_i (1 + p_i / scale)`, with `p_i` the share of rows on which latent `i` is active.
+    Frequency(f64),
+}
+
+/// Norms of decoder rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecoderNorm {
+    /// 1, held by projection and renormalisation.
+    Unit,
+    /// Whatever the loss makes them.
+    Free,
+    /// As [`DecoderNorm::Free`]; latents are ranked by `u |w_dec|`, and report that as their value.
+    Ranked,
+}
+
+/// One of the reconstructions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prefix {
+    /// From the latents below this.
+    pub width: usize,
+    /// Weight of its loss; that of the last one is positive.
+    pub weight: f64,
+}
+
+/// `coefficient / n` times the sum of a function of the code's values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PenaltySettings {
+    /// The function.
+    pub shape: PenaltyShape,
+    /// Its weight.
+    pub coefficient: f64,
+    /// Whether values are multiplied by the norms of their decoder rows first.
+    pub by_norm: bool,
+    /// Steps over which the weight rises from 0.
+    pub warmup_steps: u64,
+}
+
+/// The auxiliary branch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AuxSettings {
+    /// Dead latents used a row.
+    pub k: usize,
+    /// Weight of the loss.
+    pub coefficient: f64,
+}
+
+/// Where training starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StartSettings {
+    /// Norm of the decoder's rows; encoder rows are equal to them.
+    pub norm: f64,
+    /// Whether `b_dec` starts at the geometric median of the data; at 0 otherwise.
+    pub median: bool,
+}
+
+impl SelectionSettings {
+    /// Names of the parameters that it has besides `w_enc`, `b_enc`, `w_dec` and `b_dec`, each `[f]`.
+    pub fn extra_params(&self) -> &'static [&'static str] {
+        match self {
+            Self::TopK { .. } | Self::BatchTopK { .. } | Self::Positive => &[],
+            Self::JumpRelu(_) => &["threshold"],
+            Self::Gated { .. } => &["r_mag", "b_mag"],
+        }
+    }
+
+    /// Latents a row that its buffers are made for at first; all of them, in the worst case, where it is 0.
+    pub fn expected_k(&self) -> usize {
+        match self {
+            Self::TopK { k } => *k,
+            Self::BatchTopK { k, .. } => 4 * k.ceil() as usize,
+            Self::Positive | Self::JumpRelu(_) | Self::Gated { .. } => 0,
+        }
+    }
+}
+
+impl CoderSettings {
+    /// A coder with this selection and nothing else: unit decoder rows, the bias subtracted, one reconstruction.
+    pub fn plain(dims: CoderDims, selection: SelectionSettings, dead_after: u64) -> Self {
+        Self {
+            dims,
+            selection,
+            decoder: DecoderNorm::Unit,
+            subtract_bias: true,
+            prefixes: vec![Prefix { width: dims.f, weight: 1.0 }],
+            penalties: Vec::new(),
+            aux: None,
+            dead_after,
+            start: StartSettings { norm: 1.0, median: true },
+        }
+    }
+
+    /// Whether the norms of decoder rows are needed in a step.
+    pub(crate) fn needs_norms(&self) -> bool {
+        let pre_act = matches!(&self.selection, SelectionSettings::JumpRelu(s) if s.pre_act_coefficient > 0.0);
+        pre_act || self.decoder == DecoderNorm::Ranked || self.penalties.iter().any(|p| p.by_norm)
+    }
+
+    /// Numbers in the buffers of a step of `n` rows, at worst, parameters and gradients apart.
+    pub fn step_numbers(&self, n: u64) -> u64 {
+        let (d, f) = (self.dims.d as u64, self.dims.f as u64);
+        let aux = self.aux.map_or(0, |aux| d + 4 * aux.k as u64);
+        let code = match &self.selection {
+            SelectionSettings::TopK { k } if self.decoder != DecoderNorm::Ranked => 4 * *k as u64,
+            SelectionSettings::TopK { k } => f + 4 * *k as u64,
+            SelectionSettings::BatchTopK { .. } => f + 4 * self.selection.expected_k() as u64,
+            // before training has made them sparse, half of all entries are active
+            SelectionSettings::Positive => f + 5 * f,
+            SelectionSettings::JumpRelu(_) => f + 6 * f,
+            SelectionSettings::Gated { .. } => f + 8 * f,
+        };
+        n * (d * (3 + self.prefixes.len() as u64) + code + aux)
+    }
+}
+
+/// What rises linearly from 0 to 1 over `steps`, at step `step` (from 0).
+pub(crate) fn warmup(step: u64, steps: u64) -> f64 {
+    if step < steps { step as f64 / steps as f64 } else { 1.0 }
+}

@@ -1,0 +1,32 @@
+//! What a coder remembers from batch to batch besides its parameters; saved with them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sae::settings::{CoderSettings, SelectionSettings};
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CoderState {
+    /// BatchTopK: moving average of the least value (times the decoder row's norm where that ranks) that a batch kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+}
+
+impl CoderState {
+    /// Whether there is nothing to save.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// A batch whose least kept value was `least`.
+    pub fn update(&mut self, settings: &CoderSettings, least: f64) {
+        if let SelectionSettings::BatchTopK { threshold_rate, .. } = settings.selection
+            && least.is_finite()
+        {
+            self.threshold = Some(match self.threshold {
+                None => least,
+                Some(average) => (1.0 - threshold_rate) * average + threshold_rate * least,
+            });
+        }
+    }
+}
