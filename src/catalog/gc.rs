@@ -157,7 +157,7 @@ pub async fn collect(catalog: &Catalog, policy: &Policy) -> Result<Garbage> {
         orphans::abort(catalog.location(), &upload.upload).await?;
     }
     for place in std::iter::once(catalog).chain(&groups).map(Catalog::location) {
-        for folder in [paths::SHARDS, paths::COMMITS, paths::MANIFESTS] {
+        for folder in paths::FOLDERS {
             let swept = objects::sweep_staging(&place.child(folder), Some(policy.before()))?;
             if !swept.is_empty() {
                 tracing::info!(place = %place.shown, folder, files = swept.len(), "deleted half-written files");

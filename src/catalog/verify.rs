@@ -382,9 +382,11 @@ pub async fn remove_unreferenced(catalog: &Catalog, report: &VerifyReport, befor
     objects::delete_all(catalog.location(), removed.clone()).await?;
     let groups = report.columns.iter().map(|group| format!("{}/", paths::column_group(&group.name)));
     for folder in std::iter::once(String::new()).chain(groups) {
-        for folder in [paths::SHARDS, paths::COMMITS, paths::MANIFESTS].map(|name| format!("{folder}{name}")) {
+        for folder in paths::FOLDERS.map(|name| format!("{folder}{name}")) {
             let swept = objects::sweep_staging(&catalog.location().child(&folder), Some(before))?;
-            removed.extend(swept.into_iter().map(|name| format!("{folder}/{name}")));
+            let below =
+                |name: String| format!("{}/{name}", folder.trim_end_matches('/')).trim_start_matches('/').to_owned();
+            removed.extend(swept.into_iter().map(below));
         }
     }
     for upload in orphans::list(catalog.location()).await?.iter().filter(|upload| upload.initiated < before) {

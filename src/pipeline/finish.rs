@@ -108,7 +108,8 @@ pub fn finish(
     let mut outcomes: Vec<Outcome> = pairs.map(|(ended, finished)| outcome(ended, finished)).collect();
     if complete {
         for (outcome, config) in outcomes.iter_mut().zip(&loaded.pipeline.trainers) {
-            let place = loaded.stores.open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
+            let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
+            let place = stores.open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
             outcome.evaluation = read_evaluation(loaded, &place, outcome, shared);
         }
         if let Some(held_out) = rest.judged_on.filter(|_| loaded.pipeline.evaluate_tokens > 0) {
@@ -201,7 +202,8 @@ fn export(
 ) -> Result<Option<String>> {
     let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
     let pipeline = &loaded.pipeline;
-    let place = loaded.stores.open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
+    let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
+    let place = stores.open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
     let mut files = trainer.export(about.clone())?;
     if let Some(evaluation) = &outcome.evaluation {
         let stored = serde_json::json!({ "of": evaluation_key(loaded, trainer), "metrics": evaluation });

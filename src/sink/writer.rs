@@ -97,7 +97,7 @@ impl ParquetSink {
         options: SinkOptions,
     ) -> Result<Self> {
         if options.attempt.is_none() {
-            for folder in [paths::SHARDS, paths::COMMITS, paths::MANIFESTS] {
+            for folder in paths::FOLDERS {
                 let swept = objects::sweep_staging(&catalog.location().child(folder), None)?;
                 if !swept.is_empty() {
                     tracing::info!(folder, files = swept.len(), "removed what a killed run left half-written");

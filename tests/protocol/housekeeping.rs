@@ -7,7 +7,7 @@ use bytes::Bytes;
 use harvestd::catalog::Catalog;
 use harvestd::catalog::compact::compact;
 use harvestd::catalog::gc::{Policy, Reason, collect, plan};
-use harvestd::catalog::verify::verify;
+use harvestd::catalog::verify::{remove_unreferenced, verify};
 use harvestd::dataset::config::KeepConfig;
 use harvestd::dataset::paths;
 use harvestd::sink::{ParquetSink, Quota, SinkOptions};
@@ -297,4 +297,38 @@ async fn a_lost_header_is_not_begun_anew() {
     objects::delete(&group.location().child(paths::HEADER)).await.unwrap();
     let report = verify(&base, |_, _| ()).await.unwrap();
     assert!(report.problems.len() == 1 && report.problems[0].what.contains("is missing"), "{report:?}");
+}
+
+/// Whatever a killed writer was just putting into place: the next one sweeps it up, and so do the collectors.
+#[tokio::test]
+async fn half_written_files_go_wherever_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = harvestd::store::Location::open(folder.path().join("acts").to_str().unwrap()).unwrap();
+    let catalog = dataset(&location).await;
+    let left = ["dataset.json#1", "columns/000001.json#1", "shards/x#2", "commits/y#3", "manifests/z#4"];
+    let leave = || {
+        for name in left {
+            let file = folder.path().join("acts").join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "half").unwrap();
+        }
+    };
+    let found = || left.iter().filter(|name| folder.path().join("acts").join(name).exists()).count();
+    leave();
+    assert_eq!(found(), 5);
+    write(&location, &spec(), 3, &[], SinkOptions::default()).await.unwrap();
+    assert_eq!(found(), 0, "the next writer");
+    leave();
+    let policy = Policy { keep: KeepConfig::default(), grace: DAY, now: now() };
+    collect(&catalog, &policy).await.unwrap();
+    assert_eq!(found(), 5, "they are young");
+    collect(&catalog, &Policy { grace: Duration::ZERO, ..policy }).await.unwrap();
+    assert_eq!(found(), 0, "the collector");
+    leave();
+    let report = verify(&catalog, |_, _| ()).await.unwrap();
+    let mut removed = remove_unreferenced(&catalog, &report, Duration::MAX).await.unwrap();
+    let mut wanted = left.map(str::to_owned);
+    removed.sort();
+    wanted.sort();
+    assert_eq!(removed, wanted, "verify --gc");
 }

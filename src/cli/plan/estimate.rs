@@ -5,22 +5,19 @@ use serde::Serialize;
 use super::cost::{self, CostPlan};
 use super::memory::{self, MemoryPlan};
 use super::rate::Rates;
+use super::stored::{self, PartPlan, Stored, StoredPart};
 use super::work;
 use crate::config::sites::{self, SiteWidth};
 use crate::config::{Harvest, Pipeline, Sites};
-use crate::dataset::config::StoredDtype;
 use crate::dataset::header::SpecialTokens;
 use crate::error::Result;
 use crate::hooks::HookPoint;
 use crate::model::{ModelSpec, WeightCount};
 use crate::store::redact;
-use crate::store::upload::UploadOptions;
 use crate::tokens::config::{Packing, PrependBos, Separator, TokensConfig};
 use crate::tokens::estimate::Estimate;
 use crate::trainer::config::TrainerConfig;
-
-/// Bytes of a row's own columns: document, unit, sequence, position, token.
-const ROW_LABEL_BYTES: f64 = 24.0;
+use crate::units::ByteSize;
 
 /// What the corpus is.
 #[derive(Clone, Debug, Serialize)]
@@ -62,7 +59,7 @@ pub(super) struct SitePlan {
     pub(super) trainers: Vec<String>,
 }
 
-/// The dataset.
+/// The dataset: what the run adds to it, column groups included.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct DatasetPlan {
     pub(super) url: String,
@@ -71,6 +68,10 @@ pub(super) struct DatasetPlan {
     pub(super) bytes: f64,
     /// Requests that write: a shard's parts, a commit for each.
     pub(super) put_requests: f64,
+    /// Bytes that are there before the run.
+    pub(super) stored_bytes: u64,
+    /// The dataset itself, then the column groups that the run writes to.
+    pub(super) parts: Vec<PartPlan>,
 }
 
 /// One trainer.
@@ -132,6 +133,8 @@ pub(super) struct Facts<'a> {
     pub(super) estimate: &'a Estimate,
     pub(super) special_tokens: SpecialTokens,
     pub(super) rates: Rates,
+    /// The dataset, if there is one already.
+    pub(super) stored: Option<&'a Stored>,
 }
 
 /// Make the plan.
@@ -151,9 +154,15 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
         let share = needed / stream.rows.max(1.0);
         stream = Stream { tokens: stream.tokens * share, rows: needed };
     }
+    let dataset = dataset(facts, stream.rows);
+    if let (Some(stored), true) = (facts.stored, trainers.is_empty()) {
+        // batches that nobody needs are not computed
+        let left = stored.parts.iter().map(|part| part.left(facts.units)).fold(0.0, f64::max);
+        stream = Stream { tokens: stream.tokens * left, rows: stream.rows * left };
+    }
+    warnings.extend(dataset.as_ref().and_then(|dataset| too_large(facts, dataset)));
     let points: Vec<HookPoint> = facts.sites.captured.iter().map(|(point, _)| *point).collect();
     let forward = forward(facts, &points, &stream);
-    let dataset = dataset(facts, stream.rows);
     let time = TimePlan {
         rates: facts.rates,
         forward_seconds: forward.flops_per_token * forward.tokens
@@ -233,7 +242,7 @@ fn forward(facts: &Facts<'_>, points: &[HookPoint], stream: &Stream) -> ForwardP
 fn site_plan(facts: &Facts<'_>, (point, width): SiteWidth, rows: f64) -> SitePlan {
     let stored = facts.sites.stored.iter().any(|(p, _)| *p == point);
     let dataset = facts.pipeline.dataset.as_ref().filter(|_| stored);
-    let per_token = dataset.map_or(0.0, |d| width as f64 * value_bytes(d.dtype) * d.sample.share());
+    let per_token = dataset.map_or(0.0, |d| width as f64 * stored::value_bytes(d.dtype) * d.sample.share());
     let reads = facts.sites.inputs.iter().zip(&facts.pipeline.trainers).filter(|((p, _), _)| *p == point);
     SitePlan {
         name: point.to_string(),
@@ -244,26 +253,38 @@ fn site_plan(facts: &Facts<'_>, (point, width): SiteWidth, rows: f64) -> SitePla
     }
 }
 
-fn value_bytes(dtype: StoredDtype) -> f64 {
-    match dtype {
-        StoredDtype::Float16 | StoredDtype::Bfloat16 => 2.0,
-        StoredDtype::Float32 => 4.0,
-    }
+/// What is added to the dataset and to its column groups; all of it if there is no dataset yet.
+fn dataset(facts: &Facts<'_>, rows: f64) -> Option<DatasetPlan> {
+    let config = facts.pipeline.dataset.as_ref()?;
+    let fresh = [StoredPart::fresh(None, facts.sites.stored.clone())];
+    let parts = facts.stored.map_or(&fresh[..], |stored| &stored.parts);
+    let parts: Vec<PartPlan> = parts.iter().map(|part| part.plan(config, rows, facts.units)).collect();
+    let sum = |of: fn(&PartPlan) -> f64| parts.iter().map(of).sum::<f64>();
+    Some(DatasetPlan {
+        url: redact(&config.url),
+        rows: parts.iter().map(|part| part.rows).fold(0.0, f64::max),
+        shards: sum(|part| part.shards),
+        bytes: sum(|part| part.bytes),
+        put_requests: sum(|part| part.shards * (part.uploads + 1.0) + 1.0),
+        stored_bytes: facts.stored.map_or(0, |stored| stored.bytes),
+        parts,
+    })
 }
 
-fn dataset(facts: &Facts<'_>, rows: f64) -> Option<DatasetPlan> {
-    let part_bytes = UploadOptions::default().part_bytes as f64;
-    let config = facts.pipeline.dataset.as_ref()?;
-    let rows = rows * config.sample.share();
-    let values: usize = facts.sites.stored.iter().map(|(_, width)| width).sum();
-    let bytes = rows * (values as f64 * value_bytes(config.dtype) + ROW_LABEL_BYTES);
-    // shards do not cross units
-    let units = f64::from(facts.units).max(1.0);
-    let shards = units * (rows / units / config.rows_per_shard.0 as f64).ceil();
-    let parts = (bytes / shards.max(1.0) / part_bytes).ceil();
-    // a multipart upload is begun and completed besides
-    let uploads = if parts > 1.0 { parts + 2.0 } else { 1.0 };
-    Some(DatasetPlan { url: redact(&config.url), rows, shards, bytes, put_requests: shards * (uploads + 1.0) + 1.0 })
+/// A warning if the dataset grows past its limit.
+fn too_large(facts: &Facts<'_>, dataset: &DatasetPlan) -> Option<String> {
+    let limit = facts.pipeline.store_limit?;
+    let all = dataset.stored_bytes as f64 + dataset.bytes;
+    let rounded = |bytes: f64| ByteSize(bytes.round() as u64);
+    (all > limit.0 as f64).then(|| {
+        let keeps = facts.pipeline.dataset.as_ref().is_some_and(|config| !config.keep.keeps_all());
+        let then = match keeps {
+            true => "the run stops unless `dataset.keep` makes room",
+            false => "the run stops there (exit code 73); raise it to go on",
+        };
+        let (there, added) = (ByteSize(dataset.stored_bytes), rounded(dataset.bytes));
+        format!("limits.store_bytes is {limit}, and the dataset comes to about {} ({there} are there, about {added} are added): {then}", rounded(all))
+    })
 }
 
 fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {

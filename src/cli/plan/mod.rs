@@ -5,25 +5,32 @@ mod estimate;
 mod memory;
 mod rate;
 mod replay;
+mod stored;
 mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::{Globals, Outcome, async_runtime, model_folder, output};
 use crate::compute::cpu::Cpu;
+use crate::config::{Loaded, Sites};
 use crate::corpus::Corpus;
-use crate::error::{ErrorKind, ResultExt};
-use crate::model;
+use crate::error::{Error, ErrorKind, ResultExt};
+use crate::model::{self, ModelSpec};
 use crate::pipeline::header;
 use crate::store::prices::Usage;
 use crate::tokens::estimate::{Estimate, estimate};
 use crate::units::{ByteSize, Count};
 use cost::CostPlan;
 use estimate::{Facts, Plan};
+use stored::{PartPlan, Stored};
+
+/// Longest look at the dataset that may be there.
+const LOOK_AT_MOST: Duration = Duration::from_secs(20);
 
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
@@ -55,6 +62,7 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
     let spec = source.spec();
     let batch_tokens = harvest.tokens.batch_sequences() * harvest.tokens.context_length as usize;
     let rates = rate::measure(&backend, batch_tokens.min(rate::ROWS_MAX), spec.d_model, spec.d_mlp);
+    let (stored, trouble) = runtime.block_on(stored_dataset(&loaded, &sites, spec))?;
     let mut plan = estimate::plan(&Facts {
         pipeline,
         harvest,
@@ -71,7 +79,9 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         estimate: &estimate,
         special_tokens,
         rates,
+        stored: stored.as_ref(),
     })?;
+    plan.warnings.extend(trouble);
     plan.warnings.extend(tokenizer.warnings().iter().cloned());
     if globals.json {
         let value = serde_json::to_value(&plan).or_kind(ErrorKind::Internal, || "write the plan as JSON".to_owned())?;
@@ -81,6 +91,25 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         loaded.notes.iter().for_each(|note| output::print(&note.line(&loaded.source.display().to_string())));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The dataset that is there already, if there is one; a warning if that cannot be seen.
+async fn stored_dataset(
+    loaded: &Loaded,
+    sites: &Sites,
+    spec: &ModelSpec,
+) -> Result<(Option<Stored>, Option<String>), Error> {
+    let Some(config) = &loaded.pipeline.dataset else { return Ok((None, None)) };
+    let location = loaded.stores.open(&config.url)?;
+    let context = loaded.pipeline.harvest()?.tokens.context_length as usize;
+    let looked = tokio::time::timeout(LOOK_AT_MOST, stored::look(&location, config, sites, spec, context)).await;
+    let trouble =
+        |why: String| format!("cannot see whether there is a dataset, so this is the plan of a new one: {why}");
+    Ok(match looked {
+        Ok(Ok(found)) => (found, None),
+        Ok(Err(error)) => (None, Some(trouble(error.to_string()))),
+        Err(_) => (None, Some(trouble(format!("`{}` does not answer", location.shown)))),
+    })
 }
 
 fn print(plan: &Plan, model: &str) {
@@ -124,6 +153,9 @@ fn print(plan: &Plan, model: &str) {
                 count(dataset.put_requests)
             ),
         );
+        for part in dataset.parts.iter().filter(|part| part.exists || part.column_group.is_some()) {
+            line("", part_text(part, corpus.units));
+        }
     }
     if !plan.trainers.is_empty() {
         output::print(&format!("\n{}\n", trainer_table(plan)));
@@ -160,6 +192,18 @@ fn print(plan: &Plan, model: &str) {
         line("cost", cost_text(&plan.cost));
     }
     plan.warnings.iter().for_each(|w| line("warning", w.clone()));
+}
+
+/// `column group x (sites): 26 shards are there, 9 of 9 units done; about 0 rows, 0B in 0 shards are added`.
+fn part_text(part: &PartPlan, units: u32) -> String {
+    let name = part.column_group.as_ref().map_or("itself".to_owned(), |group| format!("column group {group}"));
+    let there = match part.exists {
+        true => format!("{} shards are there, {} of {units} units done", part.stored_shards, part.units_done),
+        false => "new".to_owned(),
+    };
+    let (rows, shards) = (count(part.rows), count(part.shards));
+    let added = format!("about {rows} rows, {} in {shards} shards are added", bytes(part.bytes));
+    format!("{name} ({}): {there}; {added}", part.sites.join(", "))
 }
 
 fn cost_text(cost: &CostPlan) -> String {

@@ -1,4 +1,5 @@
 use super::estimate::Facts;
+use super::stored::StoredPart;
 use super::*;
 use crate::config::{self, Sites};
 use crate::hooks::{HookPoint, Site};
@@ -33,6 +34,11 @@ trainers:
 
 /// The plan of [`PIPELINE`] with `sets`, for a corpus of 10 000 documents of 1000 tokens.
 fn plan_with(sets: &[&str]) -> Plan {
+    plan_beside(None, sets)
+}
+
+/// As [`plan_with`], where this dataset is there already.
+fn plan_beside(stored: Option<Stored>, sets: &[&str]) -> Plan {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("p.yaml");
     std::fs::write(&file, PIPELINE).unwrap();
@@ -64,6 +70,7 @@ fn plan_with(sets: &[&str]) -> Plan {
         estimate: &estimate,
         special_tokens: Default::default(),
         rates,
+        stored: stored.as_ref(),
     };
     estimate::plan(&facts).unwrap()
 }
@@ -102,6 +109,36 @@ fn rows_bytes_and_shards() {
     let trained = plan.sites.iter().find(|s| s.name.contains("mlp_out")).unwrap();
     assert_eq!((trained.stored_bytes_per_token, trained.trainers.as_slice()), (0.0, &["t".to_owned()][..]));
     assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+}
+
+#[test]
+fn what_is_there_is_not_planned_again_and_limits_are_compared() {
+    let whole = plan_with(&["trainers=[]"]);
+    let dataset = whole.dataset.unwrap();
+    // the dataset is done for three units of four, and a group of one more site is new
+    let base = vec![(HookPoint::block(5, Site::ResidPost), 768)];
+    let done =
+        StoredPart { exists: true, units_done: 3, shards: 36, uncovered: 36, ..StoredPart::fresh(None, base.clone()) };
+    let group = StoredPart::fresh(Some("more".into()), vec![(HookPoint::block(6, Site::ResidPost), 768)]);
+    let there = dataset.bytes * 0.75;
+    let stored = Stored { parts: vec![done.clone(), group], groups: 0, bytes: there as u64 };
+    let plan = plan_beside(Some(stored), &["trainers=[]"]);
+    let parts = plan.dataset.unwrap().parts;
+    assert_eq!((parts[0].shards, parts[1].shards), (12.0, 48.0));
+    assert_eq!((parts[0].bytes, parts[1].bytes), (dataset.bytes / 4.0, dataset.bytes));
+    assert_eq!(plan.forward.tokens, whole.forward.tokens, "the group needs every batch");
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+    let alone = Stored { parts: vec![done], groups: 1, bytes: there as u64 };
+    let plan = plan_beside(Some(alone.clone()), &["trainers=[]"]);
+    assert_eq!(plan.forward.tokens, whole.forward.tokens / 4.0);
+    // what is there counts against the limit
+    for (limit, warned) in [(1.01, false), (0.99, true)] {
+        let limit = format!("limits.store_bytes={}", (dataset.bytes * limit) as u64);
+        let plan = plan_beside(Some(alone.clone()), &["trainers=[]", &limit]);
+        assert_eq!(plan.warnings.iter().any(|w| w.contains("limits.store_bytes")), warned, "{:?}", plan.warnings);
+        let fresh = plan_with(&["trainers=[]", &limit]);
+        assert_eq!(fresh.warnings.len(), usize::from(warned), "{:?}", fresh.warnings);
+    }
 }
 
 #[test]
