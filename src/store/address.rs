@@ -214,7 +214,7 @@ mod tests {
         let is = |kind, bucket: &str, path: &str, shown: &str| (kind, bucket.into(), path.into(), shown.into());
         assert_eq!(parsed("s3://b/x/y/"), is(Kind::S3, "b", "x/y", "s3://b/x/y"));
         assert_eq!(parsed("gs://b"), is(Kind::Gcs, "b", "", "gs://b"));
-        assert_eq!(parsed("file:///a%23b"), is(Kind::Local, "", "a%23b", "/a#b"));
+        assert_eq!(parsed("file:///a%23b"), is(Kind::Local, "", "a#b", "/a#b"));
         assert_eq!(parsed("az://c/x"), is(Kind::Azure, "c", "x", "az://c/x"));
         let abfss = "abfss://c@account.dfs.core.windows.net/x";
         assert_eq!(parsed(abfss), is(Kind::Azure, "c@account.dfs.core.windows.net", "x", abfss));
