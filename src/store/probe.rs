@@ -10,7 +10,7 @@ use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use crate::error::{Error, Result};
 use crate::runtime::clock::Clock;
 use crate::store::config::ConditionalPut;
-use crate::store::{self, Kind, Location};
+use crate::store::{self, Kind, Location, objects};
 
 /// Folder of the objects that are written for this, below the place.
 const FOLDER: &str = "probe";
@@ -67,25 +67,21 @@ async fn try_out(location: &Location) -> Result<()> {
 
 /// Whether the second write of one object was refused.
 async fn write_twice(place: &Location) -> Result<bool> {
-    let mut refused = false;
-    for content in ["first", "second"] {
-        let mut trial = place.backend.retries.begin();
-        refused = loop {
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            let put = place.store.put_opts(&place.path, Bytes::from_static(content.as_bytes()).into(), options).await;
-            match put {
-                Ok(_) => break false,
-                // of the first write: the answer to an earlier try was lost, and the store refuses the later one
-                Err(AlreadyExists { .. } | Precondition { .. }) => break true,
-                Err(error @ (NotImplemented { .. } | NotSupported { .. })) => {
-                    return Err(store::error("write only if absent", &place.shown, error));
-                }
-                Err(error) => {
-                    trial.failed(error).await.map_err(|e| store::error("write", &place.shown, e))?;
-                }
+    // a conflict says nothing of what is there: only once the object is seen, or was taken, a second write can be refused
+    objects::create(place, Bytes::from_static(b"first")).await?;
+    let mut trial = place.backend.retries.begin();
+    let refused = loop {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = place.store.put_opts(&place.path, Bytes::from_static(b"second").into(), options).await;
+        match put {
+            Ok(_) => break false,
+            Err(AlreadyExists { .. } | Precondition { .. }) => break true,
+            Err(error @ (NotImplemented { .. } | NotSupported { .. })) => {
+                return Err(store::error("write only if absent", &place.shown, error));
             }
-        };
-        place.backend.retries.answered();
-    }
+            Err(error) => trial.failed(error).await.map_err(|e| store::error("write", &place.shown, e))?,
+        }
+    };
+    place.backend.retries.answered();
     Ok(refused)
 }
