@@ -34,7 +34,7 @@ pub(crate) struct ImportArgs {
     /// The tensor or column with the values [default: the only one that can be meant]
     #[arg(long)]
     values: Option<String>,
-    /// Where ids are: token_id=NAME, doc_id=NAME or pos=NAME; may be repeated
+    /// Where ids are: token_id=NAME, doc_id=NAME or pos=NAME (`pos=`: do not read the file's); may be repeated
     #[arg(long, value_name = "ID=NAME")]
     ids: Vec<String>,
     /// Number format of raw bytes

@@ -105,8 +105,9 @@ pub struct LimitsConfig {
     #[serde(default = "default_memory")]
     pub memory: ByteSize,
     /// Bytes of the dataset's shards, at most: those of all its column groups, of all that write to it, and retired ones
-    /// until they are deleted. A run that would write more first applies `dataset.keep`; if that makes no room it commits
-    /// what fits, stops and exits with 73; with a larger limit it continues. No limit if left out.
+    /// until they are deleted. Rows of shards that are not full yet count as if they were written. A run that would write
+    /// more first applies `dataset.keep`; if that makes no room it stops at its last whole shard and exits with 73; with a
+    /// larger limit it continues. No limit if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_bytes: Option<ByteSize>,
 }

@@ -40,6 +40,7 @@ pub(super) fn batch(chunk: Chunk, place: &BatchPlace, shape: &Shape<'_>) -> Resu
     let mut values = chunk.values;
     let mut doc_id = chunk.doc_id.unwrap_or(doc_id);
     let mut pos = chunk.pos.unwrap_or(pos);
+    check_ascending(&seq, &pos)?;
     let mut token_id = chunk.token_id.unwrap_or_else(|| vec![0; rows]);
     let mut dropped = vec![DropCounts::new(); n_sequences];
     let keep: Vec<bool> = values.chunks_exact(shape.width).map(is_finite).collect();
@@ -83,6 +84,22 @@ pub(super) fn batch(chunk: Chunk, place: &BatchPlace, shape: &Shape<'_>) -> Resu
     })
 }
 
+/// A row is found by its sequence and position, so within a sequence positions ascend. Those of packed or padded sequences
+/// may not.
+fn check_ascending(seq: &[u32], pos: &[u32]) -> Result<()> {
+    let mut pairs = seq.windows(2).zip(pos.windows(2));
+    match pairs.position(|(seq, pos)| seq[0] == seq[1] && pos[0] >= pos[1]) {
+        None => Ok(()),
+        Some(row) => Err(Error::data(format!(
+            "sequence {} has position {} after position {}, and positions of a sequence must ascend: with `--ids pos=` the \
+             file's positions are not read, and rows are counted instead",
+            seq[row],
+            pos[row + 1],
+            pos[row]
+        ))),
+    }
+}
+
 /// Keep the rows of `width` values that `keep` says.
 fn retain<T: Copy>(data: &mut Vec<T>, width: usize, keep: &[bool]) {
     let mut end = 0;
@@ -110,6 +127,20 @@ mod tests {
     }
 
     const PLACE: BatchPlace = BatchPlace { unit: 1, index: 2, first_seq: 10, ends: true };
+
+    #[test]
+    fn positions_that_do_not_ascend_are_refused() {
+        let with = |pos: [u32; 6]| {
+            let chunk = Chunk { pos: Some(pos.into()), ..chunk() };
+            batch(chunk, &PLACE, &shape(NonFinite::Drop)).map(|batch| batch.pos)
+        };
+        // another sequence begins anew
+        assert_eq!(with([0, 7, 9, 0, 1, 2]).unwrap(), [0, 0, 1]);
+        for (wrong, place) in [([0, 0, 1, 0, 1, 2], "sequence 10"), ([0, 1, 2, 2, 1, 3], "sequence 12")] {
+            let error = with(wrong).unwrap_err().to_string();
+            assert!(error.contains(place) && error.contains("--ids pos="), "{error}");
+        }
+    }
 
     #[test]
     fn rows_that_are_not_finite_are_left_out_and_counted() {

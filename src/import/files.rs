@@ -136,19 +136,34 @@ pub(super) async fn find(sources: &[Location]) -> Result<(Vec<InputFile>, Passed
 async fn in_folder(folder: &Location, passed_over: &mut PassedOver) -> Result<Vec<InputFile>> {
     let mut inside = Vec::new();
     for object in objects::list(folder).await? {
-        let whole = object.location.as_ref();
-        let name = whole.strip_prefix(folder.path.as_ref()).unwrap_or(whole).trim_start_matches('/');
-        match format_of(name)? {
-            Some(format) => inside.push(InputFile::new(folder.child(name), object.size, format)),
+        let Some(parts) = object.location.prefix_match(&folder.path) else { continue };
+        let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+        let place = Location {
+            // as the store calls it: to join the name to the folder's would encode it once more
+            path: object.location.clone(),
+            shown: format!("{}/{}", folder.shown, legible(&name, folder)),
+            local: folder.local.as_ref().map(|local| local.join(legible(&name, folder))),
+            ..folder.clone()
+        };
+        match format_of(&place.shown)? {
+            Some(format) => inside.push(InputFile::new(place, object.size, format)),
             None => {
                 passed_over.files += 1;
                 if passed_over.names.len() < NAMES_KEPT {
-                    passed_over.names.push(folder.child(name).shown);
+                    passed_over.names.push(place.shown);
                 }
             }
         }
     }
     Ok(inside)
+}
+
+/// `name` as it is on disk: local stores escape what paths of objects may not contain.
+fn legible(name: &str, folder: &Location) -> String {
+    match folder.local {
+        Some(_) => percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned(),
+        None => name.to_owned(),
+    }
 }
 
 fn path(place: &Location) -> Vec<String> {
@@ -264,6 +279,11 @@ mod tests {
             put("a/x.npy", bytes).await;
             assert!(found(&["a"]).await.unwrap().0[0].checksum != before, "{at}");
         }
+        // names that paths of objects hold only escaped
+        for name in ["odd/ü.npy", "odd/a b%25/x~[1].npy"] {
+            put(name, vec![1; 100]).await;
+        }
+        assert_eq!(found(&["odd"]).await.unwrap().0.len(), 2);
         put("b/x.pkl", Vec::new()).await;
         assert!(found(&["b"]).await.unwrap_err().to_string().contains("x.pkl` is a pickle"));
     }

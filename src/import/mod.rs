@@ -86,7 +86,7 @@ pub struct Imported {
     pub passed_over: PassedOver,
 }
 
-/// Names of columns.
+/// Names of columns; an empty name: none, whatever the file has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdNames {
     /// Token ids.
@@ -111,7 +111,7 @@ struct Chunk {
 
 /// A file's rows, sequence after sequence. Blocks the thread.
 trait Sequences: Send {
-    /// Values a row.
+    /// Values a row; 0 if there is no row that would say it.
     fn width(&self) -> usize;
 
     /// The number format of the values.
@@ -170,10 +170,7 @@ pub async fn import(
             "files of no format that is read were passed over"
         );
     }
-    let first = files.first().ok_or_else(|| Error::data("there is nothing to import"))?;
-    let opened = open(first, options).await?;
-    let (width, found) = (opened.width(), opened.dtype());
-    drop(opened);
+    let (width, found) = shape_of_rows(&files, options).await?;
     let mut config = options.dataset.clone();
     if options.keep_dtype {
         config.dtype = found;
@@ -204,6 +201,17 @@ pub async fn import(
     Ok(Imported { totals: catalog.totals().await?, files: files.len(), dropped, passed_over })
 }
 
+/// Values a row and their format, of the first file that says it: writers of tables leave parts without rows.
+async fn shape_of_rows(files: &[InputFile], options: &ImportOptions) -> Result<(usize, StoredDtype)> {
+    for file in files {
+        let opened = open(file, options).await?;
+        if opened.width() > 0 {
+            return Ok((opened.width(), opened.dtype()));
+        }
+    }
+    Err(Error::data("there is nothing to import: no file has a row"))
+}
+
 async fn open(file: &InputFile, options: &ImportOptions) -> Result<Box<dyn Sequences>> {
     let (shown, file, options) = (file.place.shown.clone(), file.clone(), options.clone());
     let opened = blocking(move || file.open(&options)).await.and_then(|opened| opened);
@@ -220,7 +228,7 @@ async fn import_file(
 ) -> Result<()> {
     let mut rows = open(file, options).await?;
     let shape = Shape { name: &file.name, point: options.point, width, non_finite: options.non_finite };
-    if rows.width() != width {
+    if ![0, width].contains(&rows.width()) {
         return Err(Error::data(format!("its rows have {} values, and those of the first file {width}", rows.width())));
     }
     // batches begin at the same sequences whenever the import begins: commits count them

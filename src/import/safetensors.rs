@@ -18,6 +18,7 @@ pub(super) fn open(file: Place, options: &ImportOptions) -> Result<Dense> {
     let n_rows: u64 = values.shape.iter().rev().skip(1).fold(1, |n, &d| n.saturating_mul(d));
     let sequences = values.shape.first().copied().unwrap_or(0);
     let named = |name: &Option<String>, usual: &[&str], sizes: &[u64]| match name {
+        Some(name) if name.is_empty() => Ok(None),
         Some(name) => match arrays.iter().find(|array| array.name == *name) {
             Some(array) => Ok(Some(array.clone())),
             None => Err(no_such(name, &arrays)),

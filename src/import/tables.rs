@@ -106,6 +106,7 @@ impl Columns {
         let asked = [&options.ids.token_id, &options.ids.doc_id, &options.ids.pos];
         for ((id, asked), usual) in ids.iter_mut().zip(asked).zip(USUAL) {
             *id = match asked {
+                Some(name) if name.is_empty() => None,
                 Some(name) => {
                     let found = index(name).ok_or_else(|| no_such(name))?;
                     let data_type = schema.field(found).data_type();
@@ -146,8 +147,10 @@ impl Columns {
                 (number(item.data_type()).ok_or_else(wrong)?, usize::try_from(*width).map_err(|_| wrong())?)
             }
             DataType::List(item) | DataType::LargeList(item) => {
-                let width = if first { first_length(table.ready[0].column(table.values)) } else { Some(1) };
-                (number(item.data_type()).ok_or_else(wrong)?, width.ok_or_else(wrong)?)
+                let missing = || Error::data(format!("column `{}` has no vector in row 0", field.name()));
+                let width =
+                    if first { first_length(table.ready[0].column(table.values)).ok_or_else(missing)? } else { 0 };
+                (number(item.data_type()).ok_or_else(wrong)?, width)
             }
             DataType::FixedSizeBinary(bytes) => {
                 let dtype = options
@@ -168,7 +171,7 @@ impl Columns {
             _ => return Err(wrong()),
         };
         plausible("the width of a row", table.width as u64, WIDTH_MAX)?;
-        if table.width == 0 {
+        if table.width == 0 && first {
             return Err(wrong());
         }
         Ok(table)

@@ -71,7 +71,10 @@ impl Plan {
         let found = Catalog::read_header(&destination).await?;
         let buckets = match found.as_ref().and_then(|header| header.order.as_ref()) {
             Some(RowOrder::Shuffled(stored)) => stored.buckets,
-            None => buckets(source.rows(), row_bytes as u64 + SORT_BYTES, per_worker)?,
+            None => {
+                let group = source.header().shards.rows_per_group.0;
+                buckets(source.rows(), row_bytes as u64 + SORT_BYTES, per_worker, group)?
+            }
         };
         let order = Shuffled {
             seed: options.seed,
@@ -159,8 +162,10 @@ impl Plan {
     }
 }
 
-/// The number of buckets of about `bytes` each: a power of two.
-fn buckets(rows: u64, row_bytes: u64, bytes: u64) -> Result<u32> {
+/// The number of buckets of about `bytes` each: a power of two. A whole row group of `group` rows is held anyway, so buckets
+/// of less than some part of one save nothing, and each costs requests.
+fn buckets(rows: u64, row_bytes: u64, bytes: u64, group: u64) -> Result<u32> {
+    let bytes = bytes.max((group / 4).saturating_mul(row_bytes));
     let wanted = rows.saturating_mul(row_bytes).div_ceil(bytes.max(1)).max(1);
     let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
     if wanted > BUCKETS_MAX {
@@ -202,10 +207,16 @@ mod tests {
 
     #[test]
     fn buckets_follow_from_size_and_memory() {
-        assert_eq!(buckets(0, 100, 1000).unwrap(), 1);
-        assert_eq!(buckets(10, 100, 1000).unwrap(), 1);
-        assert_eq!(buckets(11, 100, 1000).unwrap(), 2);
-        assert_eq!(buckets(31, 100, 1000).unwrap(), 4);
-        assert!(buckets(u64::MAX, 100, 1).is_err());
+        assert_eq!(buckets(0, 100, 1000, 1).unwrap(), 1);
+        assert_eq!(buckets(10, 100, 1000, 1).unwrap(), 1);
+        assert_eq!(buckets(11, 100, 1000, 1).unwrap(), 2);
+        assert_eq!(buckets(31, 100, 1000, 1).unwrap(), 4);
+        assert!(buckets(u64::MAX, 100, 1, 1).is_err());
+    }
+
+    #[test]
+    fn buckets_are_no_small_parts_of_row_groups() {
+        assert_eq!(buckets(52_902, 400, 64, 8192).unwrap(), 32);
+        assert_eq!(buckets(52_902, 400, 64, 0).unwrap(), 1 << 19);
     }
 }

@@ -99,14 +99,14 @@ impl Quota {
             keeper.collect().await;
             state.measure().await?;
         }
-        if self.has_room(state, bytes) { Ok(()) } else { Err(self.full(state)) }
+        if self.has_room(state, bytes) { Ok(()) } else { Err(self.full(state, bytes)) }
     }
 
     fn has_room(&self, state: &State, bytes: u64) -> bool {
         state.stored.all().saturating_add(state.taken).saturating_add(bytes) <= self.0.limit
     }
 
-    fn full(&self, state: &State) -> Error {
+    fn full(&self, state: &State, wanted: u64) -> Error {
         let (limit, live) = (ByteSize(self.0.limit), ByteSize(state.stored.live.saturating_add(state.taken)));
         let retired = match state.stored.retired {
             0 => String::new(),
@@ -118,8 +118,9 @@ impl Quota {
         Error::new(
             ErrorKind::Full,
             format!(
-                "the dataset would grow past limits.store_bytes ({limit}; {live} are committed{retired}): raise the \
-                 limit, or make room with `harvestd gc`, and run it again to continue"
+                "the dataset would grow past limits.store_bytes ({limit}; {live} are committed{retired}, and {} are being \
+                 written): raise the limit, or make room with `dataset.keep` or `harvestd gc`, and run it again to continue",
+                ByteSize(wanted)
             ),
         )
     }

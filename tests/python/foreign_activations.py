@@ -37,6 +37,8 @@ def data():
         "small-ids": torch.tensor(values(6, 5, WIDTH)).to(torch.float16),
         "unsigned-ids": torch.tensor(values(6, 5, WIDTH)).to(torch.float16),
         "non-finite": values(50, 4, WIDTH).astype("f4"),
+        "packed": torch.tensor(values(4, 6, WIDTH)).to(torch.float16),
+        "parts": [values(9, WIDTH).astype("f4"), values(4, WIDTH).astype("f4")],
         "same-name": [values(5, WIDTH).astype("f4"), values(5, WIDTH).astype("f4")],
     }
     d["non-finite"][3, 1, 5] = np.nan
@@ -85,6 +87,19 @@ def write(folder):
     safetensors.torch.save_file(small, at("small.safetensors"))
     small = {"states": d["unsigned-ids"], "input_ids": ids.to(torch.uint16), "doc_id": torch.arange(6).to(torch.uint8).view(6, 1) * 3}
     safetensors.torch.save_file(small, at("unsigned.safetensors"))
+    # two documents in each sequence: positions begin anew
+    packed = {"states": d["packed"], "pos": torch.arange(6).remainder(3).repeat(4, 1)}
+    safetensors.torch.save_file(packed, at("packed.safetensors"))
+    # as a cluster leaves them: parts without rows; and names that are escaped in URLs
+    os.makedirs(at("parts/day=1 #ü"))
+    lists = [[], d["parts"][0], [], d["parts"][1]]
+    for i, x in enumerate(lists):
+        table = pa.table({"v": pa.array(list(x), type=pa.list_(pa.float32()))})
+        pq.write_table(table, at(f"parts/day=1 #ü/{i}-a~b%25[x].parquet"))
+    missing = pa.array([None, [1.0, 2.0]], type=pa.list_(pa.float32()))
+    pq.write_table(pa.table({"v": missing}), at("missing.parquet"))
+    os.makedirs(at("no-rows"))
+    pq.write_table(pa.table({"v": pa.array([], type=pa.list_(pa.float32()))}), at("no-rows/0.parquet"))
     np.save(at("non-finite.npy"), d["non-finite"])
     np.save(at("large.npy"), np.concatenate([d["npy-f64"], d["npy-f64"][:40] * 1e6]).astype("f4"))
     for i, x in enumerate(d["same-name"]):
@@ -128,7 +143,8 @@ def check(folder, cases):
     d["arrow-twice"] = d["arrow"]
     dtypes = {"npy-f64": "float32", "npy-f32": "float32", "npy-bf16": "bfloat16", "safetensors": "bfloat16", "safetensors-ids": "float32",
               "parquet-list": "float32", "parquet-binary": "float32", "arrow": "float32",
-              "arrow-twice": "float32", "feather-lz4": "float32", "non-finite": "float32", "same-name": "float32"}
+              "arrow-twice": "float32", "feather-lz4": "float32", "non-finite": "float32", "same-name": "float32",
+              "parts": "float32"}
     checked = []
     for case in cases:
         kind = case["kind"]
@@ -162,6 +178,10 @@ def check(folder, cases):
         elif kind == "non-finite":
             assert n == 194 and (ids("seq") == np.repeat(np.arange(50), 4)[finite]).all()
             assert (ids("pos") == np.tile(np.arange(4), 50)[finite]).all()
+        elif kind == "packed":
+            assert (ids("pos") == np.tile(np.arange(6), 4)).all()
+        elif kind == "parts":
+            assert (ids("unit") == np.repeat([1, 3], [9, 4])).all()
         elif kind == "same-name":
             assert len(set(ids("doc_id"))) == 10
         elif kind == "folder":

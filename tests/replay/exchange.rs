@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 /// The imports whose values Python compares: (name, arguments after the site).
-const KINDS: [(&str, &[&str], &[&str]); 18] = [
+const KINDS: [(&str, &[&str], &[&str]); 20] = [
     ("npy-f16", &["two-f16.npy"], &[]),
     ("npy-f32", &["three-f32.npy"], &[]),
     ("npy-f64", &["two-f64.npy"], &[]),
@@ -25,6 +25,8 @@ const KINDS: [(&str, &[&str], &[&str]); 18] = [
     ("small-ids", &["small.safetensors"], &[]),
     ("unsigned-ids", &["unsigned.safetensors"], &[]),
     ("non-finite", &["non-finite.npy"], &[]),
+    ("packed", &["packed.safetensors"], &["--ids", "pos="]),
+    ("parts", &["parts"], &[]),
     ("same-name", &["same/0/x.npy", "same/1/x.npy"], &[]),
 ];
 
@@ -79,9 +81,14 @@ fn what_python_wrote_is_imported_and_trains() {
         ("two-columns.parquet", "name one with --values"),
         ("five.npy", "must be [rows, width]"),
         ("nothing", "holds no .npy"),
+        ("packed.safetensors", "sequence 0 has position 0 after position 2"),
+        ("missing.parquet", "no vector in row 0"),
+        ("no-rows", "no file has a row"),
         ("no-positions.safetensors", "samples without positions"),
     ] {
-        let output = import(&folder, &[source], &scratch.path().join("refused"), &[]);
+        // some are found out only after the dataset is begun
+        let to = scratch.path().join(format!("refused-{source}"));
+        let output = import(&folder, &[source], &to, &[]);
         let text = text(&output);
         assert!(output.status.code() == Some(65) && text.contains(says), "{source}: {text}");
     }
