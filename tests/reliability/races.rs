@@ -72,14 +72,16 @@ fn ended(child: Child, log: &Path) -> Value {
     summary(&output)
 }
 
-/// Commits without the names of their objects, which carry attempts.
+/// Commits without the names of their objects, which carry attempts. What a killed writer was about to rename (`NAME#1`) is
+/// no object: others leave it alone, since its writer might live, and `harvestd gc` removes it.
 fn commits(dataset: &Path) -> BTreeMap<String, Value> {
     let nameless = |bytes: Vec<u8>| {
         let mut commit: Value = serde_json::from_slice(&bytes).unwrap();
         commit["object"].take();
         commit
     };
-    files(&dataset.join("commits")).into_iter().map(|(name, bytes)| (name, nameless(bytes))).collect()
+    let objects = files(&dataset.join("commits")).into_iter().filter(|(name, _)| !name.contains('#'));
+    objects.map(|(name, bytes)| (name, nameless(bytes))).collect()
 }
 
 /// With trainers both processes take the same batches in the same order, so they race for every part.
