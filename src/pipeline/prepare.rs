@@ -13,7 +13,7 @@ use crate::config::{Harvest, Loaded, Pipeline, Problems, Sites};
 use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
 use crate::dataset::header::{DatasetHeader, SpecialTokens};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hooks::SiteWidth;
 use crate::model::{self, BatchShape, Model, ModelSource};
 use crate::pipeline::build::{Head, ModelParts, Parts, Shared, TrainerParts};
@@ -156,7 +156,8 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         (Some(location), Some(config)) => {
             let mut header = header::describe(loaded, config, &identity, &division, &corpus, &keep);
             header.special_tokens = Some(special_tokens);
-            let storing = columns::open(location, header, config, &division, shared)?;
+            let opened = columns::open(location.clone(), header, config, &division, shared);
+            let storing = opened.map_err(|e| begun_meanwhile(e, found.is_none(), &location, shared))?;
             // another writer may have begun the dataset meanwhile: its limits are those that count
             let stored = storing.parts.first().map(|base| base.catalog.header());
             if let Some(limits) = stored.and_then(|header| header::stored_limits(header, &division.judged)) {
@@ -180,6 +181,17 @@ async fn stored_headers(location: &Location) -> Result<Option<(DatasetHeader, Ve
     let catalog = Catalog::open(location.clone()).await?;
     let groups = catalog.groups().await?.iter().map(|group| group.header().clone()).collect();
     Ok(Some((catalog.header().clone(), groups)))
+}
+
+/// `error`, or what to do if it comes from another run that began the dataset while this one was being prepared: started
+/// again, this one finds its sites there, or adds them.
+fn begun_meanwhile(error: Error, was_absent: bool, location: &Location, shared: &Shared<'_>) -> Error {
+    let is_there = || matches!(shared.io.block_on(Catalog::read_header(location)), Ok(Some(_)));
+    if error.kind() != ErrorKind::Config || !was_absent || !is_there() {
+        return error;
+    }
+    let what = format!("another run began `{}` at the same time: start this one again", location.shown);
+    Error::with_source(ErrorKind::Unavailable, what, error)
 }
 
 /// All problems with sites, as one configuration error.

@@ -75,12 +75,12 @@ fn utc_timestamp(secs: u64) -> String {
 
 /// Measures how long something took.
 #[derive(Clone, Copy, Debug)]
-pub struct Stopwatch(Instant);
+pub struct Stopwatch(tokio::time::Instant);
 
 impl Stopwatch {
     /// Start now.
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self(tokio::time::Instant::now())
     }
 
     /// Time since the start.
@@ -90,7 +90,7 @@ impl Stopwatch {
 
     /// Time since the start or the last lap, and start again.
     pub fn lap(&mut self) -> Duration {
-        let now = Instant::now();
+        let now = tokio::time::Instant::now();
         now - std::mem::replace(&mut self.0, now)
     }
 }

@@ -83,7 +83,7 @@ mod tests {
 
     /// Runs `answers` through `retry` with a policy of milliseconds; gives the result and how often it was called.
     fn run(answers: Vec<Result<u8>>, policy: RetryPolicy) -> (Result<u8>, usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let (shutdown, mut rng) = (Shutdown::new(Duration::ZERO), Seed(1).stream("retry"));
         let (mut answers, mut calls) = (answers.into_iter(), 0);
         let result = runtime.block_on(retry(
