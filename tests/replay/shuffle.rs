@@ -44,8 +44,6 @@ fn dataset(scratch: &Path, files: usize, rows: usize, width: usize, rows_per_sha
 fn shuffle(from: &str, to: &Path, memory: &str, workers: &str) -> Child {
     Command::new(BINARY)
         .args(["shuffle", from, to.to_str().unwrap(), "--memory", memory, "--workers", workers, "--seed", "4"])
-        // what is measured is the program, not how much freed memory the allocator keeps for each thread
-        .env("MALLOC_ARENA_MAX", "2")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
