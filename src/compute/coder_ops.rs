@@ -236,7 +236,8 @@ pub trait CoderOps: Backend {
     /// where they are too short.
     fn select(&self, u: &Self::Tensor, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>);
 
-    /// The entries `v` of `from` with `gain[i] * v + offset[i] > 0`, with that as their value: `gain`, `offset` `[f]`.
+    /// The entries `v` of `from` with `gain[i] * v + offset[i] > 0`, with that as their value: `gain`, `offset` `[f]`. `to` may
+    /// have places that no row needs.
     fn affine_entries(&self, from: &Code<Self>, gain: &Self::Tensor, offset: &Self::Tensor, to: &mut Code<Self>);
 
     /// `t[place] *= gain[latent]` at the code's entries: `gain` `[f]`.

@@ -53,6 +53,8 @@ pub struct BatchReport {
     pub fired: Vec<u32>,
     /// The least value that fired (by norm where that ranks), where the coder's state needs it.
     pub least: f64,
+    /// The first penalty's sum, and the one it would have with the next exponent, where that falls.
+    pub annealed: [f64; 2],
 }
 
 impl BatchReport {
@@ -81,6 +83,7 @@ pub struct Coder<B: CoderOps> {
     g_code: B::Tensor,
     reconstruction: Reconstruction<B>,
     penalties: Penalties<B>,
+    multi: Option<Branch<B>>,
     aux: Option<Branch<B>>,
     aux_latents: B::Index,
 }
@@ -103,6 +106,7 @@ impl<B: CoderOps> Coder<B> {
             g_code: backend.zeros(rows * k),
             reconstruction: Reconstruction::new(backend, dims, settings.prefixes.clone(), rows),
             penalties: Penalties::new(backend, settings.penalties.clone(), dims.f),
+            multi: settings.multi.map(|multi| Branch::new(backend, dims, rows, multi.k)),
             aux: settings.aux.map(|aux| Branch::new(backend, dims, rows, aux.k)),
             aux_latents: backend.index(dims.f),
             settings,
@@ -139,6 +143,10 @@ impl<B: CoderOps> Coder<B> {
         let (dead, step) = (batch.dead, batch.step);
         let input = Input { backend, params, dims, c, target, n, norms, dead, step };
 
+        if let (Some(anneal), Some(start)) = (&self.settings.anneal, self.settings.penalties.first()) {
+            penalties.set_first(self.state.anneal.clone().unwrap_or_default().penalty(anneal, *start));
+        }
+
         self.selection.encode(&input, &mut self.code);
         backend.group_by_latent(&self.code, dims.f, &mut self.by_latent);
         let mut fired = vec![0; dims.f + 1];
@@ -158,6 +166,10 @@ impl<B: CoderOps> Coder<B> {
         };
         let SelectionLosses { sparsity, auxiliary } = self.selection.backward(&input, &mut pass);
 
+        let multi = match (&mut self.multi, self.settings.multi) {
+            (Some(branch), Some(multi)) => more_latents(&input, branch, multi.coefficient / n as f64),
+            _ => 0.0,
+        };
         let weight = self.settings.aux.filter(|_| !dead.is_empty() && left.about_mean > 0.0);
         let weight = weight.map(|aux| aux.coefficient / left.about_mean);
         let revival = weight.map_or(0.0, |weight| {
@@ -170,6 +182,7 @@ impl<B: CoderOps> Coder<B> {
             g_code: &self.g_code,
             reconstruction: &self.reconstruction,
             selection: &*self.selection,
+            multi: self.multi.as_ref(),
             aux: self.aux.as_ref().filter(|_| weight.is_some()),
         };
         terms.sum(&input, self.settings.subtract_bias, &mut self.gradients);
@@ -181,15 +194,19 @@ impl<B: CoderOps> Coder<B> {
             SelectionSettings::BatchTopK { .. } => backend.least_entry(&self.code, ranked.then_some(&*norms)),
             _ => f64::INFINITY,
         };
+        let next =
+            self.settings.anneal.as_ref().and_then(|anneal| self.state.anneal.clone().unwrap_or_default().next(anneal));
+        let annealed = next.map_or([0.0; 2], |next| penalties.compare(&input, &self.code, next));
         BatchReport {
             reconstruction_loss,
             sparsity_loss: sparsity,
-            auxiliary_loss: auxiliary + revival,
+            auxiliary_loss: auxiliary + multi + revival,
             // rows that are all alike have no variance to explain
             fvu: if spread.about_mean > 0.0 { left.about_zero / spread.about_mean } else { 0.0 },
             l0: f64::from(fired[dims.f]) / n as f64,
             fired,
             least,
+            annealed,
         }
     }
 
@@ -253,6 +270,15 @@ fn revive<B: CoderOps>(
     weight * backend.sum_squares(branch.residual(), n * dims.d)
 }
 
+/// Another reconstruction of the input, from a TopK code of its own: loss `weight * sum_b |target_b - y_b|^2`.
+fn more_latents<B: CoderOps>(input: &Input<'_, B>, branch: &mut Branch<B>, weight: f64) -> f64 {
+    let Input { backend, params, dims, c, target, n, .. } = *input;
+    branch.limit_k(dims.f);
+    branch.forward(backend, params, dims, BranchInput { c, target, n }, None);
+    branch.backward(backend, params, dims, -2.0 * weight);
+    weight * backend.sum_squares(branch.residual(), n * dims.d)
+}
+
 /// Everything that has a gradient with respect to the pre-activations of a batch.
 struct Terms<'a, B: CoderOps> {
     code: &'a Code<B>,
@@ -260,6 +286,7 @@ struct Terms<'a, B: CoderOps> {
     g_code: &'a B::Tensor,
     reconstruction: &'a Reconstruction<B>,
     selection: &'a dyn Selection<B>,
+    multi: Option<&'a Branch<B>>,
     aux: Option<&'a Branch<B>>,
 }
 
@@ -268,7 +295,7 @@ impl<B: CoderOps> Terms<'_, B> {
     fn sum(&self, input: &Input<'_, B>, subtract_bias: bool, gradients: &mut Gradients<B>) {
         let Input { backend, params, dims, c, n, .. } = *input;
         let CoderDims { d, f } = dims;
-        let own = self.selection.terms(input);
+        let own: Vec<_> = self.selection.terms(input).into_iter().chain(self.multi.map(Branch::term)).collect();
         let others: Vec<f64> = own.iter().map(|term| term.residual_scale).collect();
         let mut terms = self.reconstruction.terms(self.code, self.by_latent, self.g_code);
         let first_own = terms.len();

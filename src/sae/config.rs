@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::sae::coders::{
-    BatchTopkConfig, Common, Fault, GatedConfig, JumpreluConfig, MatryoshkaConfig, StandardConfig, TopkConfig,
+    BatchTopkConfig, Common, Fault, GatedConfig, JumpreluConfig, MatryoshkaConfig, PAnnealConfig, StandardConfig,
+    TopkConfig,
 };
 use crate::sae::settings::CoderSettings;
 use crate::units::Percent;
@@ -28,6 +29,8 @@ pub enum CoderConfig {
     Gated(GatedConfig),
     /// BatchTopK whose first latents must reconstruct the input alone, for several widths (Bussmann et al. 2025).
     Matryoshka(MatryoshkaConfig),
+    /// ReLU with a penalty whose exponent falls from 1 towards 0 while training (Karvonen et al. 2024).
+    PAnneal(PAnnealConfig),
 }
 
 impl CoderConfig {
@@ -40,6 +43,7 @@ impl CoderConfig {
             Self::Jumprelu(c) => c.common(),
             Self::Gated(c) => c.common(),
             Self::Matryoshka(c) => c.common(),
+            Self::PAnneal(c) => c.common(),
         }
     }
 
@@ -52,6 +56,7 @@ impl CoderConfig {
             Self::Jumprelu(c) => c.faults(),
             Self::Gated(c) => c.faults(),
             Self::Matryoshka(c) => c.faults(),
+            Self::PAnneal(c) => c.faults(),
         }
     }
 
@@ -76,6 +81,7 @@ impl CoderConfig {
             Self::Jumprelu(c) => c.settings(d),
             Self::Gated(c) => c.settings(d),
             Self::Matryoshka(c) => c.settings(d),
+            Self::PAnneal(c) => c.settings(d),
         })
     }
 }

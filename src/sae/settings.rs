@@ -19,6 +19,10 @@ pub struct CoderSettings {
     pub prefixes: Vec<Prefix>,
     /// Penalties on the code.
     pub penalties: Vec<PenaltySettings>,
+    /// How the exponent of the first penalty falls, which is a power.
+    pub anneal: Option<AnnealSettings>,
+    /// Another reconstruction, from more latents of a row than the code has (multi-TopK).
+    pub multi: Option<AuxSettings>,
     /// Dead latents that reconstruct the residual.
     pub aux: Option<AuxSettings>,
     /// A latent that fired for none of this many rows is dead.
@@ -118,10 +122,23 @@ pub struct PenaltySettings {
     pub warmup_steps: u64,
 }
 
-/// The auxiliary branch.
+/// See [`crate::sae::loss::anneal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnnealSettings {
+    /// Steps after which the exponent falls first.
+    pub start_step: u64,
+    /// Steps after which it has fallen for the last time; above `start_step`.
+    pub end_step: u64,
+    /// Values that it takes; at least 2.
+    pub exponents: u32,
+    /// Batches over which penalties are compared.
+    pub window: usize,
+}
+
+/// A branch with a TopK code of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AuxSettings {
-    /// Dead latents used a row.
+    /// Latents used a row.
     pub k: usize,
     /// Weight of the loss.
     pub coefficient: f64,
@@ -166,6 +183,8 @@ impl CoderSettings {
             subtract_bias: true,
             prefixes: vec![Prefix { width: dims.f, weight: 1.0 }],
             penalties: Vec::new(),
+            anneal: None,
+            multi: None,
             aux: None,
             dead_after,
             start: StartSettings { norm: 1.0, median: true },
@@ -181,7 +200,7 @@ impl CoderSettings {
     /// Numbers in the buffers of a step of `n` rows, at worst, parameters and gradients apart.
     pub fn step_numbers(&self, n: u64) -> u64 {
         let (d, f) = (self.dims.d as u64, self.dims.f as u64);
-        let aux = self.aux.map_or(0, |aux| d + 4 * aux.k as u64);
+        let aux: u64 = self.aux.iter().chain(&self.multi).map(|branch| d + 4 * branch.k as u64).sum();
         let code = match &self.selection {
             SelectionSettings::TopK { k } if self.decoder != DecoderNorm::Ranked => 4 * *k as u64,
             SelectionSettings::TopK { k } => f + 4 * *k as u64,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sae::coder::BatchReport;
+use crate::sae::loss::anneal::Anneal;
 use crate::sae::settings::{CoderSettings, SelectionSettings};
 
 /// See the module.
@@ -10,6 +12,9 @@ pub struct CoderState {
     /// BatchTopK: moving average of the least value (times the decoder row's norm where that ranks) that a batch kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
+    /// A penalty whose exponent falls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anneal: Option<Anneal>,
 }
 
 impl CoderState {
@@ -18,8 +23,9 @@ impl CoderState {
         *self == Self::default()
     }
 
-    /// A batch whose least kept value was `least`.
-    pub fn update(&mut self, settings: &CoderSettings, least: f64) {
+    /// After a batch that was learnt from, the `steps`-th.
+    pub fn update(&mut self, settings: &CoderSettings, report: &BatchReport, steps: u64) {
+        let least = report.least;
         if let SelectionSettings::BatchTopK { threshold_rate, .. } = settings.selection
             && least.is_finite()
         {
@@ -27,6 +33,9 @@ impl CoderState {
                 None => least,
                 Some(average) => (1.0 - threshold_rate) * average + threshold_rate * least,
             });
+        }
+        if let Some(anneal) = &settings.anneal {
+            self.anneal.get_or_insert_default().update(anneal, report.annealed, steps);
         }
     }
 }

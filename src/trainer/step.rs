@@ -104,7 +104,7 @@ impl<B: CoderOps> Training<B> {
         let factor = clip::factor(gradient_norm, clip_norm);
         self.adam.update(backend, &mut coder.params, &coder.gradients, learning_rate, factor);
         constraint::restore(backend, &settings, &mut coder.params);
-        coder.state.update(&settings, batch.least);
+        coder.state.update(&settings, &batch, self.counters.step);
         self.dead.update(&batch.fired, n as u64);
         Ok(Some(StepOutcome { batch, gradient_norm, learning_rate }))
     }

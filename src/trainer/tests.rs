@@ -110,6 +110,8 @@ fn every_coder_resumes_to_the_same_bytes() {
         serde_json::json!({"type": "jumprelu", "width": 64, "l0_coefficient": 0.1, "pre_act_coefficient": 0.1,
             "dead_after_tokens": 40, "l0_warmup_steps": 20}),
         serde_json::json!({"type": "gated", "width": 64, "l1_coefficient": 0.3, "decoder": "free"}),
+        serde_json::json!({"type": "p_anneal", "width": 64, "sparsity_coefficient": 0.5, "sparsity_warmup_steps": 5,
+            "anneal_start_step": 8, "anneal_end_step": 40}),
     ] {
         let settings = || settings_of(coder.clone(), 100_000, 2);
         let mut whole = Trainer::new(cpu(2), settings()).unwrap();

@@ -74,6 +74,18 @@ fn every_kind() -> Vec<(&'static str, CoderSettings)> {
             "topk, ranked",
             coder(serde_json::json!({"type": "topk", "width": 7, "k": 3, "decoder": "ranked", "aux_coefficient": 0})),
         ),
+        (
+            "topk, multi",
+            coder(serde_json::json!({
+                "type": "topk", "width": 7, "k": 1, "multi_coefficient": 0.125, "aux_coefficient": 0
+            })),
+        ),
+        (
+            "p_anneal",
+            coder(serde_json::json!({
+                "type": "p_anneal", "width": 7, "sparsity_coefficient": 0.3, "anneal_end_step": 20000
+            })),
+        ),
         ("batch_topk", coder(serde_json::json!({"type": "batch_topk", "width": 7, "k": 2.5, "aux_coefficient": 0}))),
         (
             "batch_topk, ranked",

@@ -7,6 +7,7 @@ pub mod batch_topk;
 pub mod gated;
 pub mod jumprelu;
 pub mod matryoshka;
+pub mod p_anneal;
 pub mod standard;
 pub mod topk;
 
@@ -14,6 +15,7 @@ pub use batch_topk::BatchTopkConfig;
 pub use gated::GatedConfig;
 pub use jumprelu::JumpreluConfig;
 pub use matryoshka::MatryoshkaConfig;
+pub use p_anneal::PAnnealConfig;
 pub use standard::StandardConfig;
 pub use topk::TopkConfig;
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compute::coder_ops::CoderDims;
 use crate::sae::coders::{Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after};
-use crate::sae::settings::{CoderSettings, SelectionSettings};
+use crate::sae::settings::{AuxSettings, CoderSettings, SelectionSettings};
 use crate::units::Count;
 
 /// The keys.
@@ -29,9 +29,20 @@ pub struct TopkConfig {
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
+    /// Weight of another reconstruction, from `multi_k` latents a row (multi-TopK); 0: off.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0.0))]
+    pub multi_coefficient: f64,
+    /// Latents of that reconstruction; default: four times `k`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multi_k: Option<u32>,
     /// Norms of decoder rows.
     #[serde(default, skip_serializing_if = "RankedDecoder::is_unit")]
     pub decoder: RankedDecoder,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl TopkConfig {
@@ -43,13 +54,24 @@ impl TopkConfig {
         let mut faults = Faults::default();
         faults.kept(self.width, f64::from(self.k), self.aux_k);
         faults.not_negative("aux_coefficient", self.aux_coefficient);
+        faults.not_negative("multi_coefficient", self.multi_coefficient);
+        if let Some(multi_k) = self.multi_k {
+            let rule = format!("must be above `coder.k` and at most `coder.width` ({})", self.width);
+            faults.check(multi_k > self.k && multi_k <= self.width, "multi_k", multi_k, rule);
+            faults.check(self.multi_coefficient > 0.0, "multi_k", multi_k, "needs `multi_coefficient`");
+        }
+        let plain = self.multi_coefficient == 0.0 || self.decoder.is_unit();
+        faults.check(plain, "multi_coefficient", self.multi_coefficient, "needs `decoder: unit`");
         faults.0
     }
 
     pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
         let dims = CoderDims { d, f: self.width as usize };
         let selection = SelectionSettings::TopK { k: self.k as usize };
+        let multi_k = self.multi_k.unwrap_or(self.k.saturating_mul(4)).min(self.width) as usize;
+        let multi = AuxSettings { k: multi_k, coefficient: self.multi_coefficient };
         CoderSettings {
+            multi: (multi.coefficient > 0.0).then_some(multi),
             decoder: self.decoder.norm(),
             aux: aux(self.aux_k, self.aux_coefficient, d, self.width),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)

@@ -1,5 +1,6 @@
 //! What is minimised: reconstructions, penalties on the code, and the auxiliary branch. One file each.
 
+pub mod anneal;
 pub mod branch;
 pub mod penalty;
 pub mod reconstruction;

@@ -4,7 +4,7 @@
 //! `(c/n sum_b s'(v) value) w_dec / |w_dec|` in the decoder row.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{ByLatent, Code, PenaltyGradients};
+use crate::compute::coder_ops::{ByLatent, Code, PenaltyGradients, PenaltyShape};
 use crate::sae::selection::{Input, host, latent_sums, make_room};
 use crate::sae::settings::{PenaltySettings, warmup};
 
@@ -26,9 +26,22 @@ impl<B: CoderOps> Penalties<B> {
         Self { list, g_norms: backend.zeros(0), norm_gradient: vec![0.0; f] }
     }
 
-    /// The list, to be changed by schedules.
-    pub fn list_mut(&mut self) -> &mut Vec<PenaltySettings> {
-        &mut self.list
+    /// Replace the first penalty, which changes while training.
+    pub fn set_first(&mut self, penalty: PenaltySettings) {
+        if let Some(first) = self.list.first_mut() {
+            *first = penalty;
+        }
+    }
+
+    /// The first penalty's sum over `code`, without weight: as it is, and with `next` as its shape.
+    pub fn compare(&mut self, input: &Input<'_, B>, code: &Code<B>, next: PenaltyShape) -> [f64; 2] {
+        let Some(first) = self.list.first() else { return [0.0, 0.0] };
+        make_room(input.backend, &mut self.g_norms, code.places());
+        let weight = first.by_norm.then_some(input.norms);
+        [first.shape, next].map(|shape| {
+            let out = PenaltyGradients { values: &mut self.g_norms, weights: None };
+            input.backend.penalize(code, weight, shape, 0.0, out)
+        })
     }
 
     /// Add the gradients at `code` to `g`, gather those of the norms, and give the loss.

@@ -84,6 +84,15 @@ fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usiz
     backend.project_rows(&mut g_dec, &unit, f, d);
     results.push(("project_rows", read(backend, &g_dec, f * d)));
 
+    results.extend(entry_ops(backend, &code, (n, d, f, k)));
+    let mut norms = backend.zeros(f);
+    backend.row_norms(&w, &mut norms, f, d);
+    results.push(("row_norms", read(backend, &norms, f)));
+    backend.add_scaled_rows(&norms, &w, &mut unit, f, d);
+    backend.combine(0.25, &w2, -0.5, &mut unit, f * d);
+    backend.at_least(&mut unit, -0.3, f * d);
+    results.push(("add_scaled_rows, combine, at_least", read(backend, &unit, f * d)));
+
     let (mut weights, mut m, mut v) = (up(f * d, "w"), backend.zeros(f * d), backend.zeros(f * d));
     for t in 1..=3 {
         let step = AdamStep { learning_rate: 0.01, betas: [0.9, 0.99], epsilon: 1e-8, t, gradient_scale: 0.5 };
@@ -91,6 +100,121 @@ fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usiz
     }
     results.push(("adam", read(backend, &weights, f * d)));
     results
+}
+
+/// `[n, f]`: how many places a row has does not matter.
+fn dense<B: CoderOps>(backend: &B, code: &Code<B>, f: usize) -> Vec<f64> {
+    let mut latents = vec![0; code.places()];
+    backend.read_index(&code.latents, &mut latents);
+    let mut out = vec![0.0; code.rows * f];
+    for (place, value) in read(backend, &code.values, code.places()).into_iter().enumerate() {
+        if latents[place] != NO_LATENT {
+            out[place / code.k * f + latents[place] as usize] = value;
+        }
+    }
+    out
+}
+
+/// What is done to each entry of a code.
+fn entry_ops<B: CoderOps>(
+    backend: &B,
+    code: &Code<B>,
+    (n, _, f, k): (usize, usize, usize, usize),
+) -> Vec<(&'static str, Vec<f64>)> {
+    let positive = |purpose| backend.upload(&random(f, purpose).iter().map(|x| x.abs() + 0.1).collect::<Vec<_>>());
+    let (weight, gain, offset) = (positive("weight"), positive("gain"), backend.upload(&random(f, "offset")));
+    let mut results =
+        vec![("least_entry", vec![backend.least_entry(code, None), backend.least_entry(code, Some(&weight))])];
+    let shapes = [
+        PenaltyShape::Linear,
+        PenaltyShape::Tanh { scale: 4.0 },
+        PenaltyShape::Power { p: 0.6 },
+        PenaltyShape::RowNorm { p: 1.7 },
+    ];
+    for shape in shapes {
+        for weight in [None, Some(&weight)] {
+            let (mut values, mut weights) = (backend.upload(&random(n * k, "values")), backend.zeros(n * k));
+            let out = PenaltyGradients { values: &mut values, weights: Some(&mut weights) };
+            let total = backend.penalize(code, weight, shape, 0.5, out);
+            let all = [vec![total], read(backend, &values, n * k), read(backend, &weights, n * k)];
+            results.push(("penalize", all.concat()));
+        }
+    }
+    let mut scaled = Code::new(backend, 0, 0);
+    backend.affine_entries(code, &gain, &offset, &mut scaled);
+    results.push(("affine_entries", dense(backend, &scaled, f)));
+    let (mut by_latent, mut sums) = (ByLatent::new(backend, n, k, f), backend.zeros(f));
+    backend.group_by_latent(code, f, &mut by_latent);
+    let mut a = backend.upload(&random(n * k, "a"));
+    backend.scale_entries(code, &gain, &mut a);
+    for b in [None, Some(&code.values)] {
+        backend.entry_sums(&by_latent, &a, b, f, &mut sums);
+        results.push(("scale_entries, entry_sums", read(backend, &sums, f)));
+    }
+    results
+}
+
+/// The codes of all rules on the same pre-activations, which have ties: latents, then values.
+fn selections<B: CoderOps>(backend: &B, (n, _, f, k): (usize, usize, usize, usize)) -> Vec<(String, Vec<f64>)> {
+    let rounded = |len, purpose| random(len, purpose).iter().map(|x| (x * 8.0).round() / 8.0).collect::<Vec<f32>>();
+    let u = backend.upload(&rounded(n * f, "u"));
+    let positive: Vec<f32> = rounded(f, "threshold").iter().map(|x| x.abs() + 0.0625).collect();
+    let threshold = backend.upload(&positive);
+    let (score, mut set) = (Some(&threshold), backend.index(f));
+    let among: Vec<u32> = (0..f as u32).filter(|i| i % 3 == 1).collect();
+    backend.write_index(&mut set, &among);
+    let below = Rule::Below { threshold: &threshold, among: Subset { latents: &set, len: among.len() } };
+    let rules: Vec<(&str, Rule<'_, B>)> = vec![
+        ("positive", Rule::Positive),
+        ("above", Rule::Above(&threshold)),
+        ("near", Rule::Near { threshold: &threshold, half_width: 0.3 }),
+        ("below", below),
+        ("row", Rule::RowLargest { k, score: None }),
+        ("row by score", Rule::RowLargest { k, score }),
+        ("batch", Rule::BatchLargest { count: n * k / 2, score: None }),
+        ("batch by score", Rule::BatchLargest { count: n * k / 3 + 1, score }),
+        ("batch, all", Rule::BatchLargest { count: n * f + 5, score: None }),
+        ("batch, none", Rule::BatchLargest { count: 0, score: None }),
+    ];
+    let one = |(name, rule): (&str, Rule<'_, B>)| {
+        let mut code = Code::new(backend, n, 1);
+        backend.select(&u, f, rule, &mut code);
+        let mut latents = vec![0; code.places()];
+        backend.read_index(&code.latents, &mut latents);
+        let values = read(backend, &code.values, code.places());
+        (name.to_owned(), latents.into_iter().map(f64::from).chain(values).collect())
+    };
+    rules.into_iter().map(one).collect()
+}
+
+#[test]
+fn selections_agree_with_the_reference() {
+    for shape in SHAPES {
+        let expected = selections(&Reference, shape);
+        for threads in [1, 3] {
+            assert_eq!(selections(&Cpu::new(threads).unwrap(), shape), expected, "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn pre_activations_agree_with_the_reference() {
+    for (n, d, f, _) in SHAPES {
+        let (c, w, b) = (random(n * d, "c"), random(f * d, "w"), random(f, "b"));
+        let dims = CoderDims { d, f };
+        let mut expected = vec![0.0; n * f];
+        let up = |v: &[f32]| Reference.upload(v);
+        Reference.pre_activations(&up(&c), &up(&w), &up(&b), &mut expected, n, dims);
+        let of = |threads| {
+            let mut found = vec![0.0; n * f];
+            Cpu::new(threads).unwrap().pre_activations(&c, &w, &b, &mut found, n, dims);
+            found
+        };
+        let found = of(1);
+        assert!(found == of(3), "the threads change the result");
+        let largest = expected.iter().fold(1f64, |a, x| a.max(x.abs()));
+        assert!(found.iter().zip(&expected).all(|(f, e)| (f64::from(*f) - e).abs() <= 2e-6 * largest));
+    }
 }
 
 /// The reference's code, on any backend.

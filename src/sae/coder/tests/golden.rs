@@ -122,7 +122,7 @@ fn batch_topk_ranked_by_norm() {
     run.loss(run.report.reconstruction_loss, &["loss_recon"]);
     run.loss(run.report.least, &["min_positive_reported"]);
     run.coder.state.threshold = Some(0.5);
-    run.coder.state.update(&settings, run.report.least);
+    run.coder.state.update(&settings, &run.report, 1);
     run.loss(run.coder.state.threshold.unwrap(), &["tau_new"]);
 }
 

@@ -107,7 +107,7 @@ fn exported_coders_compute_the_same() {
         let mut coder = Coder::new(&cpu, settings.clone(), random_params(&cpu, &settings, "export"), 50);
         let rows = random_rows(50, 4, "export");
         let report = coder.loss_and_gradients(&cpu, &Batch { scale: 1.7, ..batch(&rows, 50, &[]) });
-        coder.state.update(&settings, report.least);
+        coder.state.update(&settings, &report, 1);
         let (mut ours, mut l0, mut fired) = (Vec::new(), Vec::new(), vec![0; 7]);
         coder.inference(&cpu).reconstruct(&cpu, 1.7, &rows, &mut ours, &mut l0, &mut fired);
         let files = ExportedCoder::from_coder(&cpu, &coder, 1.7, serde_json::Map::new()).write().unwrap();

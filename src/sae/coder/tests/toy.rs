@@ -89,7 +89,7 @@ fn train_toy(s: &CoderSettings, steps: u64, rate: f64, damage: impl Fn(&mut Para
         adam.update(&cpu, &mut coder.params, &coder.gradients, schedule.rate(step), factor);
         constraint::restore(&cpu, s, &mut coder.params);
         dead.update(&report.fired, n as u64);
-        coder.state.update(s, report.least);
+        coder.state.update(s, &report, step + 1);
         (fvu, l0) = (report.fvu, report.l0);
     }
     for row in coder.params.w_dec.chunks(dims.d).filter(|_| s.decoder == DecoderNorm::Unit) {

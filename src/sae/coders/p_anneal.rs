@@ -1,0 +1,89 @@
+//! `type: p_anneal` (Karvonen et al. 2024): ReLU with a penalty whose exponent falls from 1 towards 0 while training.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::compute::coder_ops::{CoderDims, PenaltyShape};
+use crate::sae::coders::{Common, Fault, Faults, default_dead_after, default_warmup_steps};
+use crate::sae::settings::{AnnealSettings, CoderSettings, PenaltySettings, SelectionSettings};
+use crate::units::Count;
+
+/// The keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct PAnnealConfig {
+    /// Latents.
+    #[schemars(range(min = 1))]
+    pub width: u32,
+    /// Weight of the penalty to start from; the reconstruction loss is summed over dimensions.
+    #[schemars(range(min = 0.0))]
+    pub sparsity_coefficient: f64,
+    /// Steps over which the weight rises from 0.
+    #[serde(default = "default_warmup_steps")]
+    pub sparsity_warmup_steps: u64,
+    /// The first step at which the exponent falls.
+    #[serde(default = "default_start")]
+    pub anneal_start_step: u64,
+    /// The step at which it has fallen for the last time.
+    pub anneal_end_step: u64,
+    /// How many values the exponent takes: 1, 1 - 1/n, ..., 1/n.
+    #[serde(default = "default_exponents")]
+    #[schemars(range(min = 2, max = 1000))]
+    pub exponents: u32,
+    /// Batches over which the penalty is made to go on at the size it had.
+    #[serde(default = "default_window")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub window: u32,
+    /// A latent that fired for none of this many tokens is dead.
+    #[serde(default = "default_dead_after")]
+    pub dead_after_tokens: Count,
+}
+
+fn default_start() -> u64 {
+    15_000
+}
+
+fn default_exponents() -> u32 {
+    10
+}
+
+fn default_window() -> u32 {
+    10
+}
+
+impl PAnnealConfig {
+    pub(in crate::sae) fn common(&self) -> Common {
+        Common { width: self.width, k: None }
+    }
+
+    pub(in crate::sae) fn faults(&self) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        faults.not_negative("sparsity_coefficient", self.sparsity_coefficient);
+        let (start, end) = (self.anneal_start_step, self.anneal_end_step);
+        faults.check(end > start, "anneal_end_step", end, format!("must be above `anneal_start_step` ({start})"));
+        faults.check((2..=1000).contains(&self.exponents), "exponents", self.exponents, "must be between 2 and 1000");
+        faults.check((1..=1000).contains(&self.window), "window", self.window, "must be between 1 and 1000");
+        faults.0
+    }
+
+    pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
+        let dims = CoderDims { d, f: self.width as usize };
+        let penalty = PenaltySettings {
+            shape: PenaltyShape::Power { p: 1.0 },
+            coefficient: self.sparsity_coefficient,
+            by_norm: false,
+            warmup_steps: self.sparsity_warmup_steps,
+        };
+        CoderSettings {
+            penalties: vec![penalty],
+            anneal: Some(AnnealSettings {
+                start_step: self.anneal_start_step,
+                end_step: self.anneal_end_step,
+                exponents: self.exponents,
+                window: self.window as usize,
+            }),
+            ..CoderSettings::plain(dims, SelectionSettings::Positive, self.dead_after_tokens.0)
+        }
+    }
+}
