@@ -88,7 +88,14 @@ fn parts(c: &mut Criterion) {
     });
     group.bench_function("square_sums", |b| b.iter(|| cpu.square_sums(&x, BATCH, d)));
     group.bench_function("project, norm, adam, normalize", |b| {
-        let step = AdamStep { learning_rate: 1e-4, betas: [0.9, 0.999], epsilon: 1e-8, t: 3, gradient_scale: 0.5 };
+        let step = AdamStep {
+            learning_rate: 1e-4,
+            betas: [0.9, 0.999],
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            t: 3,
+            gradient_scale: 0.5,
+        };
         b.iter(|| {
             cpu.project_rows(&mut g_dec, &params.w_dec, f, d);
             cpu.sum_squares(&g_dec, f * d);

@@ -34,7 +34,7 @@ fn types() -> Vec<(serde_json::Value, &'static str)> {
     vec![
         (json(serde_json::json!({"type": "topk", "k": 6})), "topk"),
         (json(serde_json::json!({"type": "topk", "k": 6, "decoder": "ranked"})), "topk"),
-        (json(serde_json::json!({"type": "batch_topk", "k": 6, "threshold_rate": 0.2})), "jumprelu"),
+        (json(serde_json::json!({"type": "batch_topk", "k": 6})), "jumprelu"),
         (
             json(serde_json::json!({"type": "batch_topk", "k": 6, "threshold_rate": 0.2, "decoder": "ranked"})),
             "jumprelu",

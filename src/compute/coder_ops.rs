@@ -175,10 +175,23 @@ pub struct AdamStep {
     pub betas: [f64; 2],
     /// Added to the denominator.
     pub epsilon: f64,
+    /// Share of the weights, times the rate, that is taken off.
+    pub weight_decay: f64,
     /// Number of this update, from 1.
     pub t: u64,
     /// The gradient is multiplied by this first (clipping).
     pub gradient_scale: f64,
+}
+
+/// One update by [`CoderOps::schedule_free_sign`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SignStep {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Weight of the average in the point where gradients are taken; above 0.
+    pub beta: f64,
+    /// Weight of the newest point in the average.
+    pub share: f64,
 }
 
 /// Sums of squares of rows.
@@ -350,7 +363,8 @@ pub trait CoderOps: Backend {
     fn normalize_rows(&self, w: &mut Self::Tensor, n: usize, d: usize);
 
     /// Adam over the first `len` numbers, with `g' = gradient_scale * g`:
-    /// `m = b1 m + (1 - b1) g'`, `v = b2 v + (1 - b2) g'^2`, `w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)`.
+    /// `m = b1 m + (1 - b1) g'`, `v = b2 v + (1 - b2) g'^2`,
+    /// `w = (1 - lr decay) w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)`.
     /// Moments below the smallest normal f32 may become 0.
     fn adam(
         &self,
@@ -360,5 +374,16 @@ pub trait CoderOps: Backend {
         v: &mut Self::Tensor,
         len: usize,
         step: &AdamStep,
+    );
+
+    /// A schedule-free step over the first `len` numbers: `x = (y - (1 - beta) z) / beta`, `z -= lr sign(g)`,
+    /// `x += share (z - x)`, `y = (1 - beta) z + beta x`. The sign of 0 is 0.
+    fn schedule_free_sign(
+        &self,
+        y: &mut Self::Tensor,
+        g: &Self::Tensor,
+        z: &mut Self::Tensor,
+        len: usize,
+        step: &SignStep,
     );
 }

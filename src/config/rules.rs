@@ -192,8 +192,12 @@ impl Rules<'_> {
             }
         }
         let coder = self.written::<CoderConfig>(&at("coder"));
-        for fault in coder.iter().flat_map(CoderConfig::faults).filter(|f| !["k", "aux_k"].contains(&f.key)) {
-            self.broken(&at(&format!("coder.{}", fault.key)), fault.rule);
+        for fault in coder.iter().flat_map(CoderConfig::faults) {
+            let path = at(&format!("coder.{}", fault.key));
+            // what the schema, or a rule above, has said is not said twice
+            if !self.problems.iter().any(|known| known.severity == Severity::Error && known.path == path) {
+                self.broken(&path, fault.rule);
+            }
         }
         if let (Some(batch), Some(Count(buffer))) =
             (self.value::<u64>(&at("batch_rows")), self.value::<Count>(&at("buffer.rows")))

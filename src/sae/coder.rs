@@ -210,9 +210,9 @@ impl<B: CoderOps> Coder<B> {
         }
     }
 
-    /// The coder for inference.
-    pub fn inference(&self, backend: &B) -> Inference<'_, B> {
-        let (dims, params) = (self.settings.dims, &self.params);
+    /// The coder for inference, with its own parameters or an average of them.
+    pub fn inference<'a>(&self, backend: &B, params: &'a Params<B>) -> Inference<'a, B> {
+        let dims = self.settings.dims;
         let f = dims.f;
         let upload = |values: &[f64]| {
             let mut t = backend.zeros(f);
@@ -228,7 +228,7 @@ impl<B: CoderOps> Coder<B> {
         let ranked = self.settings.decoder == DecoderNorm::Ranked;
         let keep = match &self.settings.selection {
             SelectionSettings::TopK { k } => Keep::TopK { k: *k, score: ranked.then(norms) },
-            SelectionSettings::BatchTopK { .. } => Keep::Above(upload(&self.thresholds(backend))),
+            SelectionSettings::BatchTopK { .. } => Keep::Above(upload(&self.thresholds(backend, params))),
             SelectionSettings::Positive => Keep::Positive,
             SelectionSettings::JumpRelu(_) => Keep::Above(upload(&of(params.extra("threshold")))),
             SelectionSettings::Gated { .. } => {
@@ -241,14 +241,14 @@ impl<B: CoderOps> Coder<B> {
     }
 
     /// BatchTopK: `[f]` what `u` must exceed at inference; 0 before the first step.
-    pub fn thresholds(&self, backend: &B) -> Vec<f64> {
+    pub fn thresholds(&self, backend: &B, params: &Params<B>) -> Vec<f64> {
         let CoderDims { d, f } = self.settings.dims;
-        let threshold = self.state.threshold.unwrap_or(0.0);
+        let threshold = self.state.threshold.unwrap_or_default().value;
         if self.settings.decoder != DecoderNorm::Ranked {
             return vec![threshold; f];
         }
         let mut norms = backend.zeros(f);
-        backend.row_norms(&self.params.w_dec, &mut norms, f, d);
+        backend.row_norms(&params.w_dec, &mut norms, f, d);
         host(backend, &norms, f).into_iter().map(|norm| threshold / norm.max(1e-12)).collect()
     }
 }

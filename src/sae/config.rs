@@ -8,6 +8,7 @@ use crate::sae::coders::{
     BatchTopkConfig, Common, Fault, GatedConfig, JumpreluConfig, MatryoshkaConfig, PAnnealConfig, StandardConfig,
     TopkConfig,
 };
+use crate::sae::optim::schedule::DecayShape;
 use crate::sae::settings::CoderSettings;
 use crate::units::Percent;
 
@@ -90,7 +91,7 @@ impl CoderConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum OptimizerConfig {
-    /// Adam (Kingma & Ba 2015), with linear warm-up and linear decay to zero at the end.
+    /// Adam (Kingma & Ba 2015), with linear warm-up and decay to zero at the end.
     Adam {
         /// Peak learning rate.
         #[schemars(extend("exclusiveMinimum" = 0))]
@@ -106,14 +107,57 @@ pub enum OptimizerConfig {
         /// Steps of linear warm-up.
         #[serde(default = "default_warmup_steps")]
         warmup_steps: u64,
-        /// Share of all steps, at the end, over which the rate falls linearly to zero.
+        /// Share of all steps, at the end, over which the rate falls to zero.
         #[serde(default = "default_decay")]
         decay: Percent,
+        /// How it falls.
+        #[serde(default, skip_serializing_if = "is_default")]
+        decay_shape: DecayShape,
+        /// Share of the weights, times the rate, that each step takes off (AdamW).
+        #[serde(default, skip_serializing_if = "is_default")]
+        #[schemars(range(min = 0.0))]
+        weight_decay: f64,
+        /// The coder is judged and exported with a moving average of its weights, of which an update keeps this share.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 0.0, max = 0.999_999_9))]
+        average: Option<f64>,
         /// Largest norm of all gradients together; 0: no clipping.
         #[serde(default = "default_clip")]
         #[schemars(range(min = 0.0))]
         clip_norm: f64,
     },
+    /// Steps by the signs of gradients, schedule-free (Defazio et al. 2024), as sparsify trains: the coder is judged and
+    /// exported with an average of its weights, and the rate does not fall.
+    Signum {
+        /// Learning rate.
+        #[schemars(extend("exclusiveMinimum" = 0))]
+        learning_rate: f64,
+        /// Weight of the average in the point where gradients are taken.
+        #[serde(default = "default_beta")]
+        #[schemars(extend("exclusiveMinimum" = 0), range(max = 1.0))]
+        beta: f64,
+        /// Steps of linear warm-up.
+        #[serde(default = "default_warmup_steps")]
+        warmup_steps: u64,
+    },
+}
+
+impl OptimizerConfig {
+    /// The share that a moving average of the weights keeps, if the coder is judged with one.
+    pub fn average(&self) -> Option<f64> {
+        match self {
+            Self::Adam { average, .. } => *average,
+            Self::Signum { .. } => None,
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn default_beta() -> f64 {
+    0.95
 }
 
 fn default_betas() -> [f64; 2] {

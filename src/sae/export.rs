@@ -135,8 +135,14 @@ pub fn metadata(hook_name: &str, head: Option<u32>, about: &ExportMetadata) -> M
 }
 
 impl ExportedCoder {
-    /// From a coder that was trained on `scale * x`.
-    pub fn from_coder<B: CoderOps>(backend: &B, coder: &Coder<B>, scale: f64, metadata: Map<String, Value>) -> Self {
+    /// From a coder that was trained on `scale * x`, with its own parameters or an average of them.
+    pub fn new<B: CoderOps>(
+        backend: &B,
+        coder: &Coder<B>,
+        coder_params: &Params<B>,
+        scale: f64,
+        metadata: Map<String, Value>,
+    ) -> Self {
         let settings = coder.settings();
         let CoderDims { d, f } = settings.dims;
         let architecture = match settings.selection {
@@ -148,7 +154,7 @@ impl ExportedCoder {
         let norms = match settings.decoder {
             DecoderNorm::Ranked => {
                 let mut norms = backend.zeros(f);
-                backend.row_norms(&coder.params.w_dec, &mut norms, f, d);
+                backend.row_norms(&coder_params.w_dec, &mut norms, f, d);
                 host(backend, &norms, f)
             }
             DecoderNorm::Unit | DecoderNorm::Free => vec![1.0; f],
@@ -159,11 +165,10 @@ impl ExportedCoder {
             values.iter_mut().enumerate().for_each(|(i, x)| *x = (f64::from(*x) * factor(i)) as f32);
             values
         };
-        let coder_params = &coder.params;
         let extra = |name: &'static str| {
             let values = match settings.selection {
                 SelectionSettings::BatchTopK { .. } => coder
-                    .thresholds(backend)
+                    .thresholds(backend, coder_params)
                     .iter()
                     .zip(&norms)
                     .map(|(threshold, norm)| (threshold * norm) as f32)

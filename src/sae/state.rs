@@ -9,12 +9,31 @@ use crate::sae::settings::{CoderSettings, SelectionSettings};
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CoderState {
-    /// BatchTopK: moving average of the least value (times the decoder row's norm where that ranks) that a batch kept.
+    /// BatchTopK: the least value (times the decoder row's norm where that ranks) that batches kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threshold: Option<f64>,
+    pub threshold: Option<MovingAverage>,
     /// A penalty whose exponent falls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anneal: Option<Anneal>,
+}
+
+/// The mean of the first values, then an exponential average: a new value weighs `rate`, or one part in as many as there
+/// were so far where that is more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MovingAverage {
+    /// The average.
+    pub value: f64,
+    /// Values so far.
+    pub count: u64,
+}
+
+impl MovingAverage {
+    /// Take in a value.
+    pub fn add(&mut self, value: f64, rate: f64) {
+        self.count += 1;
+        let rate = rate.max(1.0 / self.count as f64);
+        self.value = (1.0 - rate) * self.value + rate * value;
+    }
 }
 
 impl CoderState {
@@ -29,10 +48,7 @@ impl CoderState {
         if let SelectionSettings::BatchTopK { threshold_rate, .. } = settings.selection
             && least.is_finite()
         {
-            self.threshold = Some(match self.threshold {
-                None => least,
-                Some(average) => (1.0 - threshold_rate) * average + threshold_rate * least,
-            });
+            self.threshold.get_or_insert_default().add(least, threshold_rate);
         }
         if let Some(anneal) = &settings.anneal {
             self.anneal.get_or_insert_default().update(anneal, report.annealed, steps);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! state.json           settings, counters, source cursor, dropped rows, random streams, last report
-//! tensors.safetensors  parameters (`w_enc`, ...), Adam's moments (`adam.m.w_enc`, ...), `silent_tokens`; once training has begun
+//! tensors.safetensors  parameters (`w_enc`, ...), what the optimiser remembers (`adam.m.w_enc`, ...), an average of the
+//!                      parameters if there is one (`average.w_enc`, ...), `silent_tokens`; once training has begun
 //! buffer.safetensors   the mixing buffer: `rows` [n, width], `doc_ids` [n], `draws` [n]
 //! ```
 //!
@@ -22,9 +23,10 @@ use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hooks::HookPoint;
 use crate::runtime::rng::{Rng, RngState, Seed};
+use crate::sae::config::OptimizerConfig;
 use crate::sae::dead::DeadTracker;
 use crate::sae::export::f32_tensor;
-use crate::sae::optim::Adam;
+use crate::sae::optim::{Average, Optimizer};
 use crate::sae::params::{PerParam, names, shapes};
 use crate::sae::state::CoderState;
 use crate::sae::{Coder, CoderSettings};
@@ -60,12 +62,24 @@ pub(super) struct TrainingState {
     counters: Counters,
     #[serde(default, skip_serializing_if = "CoderState::is_empty")]
     coder: CoderState,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    optimizer_weight: f64,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl TrainingState {
     pub(super) fn of<B: CoderOps>(training: &Training<B>) -> Self {
         let coder = training.coder.state.clone();
-        Self { scale: training.scale, adam_updates: training.adam.t, counters: training.counters, coder }
+        Self {
+            scale: training.scale,
+            adam_updates: training.optimizer.updates(),
+            counters: training.counters,
+            coder,
+            optimizer_weight: training.optimizer.weight(),
+        }
     }
 }
 
@@ -138,7 +152,9 @@ pub(super) fn write<B: CoderOps>(
 fn tensors<B: CoderOps>(backend: &B, training: &Training<B>) -> Result<Vec<u8>> {
     let settings = training.coder.settings();
     let shapes = shapes(settings.dims, settings.selection.extra_params());
-    let groups = [("", &training.coder.params), ("adam.m.", &training.adam.m), ("adam.v.", &training.adam.v)];
+    let mut groups = vec![("", &training.coder.params)];
+    groups.extend(training.optimizer.groups());
+    groups.extend(training.average.as_ref().map(|average| ("average.", &average.params)));
     let mut parts = Vec::new();
     for (prefix, group) in groups {
         for ((name, tensor), shape) in group.names().into_iter().zip(group.each()).zip(&shapes) {
@@ -258,16 +274,21 @@ pub(super) fn read_training<B: CoderOps>(
     files: &[(String, Vec<u8>)],
     state: &TrainingState,
     settings: &CoderSettings,
-    (betas, epsilon, batch_rows): ([f64; 2], f64, usize),
+    (optimizer, batch_rows): (&OptimizerConfig, usize),
 ) -> Result<Training<B>> {
     let dims = settings.dims;
     let tensors =
         SafeTensors::deserialize(find(files, TENSORS)?).or_kind(ErrorKind::Data, || format!("read {TENSORS}"))?;
     let params = read_group(backend, &tensors, "", settings)?;
-    let mut adam = Adam::new(backend, settings, betas, epsilon);
-    adam.m = read_group(backend, &tensors, "adam.m.", settings)?;
-    adam.v = read_group(backend, &tensors, "adam.v.", settings)?;
-    adam.t = state.adam_updates;
+    let mut average = optimizer.average().map(|decay| Average::new(backend, settings, decay));
+    if let Some(average) = &mut average {
+        average.params = read_group(backend, &tensors, "average.", settings)?;
+    }
+    let mut optimizer = Optimizer::new(backend, settings, optimizer);
+    for (prefix, group) in optimizer.groups_mut() {
+        *group = read_group(backend, &tensors, prefix, settings)?;
+    }
+    optimizer.restore(state.adam_updates, state.optimizer_weight);
     let silent = u64_tensor(&tensors, "silent_tokens")?;
     if silent.len() != dims.f {
         return Err(Error::data(format!("tensor `silent_tokens` has {} values: expected {}", silent.len(), dims.f)));
@@ -277,7 +298,8 @@ pub(super) fn read_training<B: CoderOps>(
     Ok(Training {
         scale: state.scale,
         coder,
-        adam,
+        optimizer,
+        average,
         dead: DeadTracker::restore(silent, settings.dead_after),
         counters: state.counters,
         x: backend.zeros(batch_rows * dims.d),

@@ -25,10 +25,11 @@ use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
 use crate::runtime::rng::Seed;
-use crate::sae::CoderSettings;
 use crate::sae::config::OptimizerConfig;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
 use crate::sae::optim::Schedule;
+use crate::sae::optim::schedule::DecayShape;
+use crate::sae::{Coder, CoderSettings, Params};
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
@@ -117,8 +118,6 @@ struct Plan {
     reuse: u8,
     rows: u64,
     schedule: Schedule,
-    betas: [f64; 2],
-    epsilon: f64,
     clip_norm: f64,
 }
 
@@ -126,7 +125,6 @@ impl Plan {
     fn new(settings: &TrainerSettings) -> Result<Self> {
         let config = &settings.config;
         let coder = config.coder.settings(settings.width)?;
-        let OptimizerConfig::Adam { learning_rate, betas, epsilon, warmup_steps, decay, clip_norm } = &config.optimizer;
         let wrong =
             |key: &str, value: String, rule: &str| Err(Error::config(format!("`{key}` is {value}: it must be {rule}")));
         if config.batch_rows == 0 {
@@ -143,29 +141,62 @@ impl Plan {
             Ok(reuse) if reuse > 0 => reuse,
             _ => return wrong("buffer.reuse", config.buffer.reuse.to_string(), "between 1 and 255"),
         };
-        if !(learning_rate.is_finite() && *learning_rate >= 0.0) {
-            return wrong("optimizer.learning_rate", learning_rate.to_string(), "0 or more");
-        }
-        if !betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
-            return wrong("optimizer.betas", format!("{betas:?}"), "two numbers from 0 up to, not including, 1");
-        }
+        let total_steps = config.rows.0.div_ceil(u64::from(config.batch_rows));
+        let (schedule, clip_norm) = schedule(&config.optimizer, total_steps)?;
         Ok(Self {
             coder,
             batch_rows: config.batch_rows as usize,
             buffer_rows: config.buffer.rows.0 as usize,
             reuse,
             rows: config.rows.0,
-            schedule: Schedule {
-                peak: *learning_rate,
-                warmup_steps: *warmup_steps,
-                total_steps: config.rows.0.div_ceil(u64::from(config.batch_rows)),
-                decay_share: decay.share(),
-            },
-            betas: *betas,
-            epsilon: *epsilon,
-            clip_norm: *clip_norm,
+            schedule,
+            clip_norm,
         })
     }
+}
+
+/// The learning rate by step, and the bound of the gradients' norm.
+fn schedule(optimizer: &OptimizerConfig, total_steps: u64) -> Result<(Schedule, f64)> {
+    let wrong = |key: &str, value: String, rule: &str| {
+        Err(Error::config(format!("`optimizer.{key}` is {value}: it must be {rule}")))
+    };
+    let (schedule, clip_norm) = match optimizer {
+        OptimizerConfig::Adam {
+            learning_rate,
+            betas,
+            warmup_steps,
+            decay,
+            decay_shape,
+            weight_decay,
+            average,
+            clip_norm,
+            ..
+        } => {
+            let share = |x: f64| (0.0..1.0).contains(&x);
+            if !betas.iter().all(|beta| share(*beta)) {
+                return wrong("betas", format!("{betas:?}"), "two numbers from 0 up to, not including, 1");
+            }
+            if !(weight_decay.is_finite() && *weight_decay >= 0.0) {
+                return wrong("weight_decay", weight_decay.to_string(), "0 or more");
+            }
+            if let Some(average) = average.filter(|average| !share(*average)) {
+                return wrong("average", average.to_string(), "from 0 up to, not including, 1");
+            }
+            let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, *decay_shape);
+            (Schedule { peak, warmup_steps, total_steps, decay_share: decay.share(), decay_shape }, *clip_norm)
+        }
+        OptimizerConfig::Signum { learning_rate, beta, warmup_steps } => {
+            if !(*beta > 0.0 && *beta <= 1.0) {
+                return wrong("beta", beta.to_string(), "above 0 and at most 1");
+            }
+            let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, DecayShape::Linear);
+            (Schedule { peak, warmup_steps, total_steps, decay_share: 0.0, decay_shape }, 0.0)
+        }
+    };
+    if !(schedule.peak.is_finite() && schedule.peak >= 0.0) {
+        return wrong("learning_rate", schedule.peak.to_string(), "0 or more");
+    }
+    Ok((schedule, clip_norm))
 }
 
 impl TrainerSettings {
@@ -173,7 +204,8 @@ impl TrainerSettings {
     pub fn memory_bytes(&self) -> Result<u64> {
         let plan = Plan::new(self)?;
         let (d, f, n) = (plan.coder.dims.d as u64, plan.coder.dims.f as u64, plan.batch_rows as u64);
-        let parameters = 4 * (2 * f * d + f + d); // with gradients and two moments
+        let average = u64::from(self.config.optimizer.average().is_some());
+        let parameters = (4 + average) * (2 * f * d + f + d); // with gradients and two moments
         let extra = 4 * plan.coder.selection.extra_params().len() as u64 * f;
         let step = plan.coder.step_numbers(n);
         Ok(4 * (parameters + extra + step) + plan.buffer_rows as u64 * (4 * d + 17) + 8 * f)
@@ -346,7 +378,7 @@ impl<B: CoderOps> Trainer<B> {
         let state = checkpoint::read_state(files, &settings)?;
         let shape = (settings.width, plan.buffer_rows, plan.reuse);
         let buffer = checkpoint::read_buffer(files, &state.buffer_rng, shape)?;
-        let how = (plan.betas, plan.epsilon, plan.batch_rows);
+        let how = (&settings.config.optimizer, plan.batch_rows);
         let training = match &state.training {
             Some(scalars) => Some(checkpoint::read_training(&*backend, files, scalars, &plan.coder, how)?),
             None => None,
@@ -363,7 +395,10 @@ impl<B: CoderOps> Trainer<B> {
         let training = self.started()?;
         let point = self.settings.point;
         let metadata = export::metadata(&point.whole().to_string(), point.head, &metadata);
-        ExportedCoder::from_coder(&*self.backend, &training.coder, training.scale, metadata).write()
+        let backend = &*self.backend;
+        let export =
+            |coder: &Coder<B>, params: &Params<B>| ExportedCoder::new(backend, coder, params, training.scale, metadata);
+        training.judged(backend, export).write()
     }
 
     /// Reconstructions of `rows` `[n, width]` in raw space: `out` `[n, width]` and `l0` `[n]` (latents that fired) are
@@ -373,8 +408,10 @@ impl<B: CoderOps> Trainer<B> {
     /// `Data` if no step was made yet.
     pub fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
         let training = self.started()?;
-        let inference = training.coder.inference(&*self.backend);
-        inference.reconstruct(&*self.backend, training.scale, rows, out, l0, fired);
+        let backend = &*self.backend;
+        training.judged(backend, |coder, params| {
+            coder.inference(backend, params).reconstruct(backend, training.scale, rows, out, l0, fired);
+        });
         Ok(())
     }
 

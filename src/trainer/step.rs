@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::runtime::rng::Rng;
 use crate::sae::config::OptimizerConfig;
 use crate::sae::dead::DeadTracker;
-use crate::sae::optim::{Adam, Schedule, clip};
-use crate::sae::{Batch, BatchReport, Coder, CoderSettings, constraint, init};
+use crate::sae::optim::{Average, Optimizer, Schedule, clip};
+use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, init};
 use crate::trainer::config::Normalize;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::normalise::measure_scale;
@@ -20,7 +20,9 @@ const SKIPPED_MAX: u64 = 10;
 pub(super) struct Training<B: CoderOps> {
     pub(super) scale: f64,
     pub(super) coder: Coder<B>,
-    pub(super) adam: Adam<B>,
+    pub(super) optimizer: Optimizer<B>,
+    /// What it is judged and exported with, where the optimiser is told to average.
+    pub(super) average: Option<Average<B>>,
     pub(super) dead: DeadTracker,
     pub(super) counters: Counters,
     /// `[batch_rows, d]` the batch on the device.
@@ -64,11 +66,11 @@ impl<B: CoderOps> Training<B> {
             false => backend.zeros(d),
         };
         let params = init::start(backend, settings, rng, b_dec);
-        let OptimizerConfig::Adam { betas, epsilon, .. } = optimizer;
         Ok(Self {
             scale,
             coder: Coder::new(backend, settings.clone(), params, batch_rows),
-            adam: Adam::new(backend, settings, *betas, *epsilon),
+            optimizer: Optimizer::new(backend, settings, optimizer),
+            average: optimizer.average().map(|decay| Average::new(backend, settings, decay)),
             dead: DeadTracker::new(settings.dims.f, settings.dead_after),
             counters: Counters::default(),
             x: backend.zeros(batch_rows * d),
@@ -102,11 +104,25 @@ impl<B: CoderOps> Training<B> {
         }
         self.counters.skipped_in_a_row = 0;
         let factor = clip::factor(gradient_norm, clip_norm);
-        self.adam.update(backend, &mut coder.params, &coder.gradients, learning_rate, factor);
+        self.optimizer.update(backend, &mut coder.params, &coder.gradients, learning_rate, factor);
         constraint::restore(backend, &settings, &mut coder.params);
+        if let Some(average) = &mut self.average {
+            average.update(backend, &coder.params, self.optimizer.updates());
+        }
         coder.state.update(&settings, &batch, self.counters.step);
         self.dead.update(&batch.fired, n as u64);
         Ok(Some(StepOutcome { batch, gradient_norm, learning_rate }))
+    }
+
+    /// The coder as it is judged and exported, given to `use_it`.
+    pub(super) fn judged<R>(&self, backend: &B, use_it: impl FnOnce(&Coder<B>, &Params<B>) -> R) -> R {
+        let averaged = self.optimizer.averaged(backend, &self.coder.params).map(|mut params| {
+            constraint::restore(backend, self.coder.settings(), &mut params);
+            params
+        });
+        // an average of unit rows is shorter: latents' values make up for what the norm would take
+        let average = self.average.as_ref().filter(|_| self.optimizer.updates() > 0).map(|average| &average.params);
+        use_it(&self.coder, averaged.as_ref().or(average).unwrap_or(&self.coder.params))
     }
 
     fn skip(&mut self) -> Result<()> {

@@ -15,12 +15,16 @@ fn settings(rows: u64, reuse: u32) -> TrainerSettings {
 }
 
 fn settings_of(coder: serde_json::Value, rows: u64, reuse: u32) -> TrainerSettings {
+    settings_with(coder, serde_json::json!({"type": "adam", "learning_rate": 0.01, "warmup_steps": 5}), rows, reuse)
+}
+
+fn settings_with(coder: serde_json::Value, optimizer: serde_json::Value, rows: u64, reuse: u32) -> TrainerSettings {
     let config = serde_json::json!({
         "name": "small",
         "input": "blocks.1.hook_resid_post",
         "buffer": {"rows": 64, "reuse": reuse},
         "coder": coder,
-        "optimizer": {"type": "adam", "learning_rate": 0.01, "warmup_steps": 5},
+        "optimizer": optimizer,
         "batch_rows": 16,
         "rows": rows,
         "checkpoint": {"url": "unused"},
@@ -97,6 +101,42 @@ fn an_interrupted_run_ends_in_the_same_bytes() {
             assert!(other.save().unwrap() == expected_end, "reuse {reuse}, cut after {cut}, finished");
             assert_eq!(other.report(), whole.report());
         }
+    }
+}
+
+#[test]
+fn every_optimizer_resumes_to_the_same_bytes_and_exports_what_it_judges() {
+    for optimizer in [
+        serde_json::json!({"type": "adam", "learning_rate": 0.01, "weight_decay": 0.1, "average": 0.9,
+            "decay_shape": "cosine"}),
+        serde_json::json!({"type": "signum", "learning_rate": 0.003, "warmup_steps": 5}),
+    ] {
+        let coder = serde_json::json!({"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40});
+        let settings = || settings_with(coder.clone(), optimizer.clone(), 100_000, 2);
+        let mut whole = Trainer::new(cpu(2), settings()).unwrap();
+        offer(&mut whole, 0..6);
+        let early = whole.report();
+        offer(&mut whole, 6..PIECES);
+        assert!(whole.report().fvu < 0.8 * early.fvu, "{optimizer}: {} -> {}", early.fvu, whole.report().fvu);
+        let mut first = Trainer::new(cpu(1), settings()).unwrap();
+        offer(&mut first, 0..17);
+        let files = first.save().unwrap();
+        let mut second = Trainer::restore(cpu(2), settings(), &files).unwrap();
+        assert!(second.save().unwrap() == files, "{optimizer}: a restored trainer saves what it was restored from");
+        offer(&mut second, 17..PIECES);
+        assert!(second.save().unwrap() == whole.save().unwrap(), "{optimizer}");
+
+        let (rows, _, _) = piece(3);
+        let (mut ours, mut theirs, mut l0) = (Vec::new(), Vec::new(), Vec::new());
+        whole.reconstruct(&rows, &mut ours, &mut l0, &mut [0; 64]).unwrap();
+        let backend = Cpu::new(1).unwrap();
+        let exported = ExportedCoder::read(&whole.export(ExportMetadata::default()).unwrap()).unwrap();
+        let params = exported.upload(&backend);
+        let inference = exported.inference(&backend, &params);
+        inference.reconstruct(&backend, 1.0, &rows, &mut theirs, &mut l0, &mut [0; 64]);
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-3 * a.abs().max(1.0)), "{optimizer}");
+        let own = &whole.training.as_ref().unwrap().coder.params.w_dec;
+        whole.training.as_ref().unwrap().judged(&backend, |_, params| assert!(params.w_dec != *own, "{optimizer}"));
     }
 }
 

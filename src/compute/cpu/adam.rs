@@ -1,8 +1,8 @@
-//! Adam's update: one pass over weights, gradient and moments.
+//! Updates: one pass over weights, gradient and what the optimiser remembers.
 
 use rayon::prelude::*;
 
-use crate::compute::coder_ops::AdamStep;
+use crate::compute::coder_ops::{AdamStep, SignStep};
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::simd::vectorized;
 
@@ -16,6 +16,8 @@ pub(super) fn adam(cpu: &Cpu, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [
     let root = (1.0 / (1.0 - b2.powf(step.t as f64)).sqrt()) as f32;
     let (keep1, take1, keep2, take2) = (b1 as f32, (1.0 - b1) as f32, b2 as f32, (1.0 - b2) as f32);
     let (scale, epsilon) = (step.gradient_scale as f32, step.epsilon as f32);
+    // without decay exactly 1: the product changes no bit
+    let kept = (1.0 - step.learning_rate * step.weight_decay) as f32;
     let blocks = w.par_chunks_mut(NUMBERS).zip(g.par_chunks(NUMBERS));
     let blocks = blocks.zip(m.par_chunks_mut(NUMBERS).zip(v.par_chunks_mut(NUMBERS)));
     cpu.run(|| {
@@ -27,7 +29,28 @@ pub(super) fn adam(cpu: &Cpu, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [
                         let g = scale * g;
                         *m = normal(keep1 * *m + take1 * g);
                         *v = normal(keep2 * *v + take2 * (g * g));
-                        *w -= rate * *m / (v.sqrt() * root + epsilon);
+                        *w = kept * *w - rate * *m / (v.sqrt() * root + epsilon);
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::schedule_free_sign`].
+pub(super) fn schedule_free_sign(cpu: &Cpu, y: &mut [f32], g: &[f32], z: &mut [f32], step: &SignStep) {
+    let (rate, beta, share) = (step.learning_rate as f32, step.beta as f32, step.share as f32);
+    let (rest, inverse) = ((1.0 - step.beta) as f32, (1.0 / step.beta) as f32);
+    let blocks = y.par_chunks_mut(NUMBERS).zip(g.par_chunks(NUMBERS)).zip(z.par_chunks_mut(NUMBERS));
+    cpu.run(|| {
+        blocks.for_each(|((y, g), z)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((y, &g), z) in y.iter_mut().zip(g).zip(z) {
+                        let x = (*y - rest * *z) * inverse;
+                        *z -= if g == 0.0 { 0.0 } else { rate.copysign(g) };
+                        *y = rest * *z + beta * (x + share * (*z - x));
                     }
                 },
             );

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::compute::coder_ops::{
     AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, PenaltyGradients, PenaltyShape, Rule,
-    SquareSums, Subset,
+    SignStep, SquareSums, Subset,
 };
 use crate::compute::cpu::{Cpu, adam, entries, reduce, select, sparse, topk};
 
@@ -181,6 +181,10 @@ impl CoderOps for Cpu {
 
     fn adam(&self, w: &mut Vec<f32>, g: &Vec<f32>, m: &mut Vec<f32>, v: &mut Vec<f32>, len: usize, step: &AdamStep) {
         adam::adam(self, &mut w[..len], &g[..len], &mut m[..len], &mut v[..len], step);
+    }
+
+    fn schedule_free_sign(&self, y: &mut Vec<f32>, g: &Vec<f32>, z: &mut Vec<f32>, len: usize, step: &SignStep) {
+        adam::schedule_free_sign(self, &mut y[..len], &g[..len], &mut z[..len], step);
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::compute::coder_ops::{
     AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NO_LATENT, PenaltyGradients,
-    PenaltyShape, Rule, SquareSums, Subset,
+    PenaltyShape, Rule, SignStep, SquareSums, Subset,
 };
 use crate::compute::reference::Reference;
 use crate::compute::reference::select::{self, slope};
@@ -305,7 +305,17 @@ impl CoderOps for Reference {
             v[i] = b2 * v[i] + (1.0 - b2) * g * g;
             let m_hat = m[i] / (1.0 - b1.powf(step.t as f64));
             let v_hat = v[i] / (1.0 - b2.powf(step.t as f64));
+            w[i] *= 1.0 - step.learning_rate * step.weight_decay;
             w[i] -= step.learning_rate * m_hat / (v_hat.sqrt() + step.epsilon);
+        }
+    }
+
+    fn schedule_free_sign(&self, y: &mut Vec<f64>, g: &Vec<f64>, z: &mut Vec<f64>, len: usize, step: &SignStep) {
+        let SignStep { learning_rate, beta, share } = *step;
+        for i in 0..len {
+            let x = (y[i] - (1.0 - beta) * z[i]) / beta;
+            z[i] -= learning_rate * if g[i] == 0.0 { 0.0 } else { g[i].signum() };
+            y[i] = (1.0 - beta) * z[i] + beta * (x + share * (z[i] - x));
         }
     }
 }

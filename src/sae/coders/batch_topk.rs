@@ -21,7 +21,8 @@ pub struct BatchTopkConfig {
     /// Latents kept a row, on average over a batch.
     #[schemars(range(min = 1.0))]
     pub k: f64,
-    /// Weight of a new batch in the moving average of the least value kept, which is the threshold at inference.
+    /// Weight of a new batch in the moving average of the least value kept, which is the threshold at inference; the first
+    /// batches weigh the same.
     #[serde(default = "default_threshold_rate")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1.0))]
     pub threshold_rate: f64,

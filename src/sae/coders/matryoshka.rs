@@ -27,7 +27,8 @@ pub struct MatryoshkaConfig {
     /// Weights of the losses of `widths` and of `width`; default: 1 each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<Vec<f64>>,
-    /// Weight of a new batch in the moving average of the least value kept, which is the threshold at inference.
+    /// Weight of a new batch in the moving average of the least value kept, which is the threshold at inference; the first
+    /// batches weigh the same.
     #[serde(default = "default_threshold_rate")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1.0))]
     pub threshold_rate: f64,

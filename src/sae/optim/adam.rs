@@ -1,4 +1,5 @@
-//! Adam (Kingma & Ba 2015), dense: latents without a gradient keep moving by their moments.
+//! Adam (Kingma & Ba 2015), dense: latents without a gradient keep moving by their moments. With weight decay, AdamW
+//! (Loshchilov & Hutter 2019): weights shrink by `rate * decay` besides.
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::AdamStep;
@@ -11,6 +12,8 @@ pub struct Adam<B: CoderOps> {
     pub betas: [f64; 2],
     /// Added to the denominator.
     pub epsilon: f64,
+    /// Share of the weights, times the rate, that is taken off.
+    pub weight_decay: f64,
     /// Updates so far.
     pub t: u64,
     /// First moments.
@@ -20,10 +23,10 @@ pub struct Adam<B: CoderOps> {
 }
 
 impl<B: CoderOps> Adam<B> {
-    /// Before the first update.
+    /// Before the first update, without weight decay.
     pub fn new(backend: &B, settings: &CoderSettings, betas: [f64; 2], epsilon: f64) -> Self {
         let zeros = || params::zeros(backend, settings.dims, settings.selection.extra_params());
-        Self { betas, epsilon, t: 0, m: zeros(), v: zeros() }
+        Self { betas, epsilon, weight_decay: 0.0, t: 0, m: zeros(), v: zeros() }
     }
 
     /// One update with `gradient_scale * gradients`.
@@ -36,7 +39,14 @@ impl<B: CoderOps> Adam<B> {
         gradient_scale: f64,
     ) {
         self.t += 1;
-        let step = AdamStep { learning_rate, betas: self.betas, epsilon: self.epsilon, t: self.t, gradient_scale };
+        let step = AdamStep {
+            learning_rate,
+            betas: self.betas,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            t: self.t,
+            gradient_scale,
+        };
         let state = self.m.each_mut().into_iter().zip(self.v.each_mut());
         for ((w, g), (m, v)) in params.each_mut().into_iter().zip(gradients.each()).zip(state) {
             let len = backend.len(w);

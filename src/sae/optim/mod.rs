@@ -1,8 +1,105 @@
-//! How parameters are updated: the gradient's norm is bounded, the rate follows a schedule, Adam applies it.
+//! How parameters are updated: the gradient's norm is bounded, the rate follows a schedule, an optimiser applies it. What
+//! is evaluated and exported may be an average of the parameters.
 
 pub mod adam;
+pub mod average;
 pub mod clip;
 pub mod schedule;
+pub mod signum;
 
 pub use adam::Adam;
+pub use average::Average;
 pub use schedule::Schedule;
+pub use signum::Signum;
+
+use crate::compute::CoderOps;
+use crate::sae::config::OptimizerConfig;
+use crate::sae::params::{Gradients, Params, PerParam};
+use crate::sae::settings::CoderSettings;
+
+/// One of the optimisers, with its state.
+pub enum Optimizer<B: CoderOps> {
+    /// Adam and AdamW.
+    Adam(Adam<B>),
+    /// Schedule-free signs.
+    Signum(Signum<B>),
+}
+
+impl<B: CoderOps> Optimizer<B> {
+    /// Before the first update.
+    pub fn new(backend: &B, settings: &CoderSettings, config: &OptimizerConfig) -> Self {
+        match config {
+            OptimizerConfig::Adam { betas, epsilon, weight_decay, .. } => {
+                let adam = Adam::new(backend, settings, *betas, *epsilon);
+                Self::Adam(Adam { weight_decay: *weight_decay, ..adam })
+            }
+            OptimizerConfig::Signum { beta, .. } => Self::Signum(Signum::new(backend, settings, *beta)),
+        }
+    }
+
+    /// One update with `gradient_scale * gradients`.
+    pub fn update(
+        &mut self,
+        backend: &B,
+        params: &mut Params<B>,
+        gradients: &Gradients<B>,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) {
+        match self {
+            Self::Adam(adam) => adam.update(backend, params, gradients, learning_rate, gradient_scale),
+            Self::Signum(signum) => signum.update(backend, params, gradients, learning_rate),
+        }
+    }
+
+    /// Updates so far.
+    pub fn updates(&self) -> u64 {
+        match self {
+            Self::Adam(adam) => adam.t,
+            Self::Signum(signum) => signum.t,
+        }
+    }
+
+    /// The scalar of its state besides; 0 where there is none.
+    pub fn weight(&self) -> f64 {
+        match self {
+            Self::Adam(_) => 0.0,
+            Self::Signum(signum) => signum.weight,
+        }
+    }
+
+    /// Set what [`Optimizer::updates`] and [`Optimizer::weight`] gave.
+    pub fn restore(&mut self, updates: u64, weight: f64) {
+        match self {
+            Self::Adam(adam) => adam.t = updates,
+            Self::Signum(signum) => (signum.t, signum.weight) = (updates, weight),
+        }
+    }
+
+    /// Its tensors, with the prefixes of their names in a checkpoint.
+    pub fn groups(&self) -> Vec<(&'static str, &PerParam<B::Tensor>)> {
+        match self {
+            Self::Adam(adam) => vec![("adam.m.", &adam.m), ("adam.v.", &adam.v)],
+            Self::Signum(signum) => vec![("signum.z.", &signum.z)],
+        }
+    }
+
+    /// As [`Optimizer::groups`].
+    pub fn groups_mut(&mut self) -> Vec<(&'static str, &mut PerParam<B::Tensor>)> {
+        match self {
+            Self::Adam(adam) => vec![("adam.m.", &mut adam.m), ("adam.v.", &mut adam.v)],
+            Self::Signum(signum) => vec![("signum.z.", &mut signum.z)],
+        }
+    }
+
+    /// What the coder is evaluated with, where that is not its parameters.
+    pub fn averaged(&self, backend: &B, params: &Params<B>) -> Option<Params<B>> {
+        match self {
+            Self::Adam(_) => None,
+            Self::Signum(signum) => Some(signum.averaged(backend, params)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,14 @@ fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usiz
 
     let (mut weights, mut m, mut v) = (up(f * d, "w"), backend.zeros(f * d), backend.zeros(f * d));
     for t in 1..=3 {
-        let step = AdamStep { learning_rate: 0.01, betas: [0.9, 0.99], epsilon: 1e-8, t, gradient_scale: 0.5 };
+        let step = AdamStep {
+            learning_rate: 0.01,
+            betas: [0.9, 0.99],
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            t,
+            gradient_scale: 0.5,
+        };
         backend.adam(&mut weights, &w2, &mut m, &mut v, f * d, &step);
     }
     results.push(("adam", read(backend, &weights, f * d)));

@@ -4,6 +4,7 @@ use super::*;
 use crate::compute::coder_ops::PenaltyShape;
 use crate::sae::optim::Adam;
 use crate::sae::settings::{JumpReluSettings, L0Penalty, PenaltySettings};
+use crate::sae::state::MovingAverage;
 use crate::sae::{constraint, init};
 use crate::trainer::metrics::ReconstructionSums;
 
@@ -121,9 +122,9 @@ fn batch_topk_ranked_by_norm() {
     let mut run = run("batchtopk_normscore", settings.clone(), "b_enc", &[], &[]);
     run.loss(run.report.reconstruction_loss, &["loss_recon"]);
     run.loss(run.report.least, &["min_positive_reported"]);
-    run.coder.state.threshold = Some(0.5);
+    run.coder.state.threshold = Some(MovingAverage { value: 0.5, count: 1000 });
     run.coder.state.update(&settings, &run.report, 1);
-    run.loss(run.coder.state.threshold.unwrap(), &["tau_new"]);
+    run.loss(run.coder.state.threshold.unwrap().value, &["tau_new"]);
 }
 
 fn jumprelu(sparsity: L0Penalty, pre_act_coefficient: f64) -> SelectionSettings {

@@ -109,8 +109,8 @@ fn exported_coders_compute_the_same() {
         let report = coder.loss_and_gradients(&cpu, &Batch { scale: 1.7, ..batch(&rows, 50, &[]) });
         coder.state.update(&settings, &report, 1);
         let (mut ours, mut l0, mut fired) = (Vec::new(), Vec::new(), vec![0; 7]);
-        coder.inference(&cpu).reconstruct(&cpu, 1.7, &rows, &mut ours, &mut l0, &mut fired);
-        let files = ExportedCoder::from_coder(&cpu, &coder, 1.7, serde_json::Map::new()).write().unwrap();
+        coder.inference(&cpu, &coder.params).reconstruct(&cpu, 1.7, &rows, &mut ours, &mut l0, &mut fired);
+        let files = ExportedCoder::new(&cpu, &coder, &coder.params, 1.7, serde_json::Map::new()).write().unwrap();
         let exported = ExportedCoder::read(&files).unwrap();
         let params = exported.upload(&cpu);
         let (mut theirs, mut their_l0, mut their_fired) = (Vec::new(), Vec::new(), vec![0; 7]);

@@ -77,8 +77,13 @@ fn train_toy(s: &CoderSettings, steps: u64, rate: f64, damage: impl Fn(&mut Para
     damage(&mut coder.params);
     let mut adam = Adam::new(&cpu, s, [0.9, 0.999], 1e-8);
     let mut dead = DeadTracker::new(dims.f, s.dead_after);
-    let schedule =
-        crate::sae::optim::Schedule { peak: rate, warmup_steps: steps / 25, total_steps: steps, decay_share: 0.2 };
+    let schedule = crate::sae::optim::Schedule {
+        peak: rate,
+        warmup_steps: steps / 25,
+        total_steps: steps,
+        decay_share: 0.2,
+        decay_shape: Default::default(),
+    };
     let (mut fvu, mut l0) = (0.0, 0.0);
     for step in 0..steps {
         let x = cpu.upload(&toy.rows(n));
@@ -98,7 +103,7 @@ fn train_toy(s: &CoderSettings, steps: u64, rate: f64, damage: impl Fn(&mut Para
     }
     let rows = toy.rows(2000);
     let (mut out, mut counts, mut fired) = (Vec::new(), Vec::new(), vec![0; dims.f]);
-    coder.inference(&cpu).reconstruct(&cpu, 1.0, &rows, &mut out, &mut counts, &mut fired);
+    coder.inference(&cpu, &coder.params).reconstruct(&cpu, 1.0, &rows, &mut out, &mut counts, &mut fired);
     let fresh_l0 = f64::from(counts.iter().sum::<u32>()) / 2000.0;
     Outcome { fvu, l0, fresh_l0, mmcs: toy.mean_max_cosine(&coder.params.w_dec), dead: dead.dead_fraction() }
 }
