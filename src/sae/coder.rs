@@ -92,7 +92,7 @@ impl<B: CoderOps> Coder<B> {
     /// A coder for batches of up to `rows` rows.
     pub fn new(backend: &B, settings: CoderSettings, params: Params<B>, rows: usize) -> Self {
         let dims = settings.dims;
-        let k = settings.selection.expected_k();
+        let k = settings.expected_k();
         Self {
             params,
             gradients: params::zeros(backend, dims, settings.selection.extra_params()),

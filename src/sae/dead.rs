@@ -25,6 +25,11 @@ impl DeadTracker {
         }
     }
 
+    /// These latents start anew: they count as having just fired.
+    pub fn renew(&mut self, latents: &[u32]) {
+        latents.iter().for_each(|&latent| self.silent_tokens[latent as usize] = 0);
+    }
+
     /// The dead latents, ascending.
     pub fn dead(&self) -> Vec<u32> {
         let silent = self.silent_tokens.iter().enumerate();

@@ -11,7 +11,7 @@
 //! | auxiliary branch | [`loss::branch`] | dead latents reconstruct the residual |
 //! | constraint on parameters | [`constraint`] | unit decoder rows, thresholds not negative |
 //! | start | [`init`] | norms of decoder rows, geometric median |
-//! | latents that stopped firing | [`dead`] | tokens since each latent fired |
+//! | latents that stopped firing | [`dead`], [`resample`] | tokens since each latent fired; new starts from badly reconstructed rows |
 //! | what is remembered besides parameters | [`state`] | inference threshold |
 //! | update | [`optim`] | clipping, schedule, Adam |
 //! | rows that are not trained on | [`infer`] | the code without what only a batch has |
@@ -35,6 +35,7 @@ pub mod init;
 pub mod loss;
 pub mod optim;
 pub mod params;
+pub mod resample;
 pub mod selection;
 pub mod settings;
 pub mod state;

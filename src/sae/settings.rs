@@ -27,6 +27,10 @@ pub struct CoderSettings {
     pub aux: Option<AuxSettings>,
     /// A latent that fired for none of this many rows is dead.
     pub dead_after: u64,
+    /// Steps between new starts of dead latents ([`crate::sae::resample`]).
+    pub resample_every: Option<u64>,
+    /// A budget of kept latents that shrinks to `k`.
+    pub k_anneal: Option<KAnneal>,
     /// Where training starts.
     pub start: StartSettings,
 }
@@ -144,6 +148,23 @@ pub struct AuxSettings {
     pub coefficient: f64,
 }
 
+/// A budget that shrinks linearly from `from` to `k` over `steps` steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KAnneal {
+    /// Latents a row to start with.
+    pub from: f64,
+    /// Steps.
+    pub steps: u64,
+}
+
+impl KAnneal {
+    /// The budget at step `step` (from 0) on the way to `k`.
+    pub fn at(&self, step: u64, k: f64) -> f64 {
+        let done = warmup(step, self.steps);
+        self.from * (1.0 - done) + k * done
+    }
+}
+
 /// Where training starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StartSettings {
@@ -174,6 +195,12 @@ impl SelectionSettings {
 }
 
 impl CoderSettings {
+    /// As [`SelectionSettings::expected_k`], while a budget shrinks.
+    pub fn expected_k(&self) -> usize {
+        let first = self.k_anneal.map_or(0, |anneal| anneal.from.ceil() as usize);
+        self.selection.expected_k().max(first)
+    }
+
     /// A coder with this selection and nothing else: unit decoder rows, the bias subtracted, one reconstruction.
     pub fn plain(dims: CoderDims, selection: SelectionSettings, dead_after: u64) -> Self {
         Self {
@@ -187,6 +214,8 @@ impl CoderSettings {
             multi: None,
             aux: None,
             dead_after,
+            resample_every: None,
+            k_anneal: None,
             start: StartSettings { norm: 1.0, median: true },
         }
     }
@@ -202,9 +231,8 @@ impl CoderSettings {
         let (d, f) = (self.dims.d as u64, self.dims.f as u64);
         let aux: u64 = self.aux.iter().chain(&self.multi).map(|branch| d + 4 * branch.k as u64).sum();
         let code = match &self.selection {
-            SelectionSettings::TopK { k } if self.decoder != DecoderNorm::Ranked => 4 * *k as u64,
-            SelectionSettings::TopK { k } => f + 4 * *k as u64,
-            SelectionSettings::BatchTopK { .. } => f + 4 * self.selection.expected_k() as u64,
+            SelectionSettings::TopK { .. } if self.decoder != DecoderNorm::Ranked => 4 * self.expected_k() as u64,
+            SelectionSettings::TopK { .. } | SelectionSettings::BatchTopK { .. } => f + 4 * self.expected_k() as u64,
             // before training has made them sparse, half of all entries are active
             SelectionSettings::Positive => f + 5 * f,
             SelectionSettings::JumpRelu(_) => f + 6 * f,

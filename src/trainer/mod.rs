@@ -301,7 +301,12 @@ impl<B: CoderOps> Trainer<B> {
             }
         };
         let documents = self.buffer.draw(*batch_rows, &mut self.batch);
-        let outcome = training.step(&*self.backend, &self.batch, schedule, *clip_norm).map_err(context)?;
+        let outcome = training
+            .step(&*self.backend, &self.batch, schedule, *clip_norm, |step| {
+                // a stream for each step: nothing to save
+                self.settings.stream(&format!("resample/{step}"))
+            })
+            .map_err(context)?;
         let report = &mut self.report;
         report.step = training.counters.step;
         report.rows = training.counters.rows;

@@ -6,6 +6,7 @@ use crate::runtime::rng::Rng;
 use crate::sae::config::OptimizerConfig;
 use crate::sae::dead::DeadTracker;
 use crate::sae::optim::{Average, Optimizer, Schedule, clip};
+use crate::sae::resample::resample;
 use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, init};
 use crate::trainer::config::Normalize;
 use crate::trainer::mixing_buffer::MixingBuffer;
@@ -84,6 +85,7 @@ impl<B: CoderOps> Training<B> {
         rows: &[f32],
         schedule: &Schedule,
         clip_norm: f64,
+        seed: impl FnOnce(u64) -> Rng,
     ) -> Result<Option<StepOutcome>> {
         let dims = self.coder.settings().dims;
         let n = rows.len() / dims.d;
@@ -111,7 +113,20 @@ impl<B: CoderOps> Training<B> {
         }
         coder.state.update(&settings, &batch, self.counters.step);
         self.dead.update(&batch.fired, n as u64);
+        self.resample(backend, rows, seed);
         Ok(Some(StepOutcome { batch, gradient_norm, learning_rate }))
+    }
+
+    /// Let dead latents start anew, where the coder has it and it is time. `seed` gives the step's random stream.
+    fn resample(&mut self, backend: &B, rows: &[f32], seed: impl FnOnce(u64) -> Rng) {
+        let step = self.counters.step;
+        let due = self.coder.settings().resample_every.is_some_and(|every| step.is_multiple_of(every));
+        let dead = if due { self.dead.dead() } else { Vec::new() };
+        if !dead.is_empty() {
+            let (coder, optimizer) = (&mut self.coder, &mut self.optimizer);
+            let renewed = resample(backend, coder, optimizer, (rows, self.scale), &dead, &mut seed(step));
+            self.dead.renew(&renewed);
+        }
     }
 
     /// The coder as it is judged and exported, given to `use_it`.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::compute::coder_ops::CoderDims;
 use crate::sae::coders::{
     Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after, default_threshold_rate,
+    k_anneal,
 };
 use crate::sae::settings::{CoderSettings, SelectionSettings};
 use crate::units::Count;
@@ -36,6 +37,14 @@ pub struct BatchTopkConfig {
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
+    /// Latents kept a row at first; the number falls to `k` over `k_anneal_steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub k_start: Option<u32>,
+    /// Steps over which the number of latents kept falls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub k_anneal_steps: Option<u64>,
     /// Norms of decoder rows.
     #[serde(default)]
     pub decoder: RankedDecoder,
@@ -50,6 +59,7 @@ impl BatchTopkConfig {
         let mut faults = Faults::default();
         faults.kept(self.width, self.k, self.aux_k);
         faults.not_negative("aux_coefficient", self.aux_coefficient);
+        faults.annealed(self.width, self.k, self.k_start, self.k_anneal_steps);
         let rate = self.threshold_rate;
         faults.check(rate > 0.0 && rate <= 1.0, "threshold_rate", rate, "must be above 0 and at most 1");
         faults.0
@@ -60,6 +70,7 @@ impl BatchTopkConfig {
         let selection = SelectionSettings::BatchTopK { k: self.k, threshold_rate: self.threshold_rate };
         CoderSettings {
             decoder: self.decoder.norm(),
+            k_anneal: k_anneal(self.k_start, self.k_anneal_steps),
             aux: aux(self.aux_k, self.aux_coefficient, d, self.width),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
         }

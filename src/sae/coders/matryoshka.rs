@@ -56,6 +56,8 @@ impl MatryoshkaConfig {
             aux_coefficient: self.aux_coefficient,
             aux_k: self.aux_k,
             dead_after_tokens: self.dead_after_tokens,
+            k_start: None,
+            k_anneal_steps: None,
             decoder: self.decoder,
         }
     }

@@ -22,7 +22,7 @@ pub use topk::TopkConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sae::settings::{AuxSettings, DecoderNorm};
+use crate::sae::settings::{AuxSettings, DecoderNorm, KAnneal};
 use crate::units::Count;
 
 /// What every coder has.
@@ -67,6 +67,17 @@ impl Faults {
         self.check(value > 0.0 && value.is_finite(), key, value, "must be above 0");
     }
 
+    /// A number of latents that falls.
+    fn annealed(&mut self, width: u32, k: f64, start: Option<u32>, steps: Option<u64>) {
+        if let Some(start) = start {
+            let rule = format!("must be above `coder.k` ({k}) and at most `coder.width` ({width})");
+            self.check(f64::from(start) > k && start <= width, "k_start", start, rule);
+            self.check(steps.is_some_and(|steps| steps > 0), "k_start", start, "needs `k_anneal_steps`");
+        } else if let Some(steps) = steps {
+            self.check(false, "k_anneal_steps", steps, "needs `k_start`");
+        }
+    }
+
     /// Latents kept a row, and those of the auxiliary loss.
     fn kept(&mut self, width: u32, k: f64, aux_k: Option<u32>) {
         let rule = format!("must be between 1 and `coder.width` ({width})");
@@ -104,6 +115,11 @@ impl RankedDecoder {
 fn aux(aux_k: Option<u32>, coefficient: f64, d: usize, width: u32) -> Option<AuxSettings> {
     let k = aux_k.map_or((d / 2).max(1), |k| k as usize).min(width as usize);
     (k > 0 && coefficient > 0.0).then_some(AuxSettings { k, coefficient })
+}
+
+/// The number of latents kept, while it falls.
+fn k_anneal(start: Option<u32>, steps: Option<u64>) -> Option<KAnneal> {
+    Some(KAnneal { from: f64::from(start?), steps: steps? })
 }
 
 fn default_aux_coefficient() -> f64 {

@@ -35,6 +35,10 @@ pub struct PAnnealConfig {
     #[serde(default = "default_window")]
     #[schemars(range(min = 1, max = 1000))]
     pub window: u32,
+    /// Every so many steps, dead latents start anew in the direction of rows that are reconstructed badly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub resample_every_steps: Option<u64>,
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
@@ -64,6 +68,7 @@ impl PAnnealConfig {
         faults.check(end > start, "anneal_end_step", end, format!("must be above `anneal_start_step` ({start})"));
         faults.check((2..=1000).contains(&self.exponents), "exponents", self.exponents, "must be between 2 and 1000");
         faults.check((1..=1000).contains(&self.window), "window", self.window, "must be between 1 and 1000");
+        faults.check(self.resample_every_steps != Some(0), "resample_every_steps", 0, "must be at least 1");
         faults.0
     }
 
@@ -76,6 +81,7 @@ impl PAnnealConfig {
             warmup_steps: self.sparsity_warmup_steps,
         };
         CoderSettings {
+            resample_every: self.resample_every_steps,
             penalties: vec![penalty],
             anneal: Some(AnnealSettings {
                 start_step: self.anneal_start_step,

@@ -36,6 +36,10 @@ pub struct StandardConfig {
     /// Whether `b_dec` is subtracted from the encoder's input; default: as the form says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apply_b_dec_to_input: Option<bool>,
+    /// Every so many steps, dead latents start anew in the direction of rows that are reconstructed badly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub resample_every_steps: Option<u64>,
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
@@ -69,6 +73,7 @@ impl StandardConfig {
         let mut faults = Faults::default();
         faults.not_negative("l1_coefficient", self.l1_coefficient);
         faults.positive("lp_norm", self.lp_norm);
+        faults.check(self.resample_every_steps != Some(0), "resample_every_steps", 0, "must be at least 1");
         faults.0
     }
 
@@ -78,6 +83,7 @@ impl StandardConfig {
         let shape = if self.lp_norm == 1.0 { PenaltyShape::Linear } else { PenaltyShape::RowNorm { p: self.lp_norm } };
         let (coefficient, warmup_steps) = (self.l1_coefficient, self.l1_warmup_steps);
         CoderSettings {
+            resample_every: self.resample_every_steps,
             decoder: if free { DecoderNorm::Free } else { DecoderNorm::Unit },
             subtract_bias: self.apply_b_dec_to_input.unwrap_or(!free),
             penalties: vec![PenaltySettings { shape, coefficient, by_norm: free, warmup_steps }],

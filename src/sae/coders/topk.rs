@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::coder_ops::CoderDims;
-use crate::sae::coders::{Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after};
+use crate::sae::coders::{
+    Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after, k_anneal,
+};
 use crate::sae::settings::{AuxSettings, CoderSettings, SelectionSettings};
 use crate::units::Count;
 
@@ -36,6 +38,14 @@ pub struct TopkConfig {
     /// Latents of that reconstruction; default: four times `k`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multi_k: Option<u32>,
+    /// Latents kept a row at first; the number falls to `k` over `k_anneal_steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub k_start: Option<u32>,
+    /// Steps over which the number of latents kept falls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub k_anneal_steps: Option<u64>,
     /// Norms of decoder rows.
     #[serde(default, skip_serializing_if = "RankedDecoder::is_unit")]
     pub decoder: RankedDecoder,
@@ -54,6 +64,7 @@ impl TopkConfig {
         let mut faults = Faults::default();
         faults.kept(self.width, f64::from(self.k), self.aux_k);
         faults.not_negative("aux_coefficient", self.aux_coefficient);
+        faults.annealed(self.width, f64::from(self.k), self.k_start, self.k_anneal_steps);
         faults.not_negative("multi_coefficient", self.multi_coefficient);
         if let Some(multi_k) = self.multi_k {
             let rule = format!("must be above `coder.k` and at most `coder.width` ({})", self.width);
@@ -73,6 +84,7 @@ impl TopkConfig {
         CoderSettings {
             multi: (multi.coefficient > 0.0).then_some(multi),
             decoder: self.decoder.norm(),
+            k_anneal: k_anneal(self.k_start, self.k_anneal_steps),
             aux: aux(self.aux_k, self.aux_coefficient, d, self.width),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
         }

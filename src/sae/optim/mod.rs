@@ -92,6 +92,28 @@ impl<B: CoderOps> Optimizer<B> {
         }
     }
 
+    /// Forget what it remembers of a latent, whose parameters were set anew.
+    pub fn forget(&mut self, backend: &B, params: &Params<B>, latent: usize, d: usize) {
+        let zeros = vec![0.0; d];
+        match self {
+            Self::Adam(adam) => {
+                for group in [&mut adam.m, &mut adam.v] {
+                    backend.write(&mut group.w_enc, latent * d, &zeros);
+                    backend.write(&mut group.w_dec, latent * d, &zeros);
+                    backend.write(&mut group.b_enc, latent, &zeros[..1]);
+                }
+            }
+            Self::Signum(signum) => {
+                let mut row = zeros;
+                backend.read(&params.w_enc, latent * d, &mut row);
+                backend.write(&mut signum.z.w_enc, latent * d, &row);
+                backend.read(&params.w_dec, latent * d, &mut row);
+                backend.write(&mut signum.z.w_dec, latent * d, &row);
+                backend.write(&mut signum.z.b_enc, latent, &[0.0]);
+            }
+        }
+    }
+
     /// What the coder is evaluated with, where that is not its parameters.
     pub fn averaged(&self, backend: &B, params: &Params<B>) -> Option<Params<B>> {
         match self {

@@ -87,9 +87,12 @@ pub trait Selection<B: CoderOps>: Send + Sync {
 /// The selection of `settings`, for batches of up to `rows` rows.
 pub fn build<B: CoderOps>(backend: &B, settings: &CoderSettings, rows: usize) -> Box<dyn Selection<B>> {
     let (dims, ranked) = (settings.dims, settings.decoder == DecoderNorm::Ranked);
+    let anneal = settings.k_anneal;
     match &settings.selection {
-        SelectionSettings::TopK { k } => Box::new(topk::TopK::new(backend, dims, rows, *k, ranked)),
-        SelectionSettings::BatchTopK { k, .. } => Box::new(batch_topk::BatchTopK::new(backend, dims, rows, *k, ranked)),
+        SelectionSettings::TopK { k } => Box::new(topk::TopK::new(backend, dims, rows, (*k, anneal), ranked)),
+        SelectionSettings::BatchTopK { k, .. } => {
+            Box::new(batch_topk::BatchTopK::new(backend, dims, rows, (*k, anneal), ranked))
+        }
         SelectionSettings::Positive => Box::new(positive::Positive::new(backend, dims, rows)),
         SelectionSettings::JumpRelu(own) => Box::new(jumprelu::JumpRelu::new(backend, dims, rows, own.clone())),
         SelectionSettings::Gated { trains_decoder } => {
