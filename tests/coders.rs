@@ -24,29 +24,29 @@ use harvestd::trainer::{Trainer, TrainerSettings};
 const WIDTH: usize = 48;
 const LATENTS: usize = 160;
 
-/// Every type of coder, and its architecture there.
-fn types() -> Vec<(serde_json::Value, &'static str)> {
+/// Every type of coder, how its rows are normalised, and its architecture there.
+fn types() -> Vec<(serde_json::Value, &'static str, &'static str)> {
     let json = |extra: serde_json::Value| {
         let mut coder = extra;
         coder["width"] = LATENTS.into();
         coder
     };
     vec![
-        (json(serde_json::json!({"type": "topk", "k": 6})), "topk"),
-        (json(serde_json::json!({"type": "topk", "k": 6, "decoder": "ranked"})), "topk"),
-        (json(serde_json::json!({"type": "batch_topk", "k": 6})), "jumprelu"),
+        (json(serde_json::json!({"type": "topk", "k": 6})), "sqrt_d", "topk"),
+        (json(serde_json::json!({"type": "topk", "k": 6})), "layer_norm", "topk"),
+        (json(serde_json::json!({"type": "topk", "k": 6, "decoder": "ranked"})), "unit_norm", "topk"),
+        (json(serde_json::json!({"type": "batch_topk", "k": 6})), "sqrt_d", "jumprelu"),
+        (json(serde_json::json!({"type": "batch_topk", "k": 6, "decoder": "ranked"})), "sqrt_d", "jumprelu"),
+        (json(serde_json::json!({"type": "matryoshka", "k": 6, "widths": [20, 60]})), "row_norm", "jumprelu"),
+        (json(serde_json::json!({"type": "standard", "l1_coefficient": 1})), "sqrt_d", "standard"),
+        (json(serde_json::json!({"type": "standard", "l1_coefficient": 1, "form": "bricken"})), "unit_rms", "standard"),
+        (json(serde_json::json!({"type": "jumprelu", "l0_coefficient": 0.1})), "sqrt_d", "jumprelu"),
+        (json(serde_json::json!({"type": "gated", "l1_coefficient": 1})), "none", "gated"),
         (
-            json(serde_json::json!({"type": "batch_topk", "k": 6, "threshold_rate": 0.2, "decoder": "ranked"})),
-            "jumprelu",
+            json(serde_json::json!({"type": "p_anneal", "sparsity_coefficient": 1, "anneal_end_step": 20000})),
+            "sqrt_d",
+            "standard",
         ),
-        (
-            json(serde_json::json!({"type": "matryoshka", "k": 6, "threshold_rate": 0.2, "widths": [20, 60]})),
-            "jumprelu",
-        ),
-        (json(serde_json::json!({"type": "standard", "l1_coefficient": 1})), "standard"),
-        (json(serde_json::json!({"type": "standard", "l1_coefficient": 1, "form": "bricken"})), "standard"),
-        (json(serde_json::json!({"type": "jumprelu", "l0_coefficient": 0.1})), "jumprelu"),
-        (json(serde_json::json!({"type": "gated", "l1_coefficient": 1})), "gated"),
     ]
 }
 
@@ -56,11 +56,12 @@ fn rows(n: usize, purpose: &str) -> Vec<f32> {
     (0..n * WIDTH).map(|i| (rng.normal() * 3.0 + (i % WIDTH) as f64 * 0.2 - 4.0) as f32).collect()
 }
 
-fn trained(coder: &serde_json::Value) -> Trainer<Cpu> {
+fn trained(coder: &serde_json::Value, normalize: &str) -> Trainer<Cpu> {
     let config = serde_json::json!({
         "name": "small",
         "input": "blocks.3.attn.hook_z[2]",
         "buffer": {"rows": 1024},
+        "normalize": normalize,
         "coder": coder,
         "optimizer": {"type": "adam", "learning_rate": 0.01},
         "batch_rows": 256,
@@ -114,10 +115,10 @@ fn saelens_loads_exported_coders_and_computes_the_same() {
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/load_coder.py"));
     command.args([&rows_path, Path::new(&n.to_string())]).env("OMP_NUM_THREADS", "1");
     let mut trainers = Vec::new();
-    for (i, (coder, architecture)) in types().into_iter().enumerate() {
+    for (i, (coder, normalize, architecture)) in types().into_iter().enumerate() {
         let place = folder.path().join(i.to_string());
         std::fs::create_dir(&place).unwrap();
-        let trainer = trained(&coder);
+        let trainer = trained(&coder, normalize);
         let files = trainer.export(about.clone()).unwrap();
         for (name, bytes) in &files {
             std::fs::write(place.join(name), bytes).unwrap();

@@ -18,6 +18,7 @@ use crate::sae::infer::{Inference, Keep};
 use crate::sae::loss::branch::BranchInput;
 use crate::sae::loss::{Branch, Penalties, Reconstruction};
 use crate::sae::params::{self, Gradients, Params};
+use crate::sae::rows::RowScaling;
 use crate::sae::selection::{self, Input, Pass, Selection, SelectionLosses, gated, host, make_room};
 use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
 use crate::sae::state::CoderState;
@@ -210,7 +211,7 @@ impl<B: CoderOps> Coder<B> {
         }
     }
 
-    /// The coder for inference, with its own parameters or an average of them.
+    /// The coder for inference, with its own parameters or an average of them; rows as they are.
     pub fn inference<'a>(&self, backend: &B, params: &'a Params<B>) -> Inference<'a, B> {
         let dims = self.settings.dims;
         let f = dims.f;
@@ -237,7 +238,7 @@ impl<B: CoderOps> Coder<B> {
                 Keep::Gated { gain: upload(&gain), offset: upload(&offset) }
             }
         };
-        Inference { dims, params, keep, subtract_bias: self.settings.subtract_bias }
+        Inference { dims, params, keep, subtract_bias: self.settings.subtract_bias, rows: RowScaling::None }
     }
 
     /// BatchTopK: `[f]` what `u` must exceed at inference; 0 before the first step.

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sae::coder::Coder;
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::params::{Params, PerParam};
+use crate::sae::rows::RowScaling;
 use crate::sae::selection::{gated, host};
 use crate::sae::settings::{DecoderNorm, SelectionSettings};
 
@@ -55,6 +56,8 @@ pub struct ExportedCoder {
     pub architecture: Architecture,
     /// Whether `b_dec` is subtracted from the encoder's input.
     pub apply_b_dec_to_input: bool,
+    /// What is done to raw rows first.
+    pub rows: RowScaling,
     /// Parameters, rows as in [`PerParam`] (the encoder is turned on the way in and out); extra ones as the architecture
     /// has them.
     pub params: PerParam<Vec<f32>>,
@@ -184,7 +187,14 @@ impl ExportedCoder {
             b_dec: folded(&coder_params.b_dec, &|_| 1.0 / scale),
             extra: architecture.extra().iter().map(|name| extra(name)).collect(),
         };
-        Self { dims: settings.dims, architecture, apply_b_dec_to_input: settings.subtract_bias, params, metadata }
+        Self {
+            dims: settings.dims,
+            architecture,
+            apply_b_dec_to_input: settings.subtract_bias,
+            rows: RowScaling::None,
+            params,
+            metadata,
+        }
     }
 
     /// The parameters on a device.
@@ -218,7 +228,7 @@ impl ExportedCoder {
                 Keep::Gated { gain: of(&gain), offset: of(&offset) }
             }
         };
-        Inference { dims: self.dims, params, keep, subtract_bias: self.apply_b_dec_to_input }
+        Inference { dims: self.dims, params, keep, subtract_bias: self.apply_b_dec_to_input, rows: self.rows }
     }
 
     /// The folder's files: (name, bytes).
@@ -234,7 +244,7 @@ impl ExportedCoder {
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": self.apply_b_dec_to_input,
-            "normalize_activations": "none",
+            "normalize_activations": self.rows.name(),
             "reshape_activations": "none",
             "metadata": self.metadata,
         });
@@ -277,12 +287,17 @@ impl ExportedCoder {
         };
         let config: Value =
             serde_json::from_slice(find(CONFIG_FILE)?).or_kind(ErrorKind::Data, || format!("read {CONFIG_FILE}"))?;
-        let only = [("normalize_activations", json!("none")), ("rescale_acts_by_decoder_norm", json!(false))];
-        for (key, wanted) in only {
-            if let Some(found) = config.get(key).filter(|found| **found != wanted) {
-                return Err(Error::data(format!("{CONFIG_FILE}: `{key}` is {found}: only {wanted} can be read")));
-            }
+        let key = "rescale_acts_by_decoder_norm";
+        if let Some(found) = config.get(key).filter(|found| **found != json!(false)) {
+            return Err(Error::data(format!("{CONFIG_FILE}: `{key}` is {found}: only false can be read")));
         }
+        let rows = match config.get("normalize_activations") {
+            None => RowScaling::None,
+            Some(found) => found.as_str().and_then(RowScaling::named).ok_or_else(|| {
+                let known = "only \"none\", \"constant_norm_rescale\" and \"layer_norm\" can be read";
+                Error::data(format!("{CONFIG_FILE}: `normalize_activations` is {found}: {known}"))
+            })?,
+        };
         let number = |key: &str| {
             let found = config.get(key).and_then(Value::as_u64).filter(|&n| n > 0);
             found
@@ -317,7 +332,7 @@ impl ExportedCoder {
         };
         let apply_b_dec_to_input = config.get("apply_b_dec_to_input").and_then(Value::as_bool).unwrap_or(true);
         let metadata = config.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-        Ok(Self { dims, architecture, apply_b_dec_to_input, params, metadata })
+        Ok(Self { dims, architecture, apply_b_dec_to_input, rows, params, metadata })
     }
 }
 
@@ -364,7 +379,8 @@ mod tests {
         let about = ExportMetadata { model_name: "m".into(), context_size: 128, ..ExportMetadata::default() };
         let metadata = metadata("blocks.1.hook_resid_post", None, &about);
         let apply_b_dec_to_input = architecture != Architecture::Standard;
-        ExportedCoder { dims, architecture, apply_b_dec_to_input, params, metadata }
+        let rows = RowScaling::Standard;
+        ExportedCoder { dims, architecture, apply_b_dec_to_input, rows, params, metadata }
     }
 
     #[test]
@@ -375,7 +391,7 @@ mod tests {
             let files = coder.write().unwrap();
             let back = ExportedCoder::read(&files).unwrap();
             assert_eq!((back.dims, back.architecture), (coder.dims, coder.architecture));
-            assert_eq!(back.apply_b_dec_to_input, coder.apply_b_dec_to_input);
+            assert_eq!((back.apply_b_dec_to_input, back.rows), (coder.apply_b_dec_to_input, coder.rows));
             assert_eq!((back.params.names(), back.params.each()), (coder.params.names(), coder.params.each()));
             assert_eq!(back.metadata, coder.metadata);
             let tensors = SafeTensors::deserialize(&files[1].1).unwrap();

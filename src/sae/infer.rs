@@ -3,6 +3,7 @@
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, Rule};
 use crate::sae::params::Params;
+use crate::sae::rows::RowScaling;
 
 /// Rows that are taken at once.
 const ROWS: usize = 1024;
@@ -39,6 +40,8 @@ pub struct Inference<'a, B: CoderOps> {
     pub keep: Keep<B::Tensor>,
     /// Whether `b_dec` is subtracted from the encoder's input.
     pub subtract_bias: bool,
+    /// What is done to raw rows first.
+    pub rows: RowScaling,
 }
 
 /// Buffers for a number of rows.
@@ -53,7 +56,8 @@ struct Scratch<B: CoderOps> {
 
 impl<B: CoderOps> Inference<'_, B> {
     /// Reconstructions of raw rows, in raw space: `out` `[n, d]` and `l0` `[n]` (latents that fired) are overwritten;
-    /// `fired` `[f]` is counted up. The coder reads `scale * row`.
+    /// `fired` `[f]` is counted up. The coder reads `scale * row`, after what
+    /// [`Inference::rows`] does to it.
     pub fn reconstruct(
         &self,
         backend: &B,
@@ -71,11 +75,14 @@ impl<B: CoderOps> Inference<'_, B> {
         let mut scratch = self.scratch(backend, ROWS.min(rows.len() / d));
         let mut latents = Vec::new();
         for (rows, out) in rows.chunks(ROWS * d).zip(out.chunks_mut(ROWS * d)) {
-            self.encode(backend, scale, rows, &mut scratch);
+            let mut scaled = rows.to_vec();
+            let by = self.rows.apply(&mut scaled, d);
+            self.encode(backend, scale, &scaled, &mut scratch);
             let code = &scratch.code;
             backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.x, d);
             backend.read(&scratch.x, 0, out);
             out.iter_mut().for_each(|y| *y = (f64::from(*y) / scale) as f32);
+            self.rows.undo(out, d, &by);
             latents.resize(code.places(), 0);
             backend.read_index(&code.latents, &mut latents);
             if code.k == 0 {

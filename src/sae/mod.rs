@@ -14,6 +14,7 @@
 //! | latents that stopped firing | [`dead`], [`resample`] | tokens since each latent fired; new starts from badly reconstructed rows |
 //! | what is remembered besides parameters | [`state`] | inference threshold |
 //! | update | [`optim`] | clipping, schedule, Adam |
+//! | rows scaled each by itself | [`rows`] | to one norm, to mean 0 and deviation 1 |
 //! | rows that are not trained on | [`infer`] | the code without what only a batch has |
 //! | exchange with other tools | [`export`] | SAELens folders |
 //!
@@ -36,6 +37,7 @@ pub mod loss;
 pub mod optim;
 pub mod params;
 pub mod resample;
+pub mod rows;
 pub mod selection;
 pub mod settings;
 pub mod state;

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sae::config::{CoderConfig, OptimizerConfig};
+use crate::sae::rows::RowScaling;
 use crate::units::{Count, HumanDuration};
 
 /// Train one coder online.
@@ -17,7 +18,7 @@ pub struct TrainerConfig {
     /// The site whose rows are reconstructed. It is captured whether or not `capture` names it.
     #[schemars(length(min = 1))]
     pub input: String,
-    /// Input scale.
+    /// Scale of rows.
     #[serde(default)]
     pub normalize: Normalize,
     /// The mixing buffer.
@@ -41,7 +42,8 @@ pub struct TrainerConfig {
     pub when_slow: WhenSlow,
 }
 
-/// Input scale; folded into the weights on export.
+/// What is done to rows before the coder reads them. One constant is folded into the weights on export; scaling of each row
+/// by itself is named in the exported configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalize {
@@ -50,6 +52,13 @@ pub enum Normalize {
     SqrtD,
     /// Multiply by one constant so that the mean square of a value is 1; measured on the first full buffer.
     UnitRms,
+    /// Multiply by one constant so that the mean square of the norm is 1 (dictionary_learning); measured on the first full
+    /// buffer.
+    UnitNorm,
+    /// Scale each row to a norm of the square root of the width.
+    RowNorm,
+    /// Shift and scale each row to mean 0 and standard deviation 1.
+    LayerNorm,
     /// As it comes.
     None,
 }
@@ -119,4 +128,15 @@ fn default_every() -> HumanDuration {
 
 fn default_keep() -> u32 {
     3
+}
+
+impl Normalize {
+    /// What is done to each row by itself.
+    pub fn rows(self) -> RowScaling {
+        match self {
+            Self::RowNorm => RowScaling::Norm,
+            Self::LayerNorm => RowScaling::Standard,
+            Self::SqrtD | Self::UnitRms | Self::UnitNorm | Self::None => RowScaling::None,
+        }
+    }
 }

@@ -27,6 +27,7 @@ use crate::hooks::HookPoint;
 use crate::runtime::rng::Seed;
 use crate::sae::config::OptimizerConfig;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
+use crate::sae::infer::Inference;
 use crate::sae::optim::Schedule;
 use crate::sae::optim::schedule::DecayShape;
 use crate::sae::{Coder, CoderSettings, Params};
@@ -301,6 +302,7 @@ impl<B: CoderOps> Trainer<B> {
             }
         };
         let documents = self.buffer.draw(*batch_rows, &mut self.batch);
+        config.normalize.rows().apply(&mut self.batch, self.settings.width);
         let outcome = training
             .step(&*self.backend, &self.batch, schedule, *clip_norm, |step| {
                 // a stream for each step: nothing to save
@@ -403,7 +405,8 @@ impl<B: CoderOps> Trainer<B> {
         let backend = &*self.backend;
         let export =
             |coder: &Coder<B>, params: &Params<B>| ExportedCoder::new(backend, coder, params, training.scale, metadata);
-        training.judged(backend, export).write()
+        let rows = self.settings.config.normalize.rows();
+        ExportedCoder { rows, ..training.judged(backend, export) }.write()
     }
 
     /// Reconstructions of `rows` `[n, width]` in raw space: `out` `[n, width]` and `l0` `[n]` (latents that fired) are
@@ -415,7 +418,9 @@ impl<B: CoderOps> Trainer<B> {
         let training = self.started()?;
         let backend = &*self.backend;
         training.judged(backend, |coder, params| {
-            coder.inference(backend, params).reconstruct(backend, training.scale, rows, out, l0, fired);
+            let inference = coder.inference(backend, params);
+            let inference = Inference { rows: self.settings.config.normalize.rows(), ..inference };
+            inference.reconstruct(backend, training.scale, rows, out, l0, fired);
         });
         Ok(())
     }

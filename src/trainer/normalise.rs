@@ -1,16 +1,17 @@
 //! The input's scale: one constant, measured once, stored with the coder, folded into its weights on export.
 
 use crate::error::{Error, Result};
+use crate::sae::rows::RowScaling;
 use crate::trainer::config::Normalize;
 
-/// The scale for `rows`, each of `width` values: 1, or what makes the mean norm the square root of the width, or what
-/// makes the mean square of a value 1.
+/// The scale for `rows`, each of `width` values: 1, or what makes the mean norm the square root of the width, the mean
+/// square of a value 1, or that of the norm.
 pub(super) fn measure_scale<'a>(
     normalize: Normalize,
     width: usize,
     rows: impl Iterator<Item = &'a [f32]>,
 ) -> Result<f64> {
-    if normalize == Normalize::None {
+    if normalize == Normalize::None || normalize.rows() != RowScaling::None {
         return Ok(1.0);
     }
     let (mut n, mut norms, mut squares) = (0u64, 0f64, 0f64);
@@ -23,7 +24,8 @@ pub(super) fn measure_scale<'a>(
     let scale = match normalize {
         Normalize::SqrtD => (width as f64).sqrt() / (norms / n as f64),
         Normalize::UnitRms => (squares / (n as f64 * width as f64)).sqrt().recip(),
-        Normalize::None => 1.0,
+        Normalize::UnitNorm => (squares / n as f64).sqrt().recip(),
+        Normalize::None | Normalize::RowNorm | Normalize::LayerNorm => 1.0,
     };
     if scale.is_finite() && scale > 0.0 {
         return Ok(scale);
@@ -44,7 +46,8 @@ mod tests {
         let scale = |normalize| measure_scale(normalize, 4, rows.iter().map(|r| r.as_slice())).unwrap();
         assert!((scale(Normalize::SqrtD) * 7.5 - 2.0).abs() < 1e-12);
         assert!((scale(Normalize::UnitRms).powi(2) * 125.0 / 8.0 - 1.0).abs() < 1e-12);
-        assert_eq!(scale(Normalize::None), 1.0);
+        assert!((scale(Normalize::UnitNorm).powi(2) * 125.0 / 2.0 - 1.0).abs() < 1e-12);
+        assert_eq!((scale(Normalize::None), scale(Normalize::LayerNorm)), (1.0, 1.0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::sae::config::OptimizerConfig;
 use crate::sae::dead::DeadTracker;
 use crate::sae::optim::{Average, Optimizer, Schedule, clip};
 use crate::sae::resample::resample;
+use crate::sae::rows::RowScaling;
 use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, init};
 use crate::trainer::config::Normalize;
 use crate::trainer::mixing_buffer::MixingBuffer;
@@ -63,7 +64,7 @@ impl<B: CoderOps> Training<B> {
         let d = settings.dims.d;
         let scale = measure_scale(normalize, d, buffer.iter().map(|(row, _, _)| row))?;
         let b_dec = match settings.start.median {
-            true => median(backend, scale, buffer, d),
+            true => median(backend, (scale, normalize.rows()), buffer, d),
             false => backend.zeros(d),
         };
         let params = init::start(backend, settings, rng, b_dec);
@@ -154,8 +155,10 @@ impl<B: CoderOps> Training<B> {
 }
 
 /// The geometric median of the first rows of the buffer, scaled.
-fn median<B: CoderOps>(backend: &B, scale: f64, buffer: &MixingBuffer, d: usize) -> B::Tensor {
+fn median<B: CoderOps>(backend: &B, (scale, scaling): (f64, RowScaling), buffer: &MixingBuffer, d: usize) -> B::Tensor {
     let rows = buffer.iter().take(MEDIAN_ROWS);
-    let sample: Vec<f32> = rows.flat_map(|(row, _, _)| row.iter().map(|&x| (scale * f64::from(x)) as f32)).collect();
+    let mut sample: Vec<f32> =
+        rows.flat_map(|(row, _, _)| row.iter().map(|&x| (scale * f64::from(x)) as f32)).collect();
+    scaling.apply(&mut sample, d);
     init::geometric_median(backend, &backend.upload(&sample), sample.len() / d, d)
 }

@@ -141,6 +141,28 @@ fn every_optimizer_resumes_to_the_same_bytes_and_exports_what_it_judges() {
 }
 
 #[test]
+fn rows_that_are_scaled_each_by_itself_come_back_in_their_own_scale() {
+    for normalize in [Normalize::RowNorm, Normalize::LayerNorm] {
+        let mut settings = settings(100_000, 1);
+        settings.config.normalize = normalize;
+        let mut trainer = Trainer::new(cpu(1), settings).unwrap();
+        offer(&mut trainer, 0..PIECES);
+        let (mut rows, _, _) = piece(3);
+        rows.iter_mut().for_each(|x| *x = *x * 100.0 + 7.0);
+        let (mut ours, mut l0) = (Vec::new(), Vec::new());
+        trainer.reconstruct(&rows, &mut ours, &mut l0, &mut [0; 64]).unwrap();
+        let mut sums = metrics::ReconstructionSums::new(WIDTH, 64);
+        sums.add(&rows, &ours, &l0);
+        assert!(sums.finish().unwrap().fvu < 0.9, "{normalize:?}: {:?}", sums.finish());
+        let exported = ExportedCoder::read(&trainer.export(ExportMetadata::default()).unwrap()).unwrap();
+        let backend = Cpu::new(1).unwrap();
+        let (params, mut theirs) = (exported.upload(&backend), Vec::new());
+        exported.inference(&backend, &params).reconstruct(&backend, 1.0, &rows, &mut theirs, &mut l0, &mut [0; 64]);
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-4 * a.abs().max(100.0)), "{normalize:?}");
+    }
+}
+
+#[test]
 fn every_coder_resumes_to_the_same_bytes() {
     for coder in [
         serde_json::json!({"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40, "decoder": "ranked"}),
