@@ -27,6 +27,8 @@ use crate::trainer::Trainer;
 
 /// Folder, below a trainer's checkpoints, with the exported coder.
 const EXPORT_FOLDER: &str = "saelens";
+/// The same for sparsify, which reads TopK coders only.
+const SPARSIFY_FOLDER: &str = "sparsify";
 /// File, in that folder, with the metrics on held-out text.
 const EVALUATION_FILE: &str = "evaluation.json";
 
@@ -203,7 +205,13 @@ fn export(
     let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
     let pipeline = &loaded.pipeline;
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
-    let place = stores.open(&pipeline.trainers[index].checkpoint.url)?.child(EXPORT_FOLDER);
+    let checkpoints = stores.open(&pipeline.trainers[index].checkpoint.url)?;
+    // weights first: a folder with a configuration is whole
+    for (name, bytes) in trainer.export_sparsify()?.into_iter().flatten().rev() {
+        let file = checkpoints.child(SPARSIFY_FOLDER).child(&name);
+        shared.io.block_on(objects::replace(&file, bytes.into()))?;
+    }
+    let place = checkpoints.child(EXPORT_FOLDER);
     let mut files = trainer.export(about.clone())?;
     if let Some(evaluation) = &outcome.evaluation {
         let stored = serde_json::json!({ "of": evaluation_key(loaded, trainer), "metrics": evaluation });

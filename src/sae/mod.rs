@@ -13,10 +13,10 @@
 //! | start | [`init`] | norms of decoder rows, geometric median |
 //! | latents that stopped firing | [`dead`], [`resample`] | tokens since each latent fired; new starts from badly reconstructed rows |
 //! | what is remembered besides parameters | [`state`] | inference threshold |
-//! | update | [`optim`] | clipping, schedule, Adam |
+//! | update | [`optim`] | clipping, schedule, Adam, schedule-free signs, averages |
 //! | rows scaled each by itself | [`rows`] | to one norm, to mean 0 and deviation 1 |
 //! | rows that are not trained on | [`infer`] | the code without what only a batch has |
-//! | exchange with other tools | [`export`] | SAELens folders |
+//! | exchange with other tools | [`export`], [`sparsify`] | SAELens and sparsify folders |
 //!
 //! [`coders`] has one file for each coder that people train: its YAML keys and its composition. [`coder`] puts the blocks
 //! together.
@@ -40,6 +40,7 @@ pub mod resample;
 pub mod rows;
 pub mod selection;
 pub mod settings;
+pub mod sparsify;
 pub mod state;
 
 pub use coder::{Batch, BatchReport, Coder};

@@ -13,6 +13,7 @@ pub mod config;
 pub mod metrics;
 pub mod mixing_buffer;
 mod normalise;
+mod plan;
 mod step;
 
 use std::sync::Arc;
@@ -25,15 +26,13 @@ use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::hooks::HookPoint;
 use crate::runtime::rng::Seed;
-use crate::sae::config::OptimizerConfig;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
 use crate::sae::infer::Inference;
-use crate::sae::optim::Schedule;
-use crate::sae::optim::schedule::DecayShape;
-use crate::sae::{Coder, CoderSettings, Params};
+use crate::sae::{Coder, Params, sparsify};
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
+use crate::trainer::plan::Plan;
 use crate::trainer::step::Training;
 
 /// What a trainer is made from.
@@ -108,96 +107,6 @@ pub struct Trainer<B: CoderOps> {
     report: StepReport,
     /// `[batch_rows, width]` scratch.
     batch: Vec<f32>,
-}
-
-/// The settings, checked and in the units of the loop.
-#[derive(Clone, Debug)]
-struct Plan {
-    coder: CoderSettings,
-    batch_rows: usize,
-    buffer_rows: usize,
-    reuse: u8,
-    rows: u64,
-    schedule: Schedule,
-    clip_norm: f64,
-}
-
-impl Plan {
-    fn new(settings: &TrainerSettings) -> Result<Self> {
-        let config = &settings.config;
-        let coder = config.coder.settings(settings.width)?;
-        let wrong =
-            |key: &str, value: String, rule: &str| Err(Error::config(format!("`{key}` is {value}: it must be {rule}")));
-        if config.batch_rows == 0 {
-            return wrong("batch_rows", config.batch_rows.to_string(), "at least 1");
-        }
-        if config.buffer.rows.0 < u64::from(config.batch_rows) {
-            let rule = format!("at least `batch_rows` ({})", config.batch_rows);
-            return wrong("buffer.rows", config.buffer.rows.0.to_string(), &rule);
-        }
-        if config.buffer.rows.0 > u64::from(u32::MAX) {
-            return wrong("buffer.rows", config.buffer.rows.0.to_string(), "below 2^32");
-        }
-        let reuse = match u8::try_from(config.buffer.reuse) {
-            Ok(reuse) if reuse > 0 => reuse,
-            _ => return wrong("buffer.reuse", config.buffer.reuse.to_string(), "between 1 and 255"),
-        };
-        let total_steps = config.rows.0.div_ceil(u64::from(config.batch_rows));
-        let (schedule, clip_norm) = schedule(&config.optimizer, total_steps)?;
-        Ok(Self {
-            coder,
-            batch_rows: config.batch_rows as usize,
-            buffer_rows: config.buffer.rows.0 as usize,
-            reuse,
-            rows: config.rows.0,
-            schedule,
-            clip_norm,
-        })
-    }
-}
-
-/// The learning rate by step, and the bound of the gradients' norm.
-fn schedule(optimizer: &OptimizerConfig, total_steps: u64) -> Result<(Schedule, f64)> {
-    let wrong = |key: &str, value: String, rule: &str| {
-        Err(Error::config(format!("`optimizer.{key}` is {value}: it must be {rule}")))
-    };
-    let (schedule, clip_norm) = match optimizer {
-        OptimizerConfig::Adam {
-            learning_rate,
-            betas,
-            warmup_steps,
-            decay,
-            decay_shape,
-            weight_decay,
-            average,
-            clip_norm,
-            ..
-        } => {
-            let share = |x: f64| (0.0..1.0).contains(&x);
-            if !betas.iter().all(|beta| share(*beta)) {
-                return wrong("betas", format!("{betas:?}"), "two numbers from 0 up to, not including, 1");
-            }
-            if !(weight_decay.is_finite() && *weight_decay >= 0.0) {
-                return wrong("weight_decay", weight_decay.to_string(), "0 or more");
-            }
-            if let Some(average) = average.filter(|average| !share(*average)) {
-                return wrong("average", average.to_string(), "from 0 up to, not including, 1");
-            }
-            let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, *decay_shape);
-            (Schedule { peak, warmup_steps, total_steps, decay_share: decay.share(), decay_shape }, *clip_norm)
-        }
-        OptimizerConfig::Signum { learning_rate, beta, warmup_steps } => {
-            if !(*beta > 0.0 && *beta <= 1.0) {
-                return wrong("beta", beta.to_string(), "above 0 and at most 1");
-            }
-            let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, DecayShape::Linear);
-            (Schedule { peak, warmup_steps, total_steps, decay_share: 0.0, decay_shape }, 0.0)
-        }
-    };
-    if !(schedule.peak.is_finite() && schedule.peak >= 0.0) {
-        return wrong("learning_rate", schedule.peak.to_string(), "0 or more");
-    }
-    Ok((schedule, clip_norm))
 }
 
 impl TrainerSettings {
@@ -399,6 +308,18 @@ impl<B: CoderOps> Trainer<B> {
     /// # Errors
     /// `Data` if no step was made yet.
     pub fn export(&self, metadata: ExportMetadata) -> Result<Vec<(String, Vec<u8>)>> {
+        self.exported(metadata)?.write()
+    }
+
+    /// The coder as a sparsify folder, which holds TopK coders of rows that are not scaled each by itself; `None` for others.
+    ///
+    /// # Errors
+    /// `Data` if no step was made yet.
+    pub fn export_sparsify(&self) -> Result<Option<Vec<(String, Vec<u8>)>>> {
+        sparsify::write(&self.exported(ExportMetadata::default())?)
+    }
+
+    fn exported(&self, metadata: ExportMetadata) -> Result<ExportedCoder> {
         let training = self.started()?;
         let point = self.settings.point;
         let metadata = export::metadata(&point.whole().to_string(), point.head, &metadata);
@@ -406,7 +327,7 @@ impl<B: CoderOps> Trainer<B> {
         let export =
             |coder: &Coder<B>, params: &Params<B>| ExportedCoder::new(backend, coder, params, training.scale, metadata);
         let rows = self.settings.config.normalize.rows();
-        ExportedCoder { rows, ..training.judged(backend, export) }.write()
+        Ok(ExportedCoder { rows, ..training.judged(backend, export) })
     }
 
     /// Reconstructions of `rows` `[n, width]` in raw space: `out` `[n, width]` and `l0` `[n]` (latents that fired) are
