@@ -183,6 +183,11 @@ pub struct AdamStep {
     pub gradient_scale: f64,
 }
 
+/// `a`, `b` and `c` of [`CoderOps::orthogonalize`]: chosen to lift small singular values fast.
+pub const NEWTON_SCHULZ: [f64; 3] = [3.4445, -4.7750, 2.0315];
+/// Steps of [`CoderOps::orthogonalize`].
+pub const NEWTON_SCHULZ_STEPS: usize = 5;
+
 /// One update by [`CoderOps::schedule_free_sign`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SignStep {
@@ -386,4 +391,8 @@ pub trait CoderOps: Backend {
         len: usize,
         step: &SignStep,
     );
+
+    /// `x / |x|` brought near the closest matrix with orthonormal rows or columns, by [`NEWTON_SCHULZ_STEPS`] steps
+    /// `x = a x + (b x x^T + c (x x^T)^2) x`: `x` `[n, d]`. Singular values end between about 0.5 and 1.5.
+    fn orthogonalize(&self, x: &mut Self::Tensor, n: usize, d: usize);
 }

@@ -140,6 +140,30 @@ pub enum OptimizerConfig {
         #[serde(default = "default_warmup_steps")]
         warmup_steps: u64,
     },
+    /// Steps along orthogonalised momentum for encoder and decoder, Adam for the rest (Jordan et al. 2024), as in sparsify.
+    Muon {
+        /// Peak learning rate, of both.
+        #[schemars(extend("exclusiveMinimum" = 0))]
+        learning_rate: f64,
+        /// Decay rate of the momentum.
+        #[serde(default = "default_beta")]
+        #[schemars(range(min = 0.0, max = 0.999_999_9))]
+        momentum: f64,
+        /// Share of encoder and decoder, times the rate, that each step takes off.
+        #[serde(default = "default_weight_decay")]
+        #[schemars(range(min = 0.0))]
+        weight_decay: f64,
+        /// Steps of linear warm-up.
+        #[serde(default = "default_warmup_steps")]
+        warmup_steps: u64,
+        /// Share of all steps, at the end, over which the rate falls to zero.
+        #[serde(default = "default_decay")]
+        decay: Percent,
+        /// Largest norm of all gradients together; 0: no clipping.
+        #[serde(default = "default_clip")]
+        #[schemars(range(min = 0.0))]
+        clip_norm: f64,
+    },
 }
 
 impl OptimizerConfig {
@@ -147,13 +171,17 @@ impl OptimizerConfig {
     pub fn average(&self) -> Option<f64> {
         match self {
             Self::Adam { average, .. } => *average,
-            Self::Signum { .. } => None,
+            Self::Signum { .. } | Self::Muon { .. } => None,
         }
     }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn default_weight_decay() -> f64 {
+    0.1
 }
 
 fn default_beta() -> f64 {

@@ -94,6 +94,16 @@ fn schedule(optimizer: &OptimizerConfig, total_steps: u64) -> Result<(Schedule, 
             let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, DecayShape::Linear);
             (Schedule { peak, warmup_steps, total_steps, decay_share: 0.0, decay_shape }, 0.0)
         }
+        OptimizerConfig::Muon { learning_rate, momentum, weight_decay, warmup_steps, decay, clip_norm } => {
+            if !(0.0..1.0).contains(momentum) {
+                return wrong("momentum", momentum.to_string(), "from 0 up to, not including, 1");
+            }
+            if !(weight_decay.is_finite() && *weight_decay >= 0.0) {
+                return wrong("weight_decay", weight_decay.to_string(), "0 or more");
+            }
+            let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, DecayShape::Linear);
+            (Schedule { peak, warmup_steps, total_steps, decay_share: decay.share(), decay_shape }, *clip_norm)
+        }
     };
     if !(schedule.peak.is_finite() && schedule.peak >= 0.0) {
         return wrong("learning_rate", schedule.peak.to_string(), "0 or more");

@@ -6,7 +6,7 @@ use crate::compute::coder_ops::{
     AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, PenaltyGradients, PenaltyShape, Rule,
     SignStep, SquareSums, Subset,
 };
-use crate::compute::cpu::{Cpu, adam, entries, reduce, select, sparse, topk};
+use crate::compute::cpu::{Cpu, adam, entries, orthogonalize, reduce, select, sparse, topk};
 
 impl CoderOps for Cpu {
     type Index = Vec<u32>;
@@ -181,6 +181,10 @@ impl CoderOps for Cpu {
 
     fn adam(&self, w: &mut Vec<f32>, g: &Vec<f32>, m: &mut Vec<f32>, v: &mut Vec<f32>, len: usize, step: &AdamStep) {
         adam::adam(self, &mut w[..len], &g[..len], &mut m[..len], &mut v[..len], step);
+    }
+
+    fn orthogonalize(&self, x: &mut Vec<f32>, n: usize, d: usize) {
+        orthogonalize::orthogonalize(self, &mut x[..n * d], n, d);
     }
 
     fn schedule_free_sign(&self, y: &mut Vec<f32>, g: &Vec<f32>, z: &mut Vec<f32>, len: usize, step: &SignStep) {

@@ -14,6 +14,7 @@ mod matmul;
 mod matrix;
 mod model;
 mod norm;
+mod orthogonalize;
 mod reduce;
 mod rope;
 mod select;

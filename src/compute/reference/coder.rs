@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::compute::coder_ops::{
-    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NO_LATENT, PenaltyGradients,
-    PenaltyShape, Rule, SignStep, SquareSums, Subset,
+    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS,
+    NO_LATENT, PenaltyGradients, PenaltyShape, Rule, SignStep, SquareSums, Subset,
 };
 use crate::compute::reference::Reference;
 use crate::compute::reference::select::{self, slope};
@@ -318,4 +318,23 @@ impl CoderOps for Reference {
             y[i] = (1.0 - beta) * z[i] + beta * (x + share * (z[i] - x));
         }
     }
+
+    fn orthogonalize(&self, x: &mut Vec<f64>, n: usize, d: usize) {
+        let norm = x[..n * d].iter().map(|x| x * x).sum::<f64>().sqrt() + 1e-7;
+        x[..n * d].iter_mut().for_each(|x| *x /= norm);
+        let [a, b, c] = NEWTON_SCHULZ;
+        for _ in 0..NEWTON_SCHULZ_STEPS {
+            let gram = matrix(n, n, |i, j| (0..d).map(|p| x[i * d + p] * x[j * d + p]).sum());
+            let mixed = matrix(n, n, |i, j| {
+                b * gram[i * n + j] + c * (0..n).map(|k| gram[i * n + k] * gram[k * n + j]).sum::<f64>()
+            });
+            let next =
+                matrix(n, d, |i, p| a * x[i * d + p] + (0..n).map(|k| mixed[i * n + k] * x[k * d + p]).sum::<f64>());
+            x[..n * d].copy_from_slice(&next);
+        }
+    }
+}
+
+fn matrix(rows: usize, columns: usize, at: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    (0..rows * columns).map(|place| at(place / columns, place % columns)).collect()
 }

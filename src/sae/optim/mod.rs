@@ -4,11 +4,13 @@
 pub mod adam;
 pub mod average;
 pub mod clip;
+pub mod muon;
 pub mod schedule;
 pub mod signum;
 
 pub use adam::Adam;
 pub use average::Average;
+pub use muon::Muon;
 pub use schedule::Schedule;
 pub use signum::Signum;
 
@@ -23,6 +25,8 @@ pub enum Optimizer<B: CoderOps> {
     Adam(Adam<B>),
     /// Schedule-free signs.
     Signum(Signum<B>),
+    /// Orthogonalised momentum.
+    Muon(Muon<B>),
 }
 
 impl<B: CoderOps> Optimizer<B> {
@@ -34,6 +38,9 @@ impl<B: CoderOps> Optimizer<B> {
                 Self::Adam(Adam { weight_decay: *weight_decay, ..adam })
             }
             OptimizerConfig::Signum { beta, .. } => Self::Signum(Signum::new(backend, settings, *beta)),
+            OptimizerConfig::Muon { momentum, weight_decay, .. } => {
+                Self::Muon(Muon::new(backend, settings, *momentum, *weight_decay))
+            }
         }
     }
 
@@ -49,6 +56,7 @@ impl<B: CoderOps> Optimizer<B> {
         match self {
             Self::Adam(adam) => adam.update(backend, params, gradients, learning_rate, gradient_scale),
             Self::Signum(signum) => signum.update(backend, params, gradients, learning_rate),
+            Self::Muon(muon) => muon.update(backend, params, gradients, learning_rate, gradient_scale),
         }
     }
 
@@ -57,13 +65,14 @@ impl<B: CoderOps> Optimizer<B> {
         match self {
             Self::Adam(adam) => adam.t,
             Self::Signum(signum) => signum.t,
+            Self::Muon(muon) => muon.t,
         }
     }
 
     /// The scalar of its state besides; 0 where there is none.
     pub fn weight(&self) -> f64 {
         match self {
-            Self::Adam(_) => 0.0,
+            Self::Adam(_) | Self::Muon(_) => 0.0,
             Self::Signum(signum) => signum.weight,
         }
     }
@@ -73,6 +82,7 @@ impl<B: CoderOps> Optimizer<B> {
         match self {
             Self::Adam(adam) => adam.t = updates,
             Self::Signum(signum) => (signum.t, signum.weight) = (updates, weight),
+            Self::Muon(muon) => muon.t = updates,
         }
     }
 
@@ -81,6 +91,7 @@ impl<B: CoderOps> Optimizer<B> {
         match self {
             Self::Adam(adam) => vec![("adam.m.", &adam.m), ("adam.v.", &adam.v)],
             Self::Signum(signum) => vec![("signum.z.", &signum.z)],
+            Self::Muon(muon) => vec![("muon.m.", &muon.m), ("muon.v.", &muon.v)],
         }
     }
 
@@ -89,22 +100,22 @@ impl<B: CoderOps> Optimizer<B> {
         match self {
             Self::Adam(adam) => vec![("adam.m.", &mut adam.m), ("adam.v.", &mut adam.v)],
             Self::Signum(signum) => vec![("signum.z.", &mut signum.z)],
+            Self::Muon(muon) => vec![("muon.m.", &mut muon.m), ("muon.v.", &mut muon.v)],
         }
     }
 
     /// Forget what it remembers of a latent, whose parameters were set anew.
     pub fn forget(&mut self, backend: &B, params: &Params<B>, latent: usize, d: usize) {
-        let zeros = vec![0.0; d];
+        let mut row = vec![0.0; d];
         match self {
-            Self::Adam(adam) => {
-                for group in [&mut adam.m, &mut adam.v] {
-                    backend.write(&mut group.w_enc, latent * d, &zeros);
-                    backend.write(&mut group.w_dec, latent * d, &zeros);
-                    backend.write(&mut group.b_enc, latent, &zeros[..1]);
+            Self::Adam(_) | Self::Muon(_) => {
+                for (_, group) in self.groups_mut() {
+                    backend.write(&mut group.w_enc, latent * d, &row);
+                    backend.write(&mut group.w_dec, latent * d, &row);
+                    backend.write(&mut group.b_enc, latent, &row[..1]);
                 }
             }
             Self::Signum(signum) => {
-                let mut row = zeros;
                 backend.read(&params.w_enc, latent * d, &mut row);
                 backend.write(&mut signum.z.w_enc, latent * d, &row);
                 backend.read(&params.w_dec, latent * d, &mut row);
@@ -117,7 +128,7 @@ impl<B: CoderOps> Optimizer<B> {
     /// What the coder is evaluated with, where that is not its parameters.
     pub fn averaged(&self, backend: &B, params: &Params<B>) -> Option<Params<B>> {
         match self {
-            Self::Adam(_) => None,
+            Self::Adam(_) | Self::Muon(_) => None,
             Self::Signum(signum) => Some(signum.averaged(backend, params)),
         }
     }

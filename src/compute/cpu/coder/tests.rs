@@ -205,6 +205,26 @@ fn selections_agree_with_the_reference() {
 }
 
 #[test]
+fn orthogonalized_matrices_agree_with_the_reference_and_have_singular_values_near_1() {
+    for (n, d) in [(1, 1), (7, 3), (3, 7), (40, 40), (130, 12)] {
+        let values = random(n * d, "matrix");
+        let mut expected = Reference.upload(&values);
+        Reference.orthogonalize(&mut expected, n, d);
+        let of = |threads| {
+            let mut found = values.clone();
+            Cpu::new(threads).unwrap().orthogonalize(&mut found, n, d);
+            found
+        };
+        let found = of(1);
+        assert!(found == of(3), "the threads change the result");
+        assert!(found.iter().zip(&expected).all(|(f, e)| (f64::from(*f) - e).abs() < 1e-3), "{n} x {d}");
+        // the squares of the singular values add up to that of the norm
+        let mean_square = expected.iter().map(|x| x * x).sum::<f64>() / n.min(d) as f64;
+        assert!((0.3..1.7).contains(&mean_square), "{n} x {d}: {mean_square}");
+    }
+}
+
+#[test]
 fn pre_activations_agree_with_the_reference() {
     for (n, d, f, _) in SHAPES {
         let (c, w, b) = (random(n * d, "c"), random(f * d, "w"), random(f, "b"));
