@@ -7,13 +7,13 @@
 //! |---|---|---|
 //! | selection: pre-activations to code, and back | [`selection`] | row top-k, batch top-k, positive, thresholds, gate |
 //! | reconstructions | [`loss::reconstruction`] | from all latents; nested prefixes |
-//! | penalties on the code | [`loss::penalty`] | L1, p-norms, tanh; by decoder norm or not |
-//! | auxiliary branch | [`loss::branch`] | dead latents reconstruct the residual |
+//! | penalties on the code | [`loss::penalty`], [`loss::anneal`] | L1, p-norms, tanh; by decoder norm or not |
+//! | branches with a code of their own | [`loss::branch`] | dead latents reconstruct the residual; more latents the input |
 //! | constraint on parameters | [`constraint`] | unit decoder rows, thresholds not negative |
 //! | start | [`init`] | norms of decoder rows, geometric median |
 //! | latents that stopped firing | [`dead`], [`resample`] | tokens since each latent fired; new starts from badly reconstructed rows |
-//! | what is remembered besides parameters | [`state`] | inference threshold |
-//! | update | [`optim`] | clipping, schedule, Adam, schedule-free signs, averages |
+//! | what is remembered besides parameters | [`state`] | inference threshold, annealing |
+//! | update | [`optim`] | clipping, schedule, Adam, schedule-free signs, Muon, averages |
 //! | rows scaled each by itself | [`rows`] | to one norm, to mean 0 and deviation 1 |
 //! | rows that are not trained on | [`infer`] | the code without what only a batch has |
 //! | exchange with other tools | [`export`], [`sparsify`] | SAELens and sparsify folders |

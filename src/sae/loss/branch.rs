@@ -1,5 +1,6 @@
-//! A reconstruction with a TopK code of its own, beside the coder's: AuxK (Gao et al. 2024), in which dead latents
-//! reconstruct what the coder left. Its gradients meet the coder's in one backward pass of the encoder.
+//! A reconstruction with a TopK code of its own, beside the coder's (Gao et al. 2024): AuxK, in which dead latents
+//! reconstruct what the coder left, and multi-TopK, in which more latents reconstruct the input. Its gradients meet the
+//! coder's in one backward pass of the encoder.
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, Subset};

@@ -2,7 +2,7 @@ use super::*;
 use crate::compute::coder_ops::CoderDims;
 use crate::compute::cpu::Cpu;
 use crate::compute::reference::Reference;
-use crate::compute::{Backend, CoderOps};
+use crate::compute::CoderOps;
 use crate::sae::params;
 use crate::sae::settings::SelectionSettings;
 
