@@ -6,6 +6,7 @@ mod activation;
 mod adam;
 mod attention;
 mod coder;
+mod dense;
 mod embedding;
 mod entries;
 mod experts;

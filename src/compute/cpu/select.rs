@@ -1,4 +1,4 @@
-//! Codes from dense pre-activations: one scan to count, one to write; the batch's largest by a histogram of the bits.
+//! Codes from dense pre-activations: one scan to count, one to write; the batch's largest by a histogram of their upper bits.
 
 use rayon::prelude::*;
 
@@ -8,8 +8,10 @@ use crate::compute::cpu::matmul::Product;
 
 /// Rows of a product: many, because weights are packed once for all of them.
 const PRODUCT_ROWS: usize = 256;
-/// Bits of a positive float (its sign is 0) that one pass of the histogram looks at, from the top: (shift, count).
-const PASSES: [(u32, u32); 3] = [(20, 11), (10, 10), (0, 10)];
+/// Upper bits of a positive float (its sign is 0) are those from here on: 8 of the exponent, 8 of the mantissa.
+const SHIFT: u32 = 15;
+/// Values of the upper bits.
+const BINS: usize = 1 << (31 - SHIFT);
 
 /// See [`crate::compute::CoderOps::pre_activations`]. Blocks are fixed: the result does not depend on the threads.
 pub(super) fn pre_activations(cpu: &Cpu, c: &[f32], w: &[f32], bias: &[f32], u: &mut [f32], dims: CoderDims) {
@@ -143,52 +145,54 @@ impl RowRule for RowLargest<'_> {
     }
 }
 
-/// [`Rule::BatchLargest`]: the bits of the least score that is kept, and how many of those equal to it each row keeps.
-struct BatchLargest<'a> {
-    score: Option<&'a [f32]>,
-    least: u32,
-    ties: Vec<usize>,
+/// [`Rule::BatchLargest`]: the entries of each row, found in two passes. The first counts scores by their upper bits; the
+/// second gathers those that can be among the largest, which are few more than are wanted.
+struct BatchLargest {
+    rows: Vec<Vec<(u32, f32)>>,
 }
 
-impl<'a> BatchLargest<'a> {
-    fn new(u: &[f32], f: usize, score: Option<&'a [f32]>, count: usize) -> Self {
-        let (mut least, mut above) = (0u32, 0usize);
-        for (shift, bits) in PASSES {
-            let prefix = u64::from(least) >> (shift + bits);
-            let counts = histogram(u, f, score, (shift, bits), prefix);
-            let mut bin = counts.len() - 1;
-            // zeros are in bin 0 of the last pass, and are never kept
-            while bin > 0 && above + counts[bin] < count {
-                above += counts[bin];
-                bin -= 1;
-            }
-            least |= (bin as u32) << shift;
+impl BatchLargest {
+    fn new(u: &[f32], f: usize, score: Option<&[f32]>, count: usize) -> Self {
+        let counts = histogram(u, f, score);
+        let (mut bin, mut above) = (BINS - 1, 0);
+        while bin > 0 && above + counts[bin] < count {
+            above += counts[bin];
+            bin -= 1;
         }
-        let mut left = count.saturating_sub(above);
-        let in_row = |row: &[f32]| row.iter().enumerate().filter(|&(i, &u)| key(u, score, i) == least).count();
-        let ties: Vec<usize> = u.par_chunks(f).map(in_row).collect();
-        let ties = ties.into_iter().map(|ties| {
-            let kept = ties.min(left);
-            left -= kept;
-            kept
+        let least = ((bin as u32) << SHIFT).max(1); // zeros are never kept
+        let candidates = |row: &[f32]| {
+            let entries = row.iter().enumerate().map(|(i, &u)| (key(u, score, i), i as u32, u));
+            entries.filter(|(key, ..)| *key >= least).collect::<Vec<_>>()
+        };
+        let rows: Vec<Vec<(u32, u32, f32)>> = u.par_chunks(f).map(candidates).collect();
+        let mut keys: Vec<u32> = rows.iter().flatten().map(|entry| entry.0).collect();
+        let (least, mut ties) = match count {
+            0 => (u32::MAX, 0),
+            _ if count >= keys.len() => (0, 0),
+            _ => {
+                let least = *keys.select_nth_unstable_by(count - 1, |a, b| b.cmp(a)).1;
+                (least, count - keys.iter().filter(|key| **key > least).count())
+            }
+        };
+        let mut kept = |key: u32| {
+            let tie = key == least && ties > 0;
+            ties -= usize::from(tie);
+            tie || key > least
+        };
+        let rows = rows.into_iter().map(|row| {
+            let row = row.into_iter().filter(|entry| kept(entry.0));
+            row.map(|(_, latent, u)| (latent, u)).collect()
         });
-        let ties = ties.collect();
-        Self { score, least, ties }
+        Self { rows: rows.collect() }
     }
 }
 
-/// How many keys with the given prefix have each value of the bits after it.
-fn histogram(u: &[f32], f: usize, score: Option<&[f32]>, (shift, bits): (u32, u32), prefix: u64) -> Vec<usize> {
-    let bins = 1usize << bits;
+/// How many scores have each value of the upper bits.
+fn histogram(u: &[f32], f: usize, score: Option<&[f32]>) -> Vec<usize> {
     let of_rows = |rows: &[f32]| {
-        let mut counts = vec![0usize; bins];
+        let mut counts = vec![0usize; BINS];
         for row in rows.chunks_exact(f) {
-            for (i, &u) in row.iter().enumerate() {
-                let key = key(u, score, i);
-                if u64::from(key) >> (shift + bits) == prefix {
-                    counts[(key >> shift) as usize & (bins - 1)] += 1;
-                }
-            }
+            row.iter().enumerate().for_each(|(i, &u)| counts[(key(u, score, i) >> SHIFT) as usize] += 1);
         }
         counts
     };
@@ -196,20 +200,11 @@ fn histogram(u: &[f32], f: usize, score: Option<&[f32]>, (shift, bits): (u32, u3
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
     };
-    u.par_chunks(64 * f).map(of_rows).reduce(|| vec![0; bins], add)
+    u.par_chunks(64 * f).map(of_rows).reduce(|| vec![0; BINS], add)
 }
 
-impl RowRule for BatchLargest<'_> {
-    fn entries(&self, b: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
-        let mut ties = self.ties[b];
-        for (i, &u) in row.iter().enumerate() {
-            let key = key(u, self.score, i);
-            if key > self.least {
-                take(i as u32, u);
-            } else if key == self.least && key > 0 && ties > 0 {
-                ties -= 1;
-                take(i as u32, u);
-            }
-        }
+impl RowRule for BatchLargest {
+    fn entries(&self, b: usize, _: &[f32], mut take: impl FnMut(u32, f32)) {
+        self.rows[b].iter().for_each(|&(latent, value)| take(latent, value));
     }
 }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, LatentGradients, NO_LATENT};
-use crate::compute::cpu::Cpu;
 use crate::compute::cpu::simd::{axpy, dot, vectorized};
+use crate::compute::cpu::{Cpu, dense};
 
 /// Rows of a task.
 const ROWS: usize = 32;
@@ -43,6 +43,12 @@ pub(super) fn decode<'a>(
         out[..n * d].chunks_exact_mut(d).enumerate().for_each(|(b, row)| row.copy_from_slice(start(b)));
         return;
     }
+    let f = w.len() / d;
+    if dense::is_dense(code, f) {
+        cpu.run(|| out[..n * d].par_chunks_mut(d).enumerate().for_each(|(b, row)| row.copy_from_slice(start(b))));
+        let range = range.start..range.end.min(f as u32);
+        return dense::decode(cpu, code, range, w, sign, out, d);
+    }
     let (latents, values) = (&code.latents[..n * k], &code.values[..n * k]);
     let blocks = out[..n * d].par_chunks_mut(ROWS * d);
     let blocks = blocks.zip(latents.par_chunks(ROWS * k)).zip(values.par_chunks(ROWS * k)).enumerate();
@@ -77,6 +83,11 @@ pub(super) fn entry_dots(
     let (n, k) = (code.rows, code.k);
     if n == 0 || k == 0 {
         return;
+    }
+    let f = w.len() / d;
+    if dense::is_dense(code, f) && !range.is_empty() {
+        let range = range.start..range.end.min(f as u32);
+        return dense::entry_dots(cpu, code, range, (w, r), scale, out, d);
     }
     let (latents, r) = (&code.latents[..n * k], &r[..n * d]);
     let blocks = out[..n * k].par_chunks_mut(ROWS * k);
@@ -132,6 +143,9 @@ pub(super) fn latent_gradients(
     out: LatentGradients<'_, Cpu>,
 ) {
     let CoderDims { d, f } = dims;
+    if terms.iter().any(|term| dense::is_dense(term.code, f)) {
+        return dense::latent_gradients(cpu, terms, c, dims, out);
+    }
     let blocks = out.w_enc[..f * d].par_chunks_mut(LATENTS * d);
     let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(LATENTS)).zip(out.w_dec[..f * d].par_chunks_mut(LATENTS * d));
     cpu.run(|| {

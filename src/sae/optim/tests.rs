@@ -1,8 +1,8 @@
 use super::*;
+use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::compute::cpu::Cpu;
 use crate::compute::reference::Reference;
-use crate::compute::CoderOps;
 use crate::sae::params;
 use crate::sae::settings::SelectionSettings;
 

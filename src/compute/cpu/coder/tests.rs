@@ -7,8 +7,17 @@ use crate::compute::reference::Reference;
 use crate::runtime::rng::Seed;
 
 /// (rows, input width, latents, kept a row): single ones, odd ones, more than one tile or block in each direction.
-const SHAPES: [(usize, usize, usize, usize); 6] =
-    [(1, 1, 1, 1), (3, 5, 7, 2), (33, 17, 65, 7), (257, 24, 1100, 9), (40, 130, 300, 150), (600, 12, 40, 40)];
+///
+/// The last two are dense codes.
+const SHAPES: [(usize, usize, usize, usize); 7] = [
+    (1, 1, 1, 1),
+    (3, 5, 7, 2),
+    (33, 17, 65, 7),
+    (257, 24, 1100, 9),
+    (40, 130, 300, 150),
+    (600, 12, 40, 40),
+    (300, 33, 290, 120),
+];
 
 fn random(len: usize, purpose: &str) -> Vec<f32> {
     let mut rng = Seed(2).stream(purpose);
