@@ -26,7 +26,7 @@ fn whole_step(c: &mut Criterion) {
     let mut group = c.benchmark_group("sae_step");
     group.sample_size(10).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements(BATCH as u64));
     for (d, f, dead) in [(576, 4608, 0), (576, 4608, 400), (768, 16_384, 0)] {
-        let dims = CoderDims { d, f };
+        let dims = CoderDims::square(d, f);
         let plain = CoderSettings::plain(dims, SelectionSettings::TopK { k: K }, 1 << 40);
         let aux = Some(AuxSettings { k: d / 2, coefficient: 1.0 / 32.0 });
         let settings = CoderSettings { aux, ..plain };
@@ -37,7 +37,10 @@ fn whole_step(c: &mut Criterion) {
         let dead_latents: Vec<u32> = (0..dead).map(|i| i * 3).collect();
         group.bench_function(format!("{d}x{f} b{BATCH} k{K}, {dead} dead"), |bencher| {
             bencher.iter(|| {
-                coder.loss_and_gradients(&cpu, &Batch { x: &x, n: BATCH, scale: 1.0, dead: &dead_latents, step: 0 });
+                coder.loss_and_gradients(
+                    &cpu,
+                    &Batch { x: &x, target: None, n: BATCH, scale: 1.0, dead: &dead_latents, step: 0 },
+                );
                 constraint::project(&cpu, &settings, &coder.params, &mut coder.gradients);
                 let factor = clip::factor(clip::norm(&cpu, &coder.gradients), 1.0);
                 adam.update(&cpu, &mut coder.params, &coder.gradients, 1e-4, factor);
@@ -51,7 +54,7 @@ fn whole_step(c: &mut Criterion) {
 fn parts(c: &mut Criterion) {
     let cpu = Cpu::new(0).expect("a thread pool");
     let (d, f) = (576, 4608);
-    let dims = CoderDims { d, f };
+    let dims = CoderDims::square(d, f);
     let x = cpu.upload(&rows(BATCH, d));
     let settings = CoderSettings::plain(dims, SelectionSettings::TopK { k: K }, 0);
     let params = init::start(&cpu, &settings, &mut Seed(1).stream("init"), cpu.zeros(d));

@@ -216,7 +216,7 @@ fn our_steps(settings: &CoderSettings, params: Params<Reference>, rows: &[f32]) 
     let mut adam = Adam::new(&Reference, settings, [0.9, 0.999], 1e-8);
     let steps = rows.chunks(BATCH * d).enumerate().map(|(step, rows)| {
         let x = Reference.upload(rows);
-        let batch = Batch { x: &x, n: BATCH, scale: 1.0, dead: &[], step: step as u64 };
+        let batch = Batch { x: &x, target: None, n: BATCH, scale: 1.0, dead: &[], step: step as u64 };
         let report = coder.loss_and_gradients(&Reference, &batch);
         constraint::project(&Reference, settings, &coder.params, &mut coder.gradients);
         let factor = clip::factor(clip::norm(&Reference, &coder.gradients), 1.0);

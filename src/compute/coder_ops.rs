@@ -1,6 +1,6 @@
 //! What training a sparse coder needs: the vocabulary over which [`crate::sae`] is written.
 //!
-//! A coder's latents have an encoder row and a decoder row each (`w_enc`, `w_dec`, both `[f, d]`), so that whatever
+//! A coder's latents have an encoder row and a decoder row each (`w_enc` `[f, d]`, `w_dec` `[f, out]`), so that whatever
 //! belongs to one latent is contiguous. The code of a batch is sparse ([`Code`]); gradients flow only through its
 //! entries, and are summed per latent over the entries in row order ([`ByLatent`]): no atomics, the same bits each time.
 //! Sums over rows or over whole buffers are taken in f64.
@@ -139,7 +139,7 @@ pub struct GradientTerm<'a, B: CoderOps + ?Sized> {
     pub by_latent: &'a ByLatent<B>,
     /// `[n, k]` gradient of the loss with respect to the pre-activation of each entry.
     pub g_pre: &'a B::Tensor,
-    /// `[n, d]` what is left of the target after the reconstruction.
+    /// `[n, out]` what is left of the target after the reconstruction.
     pub residual: &'a B::Tensor,
     /// The gradient with respect to the reconstruction is `residual_scale * residual`; 0: none reaches the decoder.
     pub residual_scale: f64,
@@ -153,7 +153,7 @@ pub struct LatentGradients<'a, B: Backend + ?Sized> {
     pub w_enc: &'a mut B::Tensor,
     /// `[f]`.
     pub b_enc: &'a mut B::Tensor,
-    /// `[f, d]`.
+    /// `[f, out]`.
     pub w_dec: &'a mut B::Tensor,
 }
 
@@ -164,6 +164,15 @@ pub struct CoderDims {
     pub d: usize,
     /// Latents.
     pub f: usize,
+    /// Width of what is reconstructed.
+    pub out: usize,
+}
+
+impl CoderDims {
+    /// A coder that reconstructs its input.
+    pub fn square(d: usize, f: usize) -> Self {
+        Self { d, f, out: d }
+    }
 }
 
 /// One update by [`CoderOps::adam`].
@@ -348,6 +357,19 @@ pub trait CoderOps: Backend {
 
     /// `out[i] += scale[i] * w[i]`: `w` and `out` `[n, d]`, `scale` `[n]`.
     fn add_scaled_rows(&self, scale: &Self::Tensor, w: &Self::Tensor, out: &mut Self::Tensor, n: usize, d: usize);
+
+    /// As [`CoderOps::row_norms`] for each of the parts of a row, of widths `parts`: `out` `[n, parts.len()]`.
+    fn part_norms(&self, w: &Self::Tensor, out: &mut Self::Tensor, n: usize, parts: &[usize]);
+
+    /// As [`CoderOps::add_scaled_rows`] with a scale for each part of a row: `scale` `[n, parts.len()]`.
+    fn add_scaled_parts(
+        &self,
+        scale: &Self::Tensor,
+        w: &Self::Tensor,
+        out: &mut Self::Tensor,
+        n: usize,
+        parts: &[usize],
+    );
 
     /// `y = a * x + b * y` over the first `len` numbers.
     fn combine(&self, a: f64, x: &Self::Tensor, b: f64, y: &mut Self::Tensor, len: usize);

@@ -27,6 +27,8 @@ use crate::sae::state::CoderState;
 pub struct Batch<'a, B: CoderOps> {
     /// `[n, d]` raw rows.
     pub x: &'a B::Tensor,
+    /// `[n, out]` what is to be reconstructed, scaled; `y` without it.
+    pub target: Option<&'a B::Tensor>,
     /// Rows.
     pub n: usize,
     /// `y = scale * x`.
@@ -74,7 +76,7 @@ pub struct Coder<B: CoderOps> {
     pub gradients: Gradients<B>,
     /// What is remembered besides; see [`CoderState::update`].
     pub state: CoderState,
-    /// `[rows, d]` the target less `b_dec`, and the input where that is another.
+    /// `[rows, out]` the target less `b_dec`; and, where the encoder reads another, that, and zeros.
     target: B::Tensor,
     input: Option<(B::Tensor, B::Tensor)>,
     norms: B::Tensor,
@@ -98,7 +100,7 @@ impl<B: CoderOps> Coder<B> {
             params,
             gradients: params::zeros(backend, dims, settings.selection.extra_params()),
             state: CoderState::default(),
-            target: backend.zeros(rows * dims.d),
+            target: backend.zeros(rows * dims.out),
             input: (!settings.subtract_bias).then(|| (backend.zeros(rows * dims.d), backend.zeros(dims.d))),
             norms: backend.zeros(if settings.needs_norms() { dims.f } else { 0 }),
             selection: selection::build(backend, &settings, rows),
@@ -124,7 +126,7 @@ impl<B: CoderOps> Coder<B> {
         &self.code
     }
 
-    /// `[n, d]` what the reconstruction of the last batch left.
+    /// `[n, out]` what the reconstruction of the last batch left.
     pub fn residual(&self) -> &B::Tensor {
         self.reconstruction.residual()
     }
@@ -133,16 +135,18 @@ impl<B: CoderOps> Coder<B> {
     pub fn loss_and_gradients(&mut self, backend: &B, batch: &Batch<'_, B>) -> BatchReport {
         let (dims, n) = (self.settings.dims, batch.n);
         let Self { params, target, norms, penalties, .. } = self;
-        backend.center(batch.x, batch.scale, &params.b_dec, target, n, dims.d);
+        let (read, scale) = batch.target.map_or((batch.x, batch.scale), |target| (target, 1.0));
+        backend.center(read, scale, &params.b_dec, target, n, dims.out);
         if let Some((input, zeros)) = &mut self.input {
             backend.center(batch.x, batch.scale, zeros, input, n, dims.d);
         }
         if self.settings.needs_norms() {
-            backend.row_norms(&params.w_dec, norms, dims.f, dims.d);
+            decoder_norms(backend, &self.settings, &params.w_dec, norms);
         }
+        let parts = &self.settings.target.parts[..];
         let c = self.input.as_ref().map_or(&*target, |(input, _)| input);
         let (dead, step) = (batch.dead, batch.step);
-        let input = Input { backend, params, dims, c, target, n, norms, dead, step };
+        let input = Input { backend, params, dims, c, target, n, parts, norms, dead, step };
 
         if let (Some(anneal), Some(start)) = (&self.settings.anneal, self.settings.penalties.first()) {
             penalties.set_first(self.state.anneal.clone().unwrap_or_default().penalty(anneal, *start));
@@ -153,7 +157,7 @@ impl<B: CoderOps> Coder<B> {
         let mut fired = vec![0; dims.f + 1];
         backend.read_index(&self.by_latent.starts, &mut fired);
         let (reconstruction_loss, left) = self.reconstruction.forward(&input, &self.code);
-        let spread = backend.square_sums(input.target, n, dims.d);
+        let spread = backend.square_sums(input.target, n, dims.out);
         make_room(backend, &mut self.g_code, self.code.places());
         self.reconstruction.entry_gradients(&input, &self.code, &mut self.g_code);
         let mut pass = Pass {
@@ -187,6 +191,9 @@ impl<B: CoderOps> Coder<B> {
             aux: self.aux.as_ref().filter(|_| weight.is_some()),
         };
         terms.sum(&input, self.settings.subtract_bias, &mut self.gradients);
+        if !self.settings.target.bias {
+            self.gradients.b_dec = backend.zeros(dims.out);
+        }
         self.selection.finish(&input, &mut self.gradients);
         penalties.finish(&input, &mut self.gradients.w_dec);
 
@@ -223,7 +230,7 @@ impl<B: CoderOps> Coder<B> {
         let of = |t: &B::Tensor| host(backend, t, f);
         let norms = || {
             let mut norms = backend.zeros(f);
-            backend.row_norms(&params.w_dec, &mut norms, f, dims.d);
+            decoder_norms(backend, &self.settings, &params.w_dec, &mut norms);
             norms
         };
         let ranked = self.settings.decoder == DecoderNorm::Ranked;
@@ -243,15 +250,33 @@ impl<B: CoderOps> Coder<B> {
 
     /// BatchTopK: `[f]` what `u` must exceed at inference; 0 before the first step.
     pub fn thresholds(&self, backend: &B, params: &Params<B>) -> Vec<f64> {
-        let CoderDims { d, f } = self.settings.dims;
+        let f = self.settings.dims.f;
         let threshold = self.state.threshold.unwrap_or_default().value;
         if self.settings.decoder != DecoderNorm::Ranked {
             return vec![threshold; f];
         }
         let mut norms = backend.zeros(f);
-        backend.row_norms(&params.w_dec, &mut norms, f, d);
+        decoder_norms(backend, &self.settings, &params.w_dec, &mut norms);
         host(backend, &norms, f).into_iter().map(|norm| threshold / norm.max(1e-12)).collect()
     }
+}
+
+/// `[f]` norms of decoder rows: of several parts, their sum.
+pub(crate) fn decoder_norms<B: CoderOps>(
+    backend: &B,
+    settings: &CoderSettings,
+    w_dec: &B::Tensor,
+    norms: &mut B::Tensor,
+) {
+    let (f, parts) = (settings.dims.f, &settings.target.parts);
+    if parts.len() == 1 {
+        return backend.row_norms(w_dec, norms, f, settings.dims.out);
+    }
+    let mut each = backend.zeros(f * parts.len());
+    backend.part_norms(w_dec, &mut each, f, parts);
+    let each = host(backend, &each, f * parts.len());
+    let sums: Vec<f64> = each.chunks_exact(parts.len()).map(|norms| norms.iter().sum()).collect();
+    backend.write_f64(norms, 0, &sums);
 }
 
 /// The auxiliary branch: loss `weight * sum_b |r_b - r^_b|^2`.
@@ -268,7 +293,7 @@ fn revive<B: CoderOps>(
     branch.limit_k(dead.len());
     branch.forward(backend, params, dims, BranchInput { c, target: residual, n }, Some(among));
     branch.backward(backend, params, dims, -2.0 * weight);
-    weight * backend.sum_squares(branch.residual(), n * dims.d)
+    weight * backend.sum_squares(branch.residual(), n * dims.out)
 }
 
 /// Another reconstruction of the input, from a TopK code of its own: loss `weight * sum_b |target_b - y_b|^2`.
@@ -277,7 +302,7 @@ fn more_latents<B: CoderOps>(input: &Input<'_, B>, branch: &mut Branch<B>, weigh
     branch.limit_k(dims.f);
     branch.forward(backend, params, dims, BranchInput { c, target, n }, None);
     branch.backward(backend, params, dims, -2.0 * weight);
-    weight * backend.sum_squares(branch.residual(), n * dims.d)
+    weight * backend.sum_squares(branch.residual(), n * dims.out)
 }
 
 /// Everything that has a gradient with respect to the pre-activations of a batch.
@@ -295,7 +320,7 @@ impl<B: CoderOps> Terms<'_, B> {
     /// The gradients of encoder, decoder and `b_dec`.
     fn sum(&self, input: &Input<'_, B>, subtract_bias: bool, gradients: &mut Gradients<B>) {
         let Input { backend, params, dims, c, n, .. } = *input;
-        let CoderDims { d, f } = dims;
+        let CoderDims { d, f, out } = dims;
         let own: Vec<_> = self.selection.terms(input).into_iter().chain(self.multi.map(Branch::term)).collect();
         let others: Vec<f64> = own.iter().map(|term| term.residual_scale).collect();
         let mut terms = self.reconstruction.terms(self.code, self.by_latent, self.g_code);
@@ -306,9 +331,9 @@ impl<B: CoderOps> Terms<'_, B> {
         backend.latent_gradients(&terms, c, dims, LatentGradients { w_enc, b_enc, w_dec });
         self.reconstruction.bias_gradient(input, b_dec);
         for (i, scale) in others.into_iter().enumerate().filter(|(_, scale)| *scale != 0.0) {
-            let mut sums = backend.zeros(d);
-            backend.column_sums(terms[first_own + i].residual, scale, &mut sums, n, d);
-            backend.combine(1.0, &sums, 1.0, b_dec, d);
+            let mut sums = backend.zeros(out);
+            backend.column_sums(terms[first_own + i].residual, scale, &mut sums, n, out);
+            backend.combine(1.0, &sums, 1.0, b_dec, out);
         }
         if subtract_bias {
             backend.add_weighted_rows(b_enc, &params.w_enc, -1.0, b_dec, f, d);

@@ -11,7 +11,7 @@ use crate::sae::settings::{CoderSettings, DecoderNorm};
 pub fn project<B: CoderOps>(backend: &B, settings: &CoderSettings, params: &Params<B>, gradients: &mut Gradients<B>) {
     let dims = settings.dims;
     if settings.decoder == DecoderNorm::Unit {
-        backend.project_rows(&mut gradients.w_dec, &params.w_dec, dims.f, dims.d);
+        backend.project_rows(&mut gradients.w_dec, &params.w_dec, dims.f, dims.out);
     }
 }
 
@@ -19,7 +19,7 @@ pub fn project<B: CoderOps>(backend: &B, settings: &CoderSettings, params: &Para
 pub fn restore<B: CoderOps>(backend: &B, settings: &CoderSettings, params: &mut Params<B>) {
     let dims = settings.dims;
     if settings.decoder == DecoderNorm::Unit {
-        backend.normalize_rows(&mut params.w_dec, dims.f, dims.d);
+        backend.normalize_rows(&mut params.w_dec, dims.f, dims.out);
     }
     for (_, threshold) in params.extra.iter_mut().filter(|(name, _)| *name == "threshold") {
         backend.at_least(threshold, 0.0, dims.f);

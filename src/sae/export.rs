@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sae::coder::Coder;
+use crate::sae::coder::{Coder, decoder_norms};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
@@ -147,7 +147,7 @@ impl ExportedCoder {
         metadata: Map<String, Value>,
     ) -> Self {
         let settings = coder.settings();
-        let CoderDims { d, f } = settings.dims;
+        let CoderDims { d, f, out } = settings.dims;
         let architecture = match settings.selection {
             SelectionSettings::TopK { k } => Architecture::Topk { k },
             SelectionSettings::BatchTopK { .. } | SelectionSettings::JumpRelu(_) => Architecture::Jumprelu,
@@ -157,7 +157,7 @@ impl ExportedCoder {
         let norms = match settings.decoder {
             DecoderNorm::Ranked => {
                 let mut norms = backend.zeros(f);
-                backend.row_norms(&coder_params.w_dec, &mut norms, f, d);
+                decoder_norms(backend, settings, &coder_params.w_dec, &mut norms);
                 host(backend, &norms, f)
             }
             DecoderNorm::Unit | DecoderNorm::Free => vec![1.0; f],
@@ -183,7 +183,7 @@ impl ExportedCoder {
         let params = PerParam {
             w_enc: folded(&coder_params.w_enc, &|i| scale * norms[i / d]),
             b_enc: folded(&coder_params.b_enc, &|i| norms[i]),
-            w_dec: folded(&coder_params.w_dec, &|i| 1.0 / (scale * norms[i / d])),
+            w_dec: folded(&coder_params.w_dec, &|i| 1.0 / (scale * norms[i / out])),
             b_dec: folded(&coder_params.b_dec, &|_| 1.0 / scale),
             extra: architecture.extra().iter().map(|name| extra(name)).collect(),
         };
@@ -236,7 +236,7 @@ impl ExportedCoder {
     /// # Errors
     /// `Internal` only.
     pub fn write(&self) -> Result<Vec<(String, Vec<u8>)>> {
-        let CoderDims { d, f } = self.dims;
+        let CoderDims { d, f, .. } = self.dims;
         let mut config = json!({
             "architecture": self.architecture.name(),
             "d_in": d,
@@ -315,10 +315,10 @@ impl ExportedCoder {
                 return Err(Error::data(format!("{CONFIG_FILE}: `architecture` is {found}: {known}")));
             }
         };
-        let dims = CoderDims { d: number("d_in")?, f: number("d_sae")? };
+        let dims = CoderDims::square(number("d_in")?, number("d_sae")?);
         let tensors = SafeTensors::deserialize(find(WEIGHTS_FILE)?)
             .or_kind(ErrorKind::Data, || format!("read {WEIGHTS_FILE}"))?;
-        let CoderDims { d, f } = dims;
+        let CoderDims { d, f, .. } = dims;
         let params = PerParam {
             w_enc: transposed(&f32_tensor(&tensors, "W_enc", &[d, f])?, d, f),
             b_enc: f32_tensor(&tensors, architecture.bias(), &[f])?,
@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     fn small(architecture: Architecture) -> ExportedCoder {
-        let dims = CoderDims { d: 3, f: 5 };
+        let dims = CoderDims::square(3, 5);
         let numbers = |n: usize, from: f32| (0..n).map(|i| from + i as f32).collect::<Vec<_>>();
         let params = PerParam {
             w_enc: numbers(15, 0.0),

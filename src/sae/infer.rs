@@ -47,6 +47,7 @@ pub struct Inference<'a, B: CoderOps> {
 /// Buffers for a number of rows.
 struct Scratch<B: CoderOps> {
     x: B::Tensor,
+    y: B::Tensor,
     c: B::Tensor,
     zeros: B::Tensor,
     u: Option<B::Tensor>,
@@ -55,7 +56,7 @@ struct Scratch<B: CoderOps> {
 }
 
 impl<B: CoderOps> Inference<'_, B> {
-    /// Reconstructions of raw rows, in raw space: `out` `[n, d]` and `l0` `[n]` (latents that fired) are overwritten;
+    /// Reconstructions of raw rows `[n, d]`, in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are overwritten;
     /// `fired` `[f]` is counted up. The coder reads `scale * row`, after what
     /// [`Inference::rows`] does to it.
     pub fn reconstruct(
@@ -67,22 +68,22 @@ impl<B: CoderOps> Inference<'_, B> {
         l0: &mut Vec<u32>,
         fired: &mut [u64],
     ) {
-        let d = self.dims.d;
+        let CoderDims { d, out: width, .. } = self.dims;
         assert!(rows.len().is_multiple_of(d) && fired.len() == self.dims.f, "reconstruct: rows of width {d}");
         out.clear();
-        out.resize(rows.len(), 0.0);
+        out.resize(rows.len() / d * width, 0.0);
         l0.clear();
         let mut scratch = self.scratch(backend, ROWS.min(rows.len() / d));
         let mut latents = Vec::new();
-        for (rows, out) in rows.chunks(ROWS * d).zip(out.chunks_mut(ROWS * d)) {
+        for (rows, out) in rows.chunks(ROWS * d).zip(out.chunks_mut(ROWS * width)) {
             let mut scaled = rows.to_vec();
             let by = self.rows.apply(&mut scaled, d);
             self.encode(backend, scale, &scaled, &mut scratch);
             let code = &scratch.code;
-            backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.x, d);
-            backend.read(&scratch.x, 0, out);
+            backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.y, width);
+            backend.read(&scratch.y, 0, out);
             out.iter_mut().for_each(|y| *y = (f64::from(*y) / scale) as f32);
-            self.rows.undo(out, d, &by);
+            self.rows.undo(out, width, &by);
             latents.resize(code.places(), 0);
             backend.read_index(&code.latents, &mut latents);
             if code.k == 0 {
@@ -96,13 +97,14 @@ impl<B: CoderOps> Inference<'_, B> {
     }
 
     fn scratch(&self, backend: &B, rows: usize) -> Scratch<B> {
-        let CoderDims { d, f } = self.dims;
+        let CoderDims { d, f, out } = self.dims;
         let (k, dense) = match &self.keep {
             Keep::TopK { k, score: None } => (*k, false),
             _ => (0, true),
         };
         Scratch {
             x: backend.zeros(rows * d),
+            y: backend.zeros(rows * out),
             c: backend.zeros(rows * d),
             zeros: backend.zeros(if self.subtract_bias { 0 } else { d }),
             u: dense.then(|| backend.zeros(rows * f)),
@@ -113,7 +115,7 @@ impl<B: CoderOps> Inference<'_, B> {
 
     fn encode(&self, backend: &B, scale: f64, rows: &[f32], scratch: &mut Scratch<B>) {
         let (dims, params) = (self.dims, self.params);
-        let Scratch { x, c, zeros, u, gate, code } = scratch;
+        let Scratch { x, c, zeros, u, gate, code, .. } = scratch;
         let n = rows.len() / dims.d;
         code.rows = n;
         backend.write(x, 0, rows);

@@ -2,6 +2,7 @@
 //! geometric median of the data (Gao et al. 2024) or at 0.
 
 use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
 use crate::runtime::rng::Rng;
 use crate::sae::params::{self, Params};
 use crate::sae::settings::{CoderSettings, SelectionSettings};
@@ -11,27 +12,32 @@ const MEDIAN_STEPS: usize = 100;
 /// It ends when the median moves by less than this share of the rows' mean distance from it.
 const MEDIAN_TOLERANCE: f64 = 1e-7;
 
-/// Parameters to start from: decoder rows uniform on a sphere, drawn from `rng` row by row; encoder rows equal to them;
-/// `b_enc` 0; `b_dec` as given, `[d]`; thresholds as set; the rest 0.
+/// Parameters to start from: decoder rows uniform on a sphere, drawn from `rng` row by row; encoder rows equal to them, or
+/// drawn after them where they are of another width; `b_enc` 0; `b_dec` as given, `[out]`; thresholds as set; the rest 0.
 pub fn start<B: CoderOps>(backend: &B, settings: &CoderSettings, rng: &mut Rng, b_dec: B::Tensor) -> Params<B> {
-    let (d, f) = (settings.dims.d, settings.dims.f);
-    let rows: Vec<f32> = (0..f * d).map(|_| rng.normal() as f32).collect();
-    let mut w_dec = backend.upload(&rows);
-    backend.normalize_rows(&mut w_dec, f, d);
-    let mut unit = rows;
-    backend.read(&w_dec, 0, &mut unit);
-    if settings.start.norm != 1.0 {
-        unit.iter_mut().for_each(|w| *w *= settings.start.norm as f32);
-        w_dec = backend.upload(&unit);
-    }
+    let CoderDims { d, f, out } = settings.dims;
+    let w_dec = directions(backend, rng, (f, out), settings.start.norm);
+    let w_enc = if settings.start.tied { w_dec.clone() } else { directions(backend, rng, (f, d), settings.start.norm) };
     let mut params = params::zeros(backend, settings.dims, settings.selection.extra_params());
-    params.w_enc = backend.upload(&unit);
-    params.w_dec = w_dec;
+    params.w_enc = backend.upload(&w_enc);
+    params.w_dec = backend.upload(&w_dec);
     params.b_dec = b_dec;
     if let SelectionSettings::JumpRelu(own) = &settings.selection {
         backend.write_f64(params.extra_mut("threshold"), 0, &vec![own.start; f]);
     }
     params
+}
+
+/// Rows uniform on a sphere of radius `norm`.
+fn directions<B: CoderOps>(backend: &B, rng: &mut Rng, (f, d): (usize, usize), norm: f64) -> Vec<f32> {
+    let mut rows: Vec<f32> = (0..f * d).map(|_| rng.normal() as f32).collect();
+    let mut unit = backend.upload(&rows);
+    backend.normalize_rows(&mut unit, f, d);
+    backend.read(&unit, 0, &mut rows);
+    if norm != 1.0 {
+        rows.iter_mut().for_each(|w| *w *= norm as f32);
+    }
+    rows
 }
 
 /// The point with the least sum of distances to the rows of `x` `[n, d]`, by Weiszfeld's algorithm from their mean:

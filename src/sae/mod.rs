@@ -42,6 +42,7 @@ pub mod selection;
 pub mod settings;
 pub mod sparsify;
 pub mod state;
+pub mod target;
 
 pub use coder::{Batch, BatchReport, Coder};
 pub use params::{Gradients, Params};

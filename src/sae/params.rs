@@ -10,9 +10,9 @@ pub struct PerParam<T> {
     pub w_enc: T,
     /// `[f]`.
     pub b_enc: T,
-    /// `[f, d]`: decoder rows, the directions of the latents.
+    /// `[f, out]`: decoder rows, the directions of the latents.
     pub w_dec: T,
-    /// `[d]`: added to the reconstruction and, where the coder says so, subtracted from the input.
+    /// `[out]`: added to the reconstruction and, where the coder says so, subtracted from the input.
     pub b_dec: T,
     /// `[f]` each: what the selection has besides ([`SelectionSettings::extra_params`]), by name.
     ///
@@ -81,8 +81,8 @@ pub fn names(extra: &[&'static str]) -> Vec<&'static str> {
 }
 
 /// Shapes, in the order of [`PerParam::each`].
-pub fn shapes(CoderDims { d, f }: CoderDims, extra: &[&'static str]) -> Vec<Vec<usize>> {
-    let fixed = [vec![f, d], vec![f], vec![f, d], vec![d]];
+pub fn shapes(CoderDims { d, f, out }: CoderDims, extra: &[&'static str]) -> Vec<Vec<usize>> {
+    let fixed = [vec![f, d], vec![f], vec![f, out], vec![out]];
     fixed.into_iter().chain(extra.iter().map(|_| vec![f])).collect()
 }
 

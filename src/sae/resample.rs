@@ -119,7 +119,7 @@ mod tests {
         let mut coder = Coder::new(&Reference, settings, params, n);
         let rows: Vec<f32> = (0..n * d).map(|_| rng.normal() as f32).collect();
         let x = Reference.upload(&rows);
-        let batch = Batch { x: &x, n, scale: 2.0, dead: &[], step: 9 };
+        let batch = Batch { x: &x, target: None, n, scale: 2.0, dead: &[], step: 9 };
         coder.loss_and_gradients(&Reference, &batch);
         optimizer.update(&Reference, &mut coder.params, &coder.gradients, 0.01, 1.0);
         let before = coder.params.clone();

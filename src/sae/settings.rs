@@ -9,6 +9,8 @@ use crate::compute::coder_ops::{CoderDims, PenaltyShape};
 pub struct CoderSettings {
     /// Shape.
     pub dims: CoderDims,
+    /// What is reconstructed.
+    pub target: TargetSettings,
     /// How pre-activations become a code.
     pub selection: SelectionSettings,
     /// Norms of decoder rows.
@@ -33,6 +35,17 @@ pub struct CoderSettings {
     pub k_anneal: Option<KAnneal>,
     /// Where training starts.
     pub start: StartSettings,
+}
+
+/// What a coder reconstructs, `[out]` values a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetSettings {
+    /// Widths of the parts it is made of, one for each site. The norm of a latent's decoder row is the sum of its parts'.
+    pub parts: Vec<usize>,
+    /// Whether it is what the encoder reads.
+    pub is_input: bool,
+    /// Whether `b_dec` is trained; it stays 0 otherwise.
+    pub bias: bool,
 }
 
 /// How pre-activations `u = c W_enc^T + b_enc` become a code: [`crate::sae::selection`].
@@ -168,8 +181,10 @@ impl KAnneal {
 /// Where training starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StartSettings {
-    /// Norm of the decoder's rows; encoder rows are equal to them.
+    /// Norm of the decoder's rows, and of the encoder's.
     pub norm: f64,
+    /// Whether encoder rows are equal to the decoder's; random otherwise.
+    pub tied: bool,
     /// Whether `b_dec` starts at the geometric median of the data; at 0 otherwise.
     pub median: bool,
 }
@@ -205,6 +220,7 @@ impl CoderSettings {
     pub fn plain(dims: CoderDims, selection: SelectionSettings, dead_after: u64) -> Self {
         Self {
             dims,
+            target: TargetSettings { parts: vec![dims.out], is_input: true, bias: true },
             selection,
             decoder: DecoderNorm::Unit,
             subtract_bias: true,
@@ -216,7 +232,7 @@ impl CoderSettings {
             dead_after,
             resample_every: None,
             k_anneal: None,
-            start: StartSettings { norm: 1.0, median: true },
+            start: StartSettings { norm: 1.0, median: true, tied: true },
         }
     }
 
@@ -228,8 +244,8 @@ impl CoderSettings {
 
     /// Numbers in the buffers of a step of `n` rows, at worst, parameters and gradients apart.
     pub fn step_numbers(&self, n: u64) -> u64 {
-        let (d, f) = (self.dims.d as u64, self.dims.f as u64);
-        let aux: u64 = self.aux.iter().chain(&self.multi).map(|branch| d + 4 * branch.k as u64).sum();
+        let (d, f, out) = (self.dims.d as u64, self.dims.f as u64, self.dims.out as u64);
+        let aux: u64 = self.aux.iter().chain(&self.multi).map(|branch| out + 4 * branch.k as u64).sum();
         let code = match &self.selection {
             SelectionSettings::TopK { .. } if self.decoder != DecoderNorm::Ranked => 4 * self.expected_k() as u64,
             SelectionSettings::TopK { .. } | SelectionSettings::BatchTopK { .. } => f + 4 * self.expected_k() as u64,
@@ -238,7 +254,7 @@ impl CoderSettings {
             SelectionSettings::JumpRelu(_) => f + 6 * f,
             SelectionSettings::Gated { .. } => f + 8 * f,
         };
-        n * (d * (3 + self.prefixes.len() as u64) + code + aux)
+        n * (2 * d + out * (1 + self.prefixes.len() as u64) + code + aux)
     }
 }
 

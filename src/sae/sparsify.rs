@@ -25,7 +25,7 @@ pub fn write(coder: &ExportedCoder) -> Result<Option<Vec<(String, Vec<u8>)>>> {
     if !coder.apply_b_dec_to_input || coder.rows != RowScaling::None {
         return Ok(None);
     }
-    let CoderDims { d, f } = coder.dims;
+    let CoderDims { d, f, .. } = coder.dims;
     let config = json!({
         "activation": "topk",
         "expansion_factor": f.div_ceil(d),
@@ -98,7 +98,7 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<ExportedCoder> {
         extra: Vec::new(),
     };
     Ok(ExportedCoder {
-        dims: CoderDims { d, f },
+        dims: CoderDims::square(d, f),
         architecture: Architecture::Topk { k },
         apply_b_dec_to_input: true,
         rows: RowScaling::None,
@@ -114,7 +114,7 @@ mod tests {
     fn small(architecture: Architecture) -> ExportedCoder {
         let numbers = |n: usize, from: f32| (0..n).map(|i| from + i as f32).collect::<Vec<_>>();
         ExportedCoder {
-            dims: CoderDims { d: 3, f: 5 },
+            dims: CoderDims::square(3, 5),
             architecture,
             apply_b_dec_to_input: true,
             rows: RowScaling::None,

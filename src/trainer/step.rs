@@ -92,7 +92,7 @@ impl<B: CoderOps> Training<B> {
         let n = rows.len() / dims.d;
         backend.write(&mut self.x, 0, rows);
         let dead = self.dead.dead();
-        let batch = Batch { x: &self.x, n, scale: self.scale, dead: &dead, step: self.counters.step };
+        let batch = Batch { x: &self.x, target: None, n, scale: self.scale, dead: &dead, step: self.counters.step };
         let batch = self.coder.loss_and_gradients(backend, &batch);
 
         let learning_rate = schedule.rate(self.counters.step);

@@ -51,7 +51,7 @@ impl CoderOps for Cpu {
         n: usize,
         dims: CoderDims,
     ) {
-        let CoderDims { d, f } = dims;
+        let CoderDims { d, f, .. } = dims;
         select::pre_activations(self, &c[..n * d], &w_enc[..f * d], &bias[..f], &mut u[..n * f], dims);
     }
 
@@ -153,6 +153,15 @@ impl CoderOps for Cpu {
 
     fn add_scaled_rows(&self, scale: &Vec<f32>, w: &Vec<f32>, out: &mut Vec<f32>, n: usize, d: usize) {
         reduce::add_scaled_rows(self, &scale[..n], &w[..n * d], &mut out[..n * d], d);
+    }
+
+    fn part_norms(&self, w: &Vec<f32>, out: &mut Vec<f32>, n: usize, parts: &[usize]) {
+        reduce::part_norms(self, &w[..n * parts.iter().sum::<usize>()], &mut out[..n * parts.len()], parts);
+    }
+
+    fn add_scaled_parts(&self, scale: &Vec<f32>, w: &Vec<f32>, out: &mut Vec<f32>, n: usize, parts: &[usize]) {
+        let len = n * parts.iter().sum::<usize>();
+        reduce::add_scaled_parts(self, &scale[..n * parts.len()], &w[..len], &mut out[..len], parts);
     }
 
     fn combine(&self, a: f64, x: &Vec<f32>, b: f64, y: &mut Vec<f32>, len: usize) {

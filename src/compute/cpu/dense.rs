@@ -130,9 +130,10 @@ pub(super) fn latent_gradients(
     dims: CoderDims,
     out: LatentGradients<'_, Cpu>,
 ) {
-    let CoderDims { d, f } = dims;
+    let CoderDims { d, f, out: width } = dims;
     let blocks = out.w_enc[..f * d].par_chunks_mut(TILE * d);
-    let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(TILE)).zip(out.w_dec[..f * d].par_chunks_mut(TILE * d));
+    let w_dec = out.w_dec[..f * width].par_chunks_mut(TILE * width);
+    let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(TILE)).zip(w_dec);
     cpu.run(|| {
         blocks.enumerate().for_each(|(block, ((w_enc, b_enc), w_dec))| {
             w_enc.fill(0.0);
@@ -140,7 +141,7 @@ pub(super) fn latent_gradients(
             b_enc.fill(0.0);
             let first = block * TILE;
             for term in terms {
-                add_term(term, c, d, first, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
+                add_term(term, c, dims, first, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
             }
         });
     });
@@ -150,7 +151,7 @@ pub(super) fn latent_gradients(
 fn add_term(
     term: &GradientTerm<'_, Cpu>,
     c: &[f32],
-    d: usize,
+    CoderDims { d, out, .. }: CoderDims,
     first: usize,
     (w_enc, b_enc, w_dec): (&mut [f32], &mut [f32], &mut [f32]),
 ) {
@@ -176,7 +177,7 @@ fn add_term(
             for i in 0..rows {
                 each(i).for_each(|place| tile[i * n + place / k] = term.code.values[place]);
             }
-            product(tile, (term.residual, false), [rows, n, d], (1.0, term.residual_scale as f32), w_dec);
+            product(tile, (term.residual, false), [rows, n, out], (1.0, term.residual_scale as f32), w_dec);
         }
     });
 }

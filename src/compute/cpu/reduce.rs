@@ -177,3 +177,41 @@ pub(super) fn combine(cpu: &Cpu, (a, x): (f32, &[f32]), b: f32, y: &mut [f32]) {
         });
     });
 }
+
+/// See [`crate::compute::CoderOps::part_norms`].
+pub(super) fn part_norms(cpu: &Cpu, w: &[f32], out: &mut [f32], parts: &[usize]) {
+    let d = parts.iter().sum();
+    let rows = out.par_chunks_mut(parts.len()).zip(w.par_chunks(d)).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|(out, row)| {
+            let mut rest = row;
+            for (out, &width) in out.iter_mut().zip(parts) {
+                let (part, after) = rest.split_at(width);
+                rest = after;
+                vectorized(
+                    #[inline(always)]
+                    || *out = dot(part, part).sqrt(),
+                );
+            }
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::add_scaled_parts`].
+pub(super) fn add_scaled_parts(cpu: &Cpu, scale: &[f32], w: &[f32], out: &mut [f32], parts: &[usize]) {
+    let d = parts.iter().sum();
+    let rows = out.par_chunks_mut(d).zip(w.par_chunks(d)).zip(scale.par_chunks(parts.len())).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|((out, row), scale)| {
+            let mut at = 0;
+            for (&scale, &width) in scale.iter().zip(parts) {
+                let part = at..at + width;
+                at = part.end;
+                vectorized(
+                    #[inline(always)]
+                    || axpy(scale, &row[part.clone()], &mut out[part.clone()]),
+                );
+            }
+        });
+    });
+}

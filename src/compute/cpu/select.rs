@@ -15,7 +15,7 @@ const BINS: usize = 1 << (31 - SHIFT);
 
 /// See [`crate::compute::CoderOps::pre_activations`]. Blocks are fixed: the result does not depend on the threads.
 pub(super) fn pre_activations(cpu: &Cpu, c: &[f32], w: &[f32], bias: &[f32], u: &mut [f32], dims: CoderDims) {
-    let CoderDims { d, f } = dims;
+    let CoderDims { d, f, .. } = dims;
     let blocks = u.par_chunks_mut(PRODUCT_ROWS * f).zip(c.par_chunks(PRODUCT_ROWS * d));
     cpu.run(|| {
         blocks.for_each(|(u, c)| {

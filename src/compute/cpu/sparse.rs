@@ -142,25 +142,26 @@ pub(super) fn latent_gradients(
     dims: CoderDims,
     out: LatentGradients<'_, Cpu>,
 ) {
-    let CoderDims { d, f } = dims;
+    let CoderDims { d, f, out: width } = dims;
     if terms.iter().any(|term| dense::is_dense(term.code, f)) {
         return dense::latent_gradients(cpu, terms, c, dims, out);
     }
     let blocks = out.w_enc[..f * d].par_chunks_mut(LATENTS * d);
-    let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(LATENTS)).zip(out.w_dec[..f * d].par_chunks_mut(LATENTS * d));
+    let w_dec = out.w_dec[..f * width].par_chunks_mut(LATENTS * width);
+    let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(LATENTS)).zip(w_dec);
     cpu.run(|| {
         blocks.enumerate().for_each(|(block, ((w_enc, b_enc), w_dec))| {
             vectorized(
                 #[inline(always)]
                 || {
-                    let rows = w_enc.chunks_exact_mut(d).zip(b_enc).zip(w_dec.chunks_exact_mut(d));
+                    let rows = w_enc.chunks_exact_mut(d).zip(b_enc).zip(w_dec.chunks_exact_mut(width));
                     for (i, ((w_enc, b_enc), w_dec)) in rows.enumerate() {
                         w_enc.fill(0.0);
                         w_dec.fill(0.0);
                         *b_enc = 0.0;
                         let i = block * LATENTS + i;
                         for term in terms.iter().filter(|term| term.latents.contains(&(i as u32))) {
-                            add_latent(term, c, d, i, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
+                            add_latent(term, c, dims, i, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
                         }
                     }
                 },
@@ -174,7 +175,7 @@ pub(super) fn latent_gradients(
 fn add_latent(
     term: &GradientTerm<'_, Cpu>,
     c: &[f32],
-    d: usize,
+    CoderDims { d, out, .. }: CoderDims,
     i: usize,
     (w_enc, b_enc, w_dec): (&mut [f32], &mut f32, &mut [f32]),
 ) {
@@ -185,7 +186,7 @@ fn add_latent(
         let b = place / term.code.k;
         let g_pre = term.g_pre[place];
         if scale != 0.0 {
-            axpy(scale * term.code.values[place], &term.residual[b * d..][..d], w_dec);
+            axpy(scale * term.code.values[place], &term.residual[b * out..][..out], w_dec);
         }
         axpy(g_pre, &c[b * d..][..d], w_enc);
         *b_enc += g_pre;

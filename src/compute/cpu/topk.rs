@@ -32,7 +32,7 @@ pub(super) fn encode_topk(
     among: Option<&[u32]>,
     out: CodeOut<'_>,
 ) {
-    let CoderDims { d, f } = dims;
+    let CoderDims { d, f, .. } = dims;
     let CodeOut { latents, values, k } = out;
     if k == 0 || latents.is_empty() {
         return;

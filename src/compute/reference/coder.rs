@@ -47,7 +47,7 @@ impl CoderOps for Reference {
         among: Option<Subset<'_, Self>>,
         code: &mut Code<Self>,
     ) {
-        let CoderDims { d, f } = dims;
+        let CoderDims { d, f, .. } = dims;
         let latents: Vec<u32> = match among {
             Some(subset) => subset.latents[..subset.len].to_vec(),
             None => (0..f as u32).collect(),
@@ -91,7 +91,7 @@ impl CoderOps for Reference {
         bias: &Vec<f64>,
         u: &mut Vec<f64>,
         n: usize,
-        CoderDims { d, f }: CoderDims,
+        CoderDims { d, f, .. }: CoderDims,
     ) {
         for (b, i) in (0..n).flat_map(|b| (0..f).map(move |i| (b, i))) {
             u[b * f + i] = bias[i] + (0..d).map(|p| c[b * d + p] * w_enc[i * d + p]).sum::<f64>();
@@ -210,16 +210,19 @@ impl CoderOps for Reference {
         dims: CoderDims,
         out: LatentGradients<'_, Self>,
     ) {
-        let CoderDims { d, f } = dims;
+        let CoderDims { d, f, out: width } = dims;
         out.w_enc[..f * d].fill(0.0);
         out.b_enc[..f].fill(0.0);
-        out.w_dec[..f * d].fill(0.0);
+        out.w_dec[..f * width].fill(0.0);
         for term in terms {
             for (b, place, i, value) in entries(term.code).filter(|entry| term.latents.contains(&(entry.2 as u32))) {
                 out.b_enc[i] += term.g_pre[place];
                 for p in 0..d {
-                    out.w_dec[i * d + p] += value * term.residual_scale * term.residual[b * d + p];
                     out.w_enc[i * d + p] += term.g_pre[place] * c[b * d + p];
+                }
+                // the residual of a term without a reconstruction is not looked at
+                for p in 0..if term.residual_scale == 0.0 { 0 } else { width } {
+                    out.w_dec[i * width + p] += value * term.residual_scale * term.residual[b * width + p];
                 }
             }
         }
@@ -246,6 +249,25 @@ impl CoderOps for Reference {
     fn row_norms(&self, w: &Vec<f64>, out: &mut Vec<f64>, n: usize, d: usize) {
         for i in 0..n {
             out[i] = w[i * d..][..d].iter().map(|x| x * x).sum::<f64>().sqrt();
+        }
+    }
+
+    fn part_norms(&self, w: &Vec<f64>, out: &mut Vec<f64>, n: usize, parts: &[usize]) {
+        let mut rest = &w[..n * parts.iter().sum::<usize>()];
+        for (out, &width) in out.iter_mut().zip(parts.iter().cycle()).take(n * parts.len()) {
+            let (part, after) = rest.split_at(width);
+            *out = part.iter().map(|x| x * x).sum::<f64>().sqrt();
+            rest = after;
+        }
+    }
+
+    fn add_scaled_parts(&self, scale: &Vec<f64>, w: &Vec<f64>, out: &mut Vec<f64>, n: usize, parts: &[usize]) {
+        let mut at = 0;
+        for (scale, &width) in scale.iter().zip(parts.iter().cycle()).take(n * parts.len()) {
+            for i in at..at + width {
+                out[i] += scale * w[i];
+            }
+            at += width;
         }
     }
 

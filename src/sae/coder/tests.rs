@@ -12,6 +12,7 @@ use crate::sae::settings::{AuxSettings, Prefix};
 mod finite_differences;
 mod golden;
 mod properties;
+mod targets;
 mod toy;
 
 fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
@@ -29,7 +30,7 @@ fn configured(coder: Value, d: usize) -> CoderSettings {
 /// A TopK coder, its auxiliary branch off without `aux_k`.
 fn topk(d: usize, f: usize, k: usize, aux_k: usize) -> CoderSettings {
     let aux = (aux_k > 0).then_some(AuxSettings { k: aux_k, coefficient: 1.0 / 32.0 });
-    CoderSettings { aux, ..CoderSettings::plain(CoderDims { d, f }, SelectionSettings::TopK { k }, 100) }
+    CoderSettings { aux, ..CoderSettings::plain(CoderDims::square(d, f), SelectionSettings::TopK { k }, 100) }
 }
 
 /// Parameters without structure, from a named stream; thresholds are positive.
@@ -53,7 +54,7 @@ fn random_rows(n: usize, d: usize, purpose: &str) -> Vec<f32> {
 }
 
 fn batch<'a, B: CoderOps>(x: &'a B::Tensor, n: usize, dead: &'a [u32]) -> Batch<'a, B> {
-    Batch { x, n, scale: 1.0, dead, step: 1_000_000 }
+    Batch { x, target: None, n, scale: 1.0, dead, step: 1_000_000 }
 }
 
 /// `[n, f]`, zeros included.

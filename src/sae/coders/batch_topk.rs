@@ -66,7 +66,7 @@ impl BatchTopkConfig {
     }
 
     pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
-        let dims = CoderDims { d, f: self.width as usize };
+        let dims = CoderDims::square(d, self.width as usize);
         let selection = SelectionSettings::BatchTopK { k: self.k, threshold_rate: self.threshold_rate };
         CoderSettings {
             decoder: self.decoder.norm(),

@@ -46,7 +46,7 @@ impl GatedConfig {
     }
 
     pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
-        let dims = CoderDims { d, f: self.width as usize };
+        let dims = CoderDims::square(d, self.width as usize);
         let free = self.decoder == FreeDecoder::Free;
         let penalty = PenaltySettings {
             shape: PenaltyShape::Linear,

@@ -124,7 +124,7 @@ impl JumpreluConfig {
     }
 
     pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
-        let dims = CoderDims { d, f: self.width as usize };
+        let dims = CoderDims::square(d, self.width as usize);
         let sparsity = match self.sparsity {
             Sparsity::Step => L0Penalty::Mean,
             Sparsity::Tanh => L0Penalty::Off,

@@ -73,7 +73,7 @@ impl PAnnealConfig {
     }
 
     pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
-        let dims = CoderDims { d, f: self.width as usize };
+        let dims = CoderDims::square(d, self.width as usize);
         let penalty = PenaltySettings {
             shape: PenaltyShape::Power { p: 1.0 },
             coefficient: self.sparsity_coefficient,

@@ -78,7 +78,7 @@ impl StandardConfig {
     }
 
     pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
-        let dims = CoderDims { d, f: self.width as usize };
+        let dims = CoderDims::square(d, self.width as usize);
         let free = self.form == StandardForm::April;
         let shape = if self.lp_norm == 1.0 { PenaltyShape::Linear } else { PenaltyShape::RowNorm { p: self.lp_norm } };
         let (coefficient, warmup_steps) = (self.l1_coefficient, self.l1_warmup_steps);
@@ -87,7 +87,7 @@ impl StandardConfig {
             decoder: if free { DecoderNorm::Free } else { DecoderNorm::Unit },
             subtract_bias: self.apply_b_dec_to_input.unwrap_or(!free),
             penalties: vec![PenaltySettings { shape, coefficient, by_norm: free, warmup_steps }],
-            start: StartSettings { norm: if free { 0.1 } else { 1.0 }, median: !free },
+            start: StartSettings { norm: if free { 0.1 } else { 1.0 }, median: !free, tied: true },
             ..CoderSettings::plain(dims, SelectionSettings::Positive, self.dead_after_tokens.0)
         }
     }

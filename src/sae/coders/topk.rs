@@ -77,7 +77,7 @@ impl TopkConfig {
     }
 
     pub(in crate::sae) fn settings(&self, d: usize) -> CoderSettings {
-        let dims = CoderDims { d, f: self.width as usize };
+        let dims = CoderDims::square(d, self.width as usize);
         let selection = SelectionSettings::TopK { k: self.k as usize };
         let multi_k = self.multi_k.unwrap_or(self.k.saturating_mul(4)).min(self.width) as usize;
         let multi = AuxSettings { k: multi_k, coefficient: self.multi_coefficient };

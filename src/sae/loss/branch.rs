@@ -23,7 +23,7 @@ impl<B: CoderOps> Branch<B> {
             code: Code::new(backend, rows, k),
             by_latent: ByLatent::new(backend, rows, k, dims.f),
             g_pre: backend.zeros(rows * k),
-            residual: backend.zeros(rows * dims.d),
+            residual: backend.zeros(rows * dims.out),
             residual_scale: 0.0,
             most: k,
         }
@@ -35,7 +35,7 @@ impl<B: CoderOps> Branch<B> {
     }
 
     /// Encode `c` `[n, d]` among the latents of `among` and subtract the reconstruction (without bias) from `target`
-    /// `[n, d]`.
+    /// `[n, out]`.
     pub fn forward(
         &mut self,
         backend: &B,
@@ -46,14 +46,14 @@ impl<B: CoderOps> Branch<B> {
     ) {
         self.code.rows = input.n;
         backend.encode_topk(input.c, &params.w_enc, &params.b_enc, dims, among, &mut self.code);
-        backend.residual(&self.code, 0..u32::MAX, &params.w_dec, input.target, &mut self.residual, dims.d);
+        backend.residual(&self.code, 0..u32::MAX, &params.w_dec, input.target, &mut self.residual, dims.out);
     }
 
     /// Take the gradient with respect to the reconstruction as `scale * residual` back to the pre-activations, and group
     /// the code by latent. No gradient flows through the choice of latents.
     pub fn backward(&mut self, backend: &B, params: &Params<B>, dims: CoderDims, scale: f64) {
         self.residual_scale = scale;
-        backend.entry_dots(&self.code, 0..u32::MAX, &params.w_dec, &self.residual, scale, &mut self.g_pre, dims.d);
+        backend.entry_dots(&self.code, 0..u32::MAX, &params.w_dec, &self.residual, scale, &mut self.g_pre, dims.out);
         backend.group_by_latent(&self.code, dims.f, &mut self.by_latent);
     }
 
@@ -69,7 +69,7 @@ impl<B: CoderOps> Branch<B> {
         }
     }
 
-    /// `[n, d]` what is left of the target.
+    /// `[n, out]` what is left of the target.
     pub fn residual(&self) -> &B::Tensor {
         &self.residual
     }
@@ -79,7 +79,7 @@ impl<B: CoderOps> Branch<B> {
 pub struct BranchInput<'a, B: CoderOps> {
     /// `[n, d]` centered input.
     pub c: &'a B::Tensor,
-    /// `[n, d]` what is to be reconstructed.
+    /// `[n, out]` what is to be reconstructed.
     pub target: &'a B::Tensor,
     /// Rows.
     pub n: usize,

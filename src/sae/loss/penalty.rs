@@ -79,19 +79,22 @@ impl<B: CoderOps> Penalties<B> {
         self.norm_gradient.iter_mut().zip(sums).for_each(|(total, sum)| *total += scale * sum);
     }
 
-    /// Add what was gathered to the gradient of the decoder, `[f, d]`, and start anew.
+    /// Add what was gathered to the gradient of the decoder, `[f, out]`, and start anew.
     pub fn finish(&mut self, input: &Input<'_, B>, w_dec_gradient: &mut B::Tensor) {
         if self.norm_gradient.iter().all(|g| *g == 0.0) {
             return;
         }
-        let backend = input.backend;
+        let Input { backend, params, parts, .. } = *input;
         let f = self.norm_gradient.len();
-        let norms = host(backend, input.norms, f);
-        let along = self.norm_gradient.iter().zip(&norms).map(|(g, norm)| if *norm < NO_NORM { 0.0 } else { g / norm });
+        let mut norms = backend.zeros(f * parts.len());
+        backend.part_norms(&params.w_dec, &mut norms, f, parts);
+        let norms = host(backend, &norms, f * parts.len());
+        let latent = self.norm_gradient.iter().zip(norms.chunks_exact(parts.len()));
+        let along = latent.flat_map(|(g, norms)| norms.iter().map(|n| if *n < NO_NORM { 0.0 } else { *g / n }));
         let along: Vec<f64> = along.collect();
-        let mut scale = backend.zeros(f);
+        let mut scale = backend.zeros(along.len());
         backend.write_f64(&mut scale, 0, &along);
-        backend.add_scaled_rows(&scale, &input.params.w_dec, w_dec_gradient, f, input.dims.d);
+        backend.add_scaled_parts(&scale, &params.w_dec, w_dec_gradient, f, parts);
         self.norm_gradient.fill(0.0);
     }
 }

@@ -19,7 +19,7 @@ use crate::sae::settings::Prefix;
 /// Residuals of the reconstructions.
 pub struct Reconstruction<B: CoderOps> {
     prefixes: Vec<Prefix>,
-    /// `[rows, d]` for each prefix; `t_r` after [`Reconstruction::forward`].
+    /// `[rows, out]` for each prefix; `t_r` after [`Reconstruction::forward`].
     residuals: Vec<B::Tensor>,
     scale: f64,
 }
@@ -27,14 +27,14 @@ pub struct Reconstruction<B: CoderOps> {
 impl<B: CoderOps> Reconstruction<B> {
     /// For batches of up to `rows` rows; there is at least one prefix.
     pub fn new(backend: &B, dims: CoderDims, prefixes: Vec<Prefix>, rows: usize) -> Self {
-        let residuals = prefixes.iter().map(|_| backend.zeros(rows * dims.d)).collect();
+        let residuals = prefixes.iter().map(|_| backend.zeros(rows * dims.out)).collect();
         Self { prefixes, residuals, scale: 0.0 }
     }
 
     /// Subtract the reconstructions from the target: the loss, and the sums of squares of the widest one's residual.
     pub fn forward(&mut self, input: &Input<'_, B>, code: &Code<B>) -> (f64, SquareSums) {
         let Input { backend, params, dims, target, n, .. } = *input;
-        let d = dims.d;
+        let d = dims.out;
         let last = self.prefixes.len() - 1;
         let mut loss = 0.0;
         for r in 0..last {
@@ -61,7 +61,7 @@ impl<B: CoderOps> Reconstruction<B> {
         let latents = self.latents(r);
         let (before, after) = self.residuals.split_at_mut(r);
         let from = before.last().unwrap_or(input.target);
-        input.backend.residual(code, latents, &input.params.w_dec, from, &mut after[0], input.dims.d);
+        input.backend.residual(code, latents, &input.params.w_dec, from, &mut after[0], input.dims.out);
     }
 
     /// The latents that prefix `r` has and none before it.
@@ -74,7 +74,7 @@ impl<B: CoderOps> Reconstruction<B> {
     pub fn entry_gradients(&self, input: &Input<'_, B>, code: &Code<B>, out: &mut B::Tensor) {
         let Input { backend, params, dims, .. } = *input;
         for (r, residual) in self.residuals.iter().enumerate() {
-            backend.entry_dots(code, self.latents(r), &params.w_dec, residual, self.scale, out, dims.d);
+            backend.entry_dots(code, self.latents(r), &params.w_dec, residual, self.scale, out, dims.out);
         }
     }
 
@@ -96,12 +96,12 @@ impl<B: CoderOps> Reconstruction<B> {
         self.residuals.iter().enumerate().map(term).collect()
     }
 
-    /// The gradient of what is added to every reconstruction, `[d]`: overwrites `out`.
+    /// The gradient of what is added to every reconstruction, `[out]`: overwrites `out`.
     pub fn bias_gradient(&self, input: &Input<'_, B>, out: &mut B::Tensor) {
-        input.backend.column_sums(&self.residuals[0], self.scale, out, input.n, input.dims.d);
+        input.backend.column_sums(&self.residuals[0], self.scale, out, input.n, input.dims.out);
     }
 
-    /// `[n, d]` what the widest reconstruction left.
+    /// `[n, out]` what the widest reconstruction left.
     pub fn residual(&self) -> &B::Tensor {
         &self.residuals[self.residuals.len() - 1]
     }

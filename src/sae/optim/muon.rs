@@ -7,7 +7,7 @@
 //! ```
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::AdamStep;
+use crate::compute::coder_ops::{AdamStep, CoderDims};
 use crate::sae::params::{self, Gradients, Params, PerParam};
 use crate::sae::settings::CoderSettings;
 
@@ -28,8 +28,8 @@ pub struct Muon<B: CoderOps> {
     pub m: PerParam<B::Tensor>,
     /// Second moments; those of matrices stay 0.
     pub v: PerParam<B::Tensor>,
-    shape: (usize, usize),
-    /// `[f, d]` the direction of a step.
+    latents: usize,
+    /// The direction of a step: as long as the larger of the matrices.
     direction: B::Tensor,
 }
 
@@ -37,9 +37,9 @@ impl<B: CoderOps> Muon<B> {
     /// Before the first update.
     pub fn new(backend: &B, settings: &CoderSettings, beta: f64, weight_decay: f64) -> Self {
         let zeros = || params::zeros(backend, settings.dims, settings.selection.extra_params());
-        let shape = (settings.dims.f, settings.dims.d);
-        let direction = backend.zeros(shape.0 * shape.1);
-        Self { beta, weight_decay, t: 0, m: zeros(), v: zeros(), shape, direction }
+        let CoderDims { d, f, out } = settings.dims;
+        let direction = backend.zeros(f * d.max(out));
+        Self { beta, weight_decay, t: 0, m: zeros(), v: zeros(), latents: f, direction }
     }
 
     /// One update with `gradient_scale * gradients`.
@@ -62,7 +62,8 @@ impl<B: CoderOps> Muon<B> {
                 backend.adam(w, g, m, v, len, &step);
                 continue;
             }
-            let (beta, direction, (rows, columns)) = (self.beta, &mut self.direction, self.shape);
+            let (beta, direction, rows) = (self.beta, &mut self.direction, self.latents);
+            let columns = len / rows;
             backend.combine((1.0 - beta) * gradient_scale, g, beta, m, len);
             backend.combine((1.0 - beta) * gradient_scale, g, 0.0, direction, len);
             backend.combine(beta, m, 1.0, direction, len);

@@ -7,7 +7,7 @@ use crate::sae::params;
 use crate::sae::settings::SelectionSettings;
 
 fn settings() -> CoderSettings {
-    CoderSettings::plain(CoderDims { d: 2, f: 2 }, SelectionSettings::Positive, 1)
+    CoderSettings::plain(CoderDims::square(2, 2), SelectionSettings::Positive, 1)
 }
 
 /// Parameters that are all `value`.

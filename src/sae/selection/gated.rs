@@ -23,7 +23,7 @@ pub struct Gated<B: CoderOps> {
     /// `[f]` `exp(r_mag)`, and `b_mag - exp(r_mag) b_enc`: the magnitude is affine in the gate.
     gain: B::Tensor,
     offset: B::Tensor,
-    /// `[rows, d]` what the gate's reconstruction leaves.
+    /// `[rows, out]` what the gate's reconstruction leaves.
     residual: B::Tensor,
     residual_scale: f64,
 }
@@ -37,7 +37,7 @@ impl<B: CoderOps> Gated<B> {
             gate: Entries::new(backend, dims.f),
             gain: backend.zeros(dims.f),
             offset: backend.zeros(dims.f),
-            residual: backend.zeros(rows * dims.d),
+            residual: backend.zeros(rows * dims.out),
             residual_scale: 0.0,
         }
     }
@@ -66,7 +66,7 @@ impl<B: CoderOps> Selection<B> for Gated<B> {
 
     fn backward(&mut self, input: &Input<'_, B>, pass: &mut Pass<'_, B>) -> SelectionLosses {
         let Input { backend, params, dims, target, n, .. } = *input;
-        let CoderDims { d, f } = dims;
+        let CoderDims { f, out: d, .. } = dims;
         // the magnitude path: g_code is the gradient with respect to m
         let g_m = latent_sums(backend, pass.by_latent, pass.g_code, None, f);
         let g_m_m = latent_sums(backend, pass.by_latent, pass.g_code, Some(&pass.code.values), f);

@@ -24,11 +24,13 @@ pub struct Input<'a, B: CoderOps> {
     pub dims: CoderDims,
     /// `[n, d]` the encoder's input.
     pub c: &'a B::Tensor,
-    /// `[n, d]` what is to be reconstructed, less `b_dec`.
+    /// `[n, out]` what is to be reconstructed, less `b_dec`.
     pub target: &'a B::Tensor,
     /// Rows.
     pub n: usize,
-    /// `[f]` norms of decoder rows, where the settings need them.
+    /// Widths of the parts of the target.
+    pub parts: &'a [usize],
+    /// `[f]` norms of decoder rows, summed over the parts, where the settings need them.
     pub norms: &'a B::Tensor,
     /// Dead latents, ascending.
     pub dead: &'a [u32],

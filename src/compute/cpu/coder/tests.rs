@@ -35,7 +35,7 @@ fn read<B: Backend>(backend: &B, t: &B::Tensor, len: usize) -> Vec<f64> {
 fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usize)) -> Vec<(&'static str, Vec<f64>)> {
     let up = |len: usize, purpose: &str| backend.upload(&random(len, purpose));
     let (x, shift, w, w2, b) = (up(n * d, "x"), up(d, "shift"), up(f * d, "w"), up(f * d, "w2"), up(f, "b"));
-    let dims = CoderDims { d, f };
+    let dims = CoderDims::square(d, f);
     let mut results = Vec::new();
 
     let mut c = backend.zeros(n * d);
@@ -237,7 +237,7 @@ fn orthogonalized_matrices_agree_with_the_reference_and_have_singular_values_nea
 fn pre_activations_agree_with_the_reference() {
     for (n, d, f, _) in SHAPES {
         let (c, w, b) = (random(n * d, "c"), random(f * d, "w"), random(f, "b"));
-        let dims = CoderDims { d, f };
+        let dims = CoderDims::square(d, f);
         let mut expected = vec![0.0; n * f];
         let up = |v: &[f32]| Reference.upload(v);
         Reference.pre_activations(&up(&c), &up(&w), &up(&b), &mut expected, n, dims);
@@ -257,7 +257,7 @@ fn pre_activations_agree_with_the_reference() {
 fn reference_code<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usize)) -> Code<B> {
     let mut found = Code::new(&Reference, n, k);
     let up = |len: usize, purpose: &str| Reference.upload(&random(len, purpose));
-    Reference.encode_topk(&up(n * d, "x"), &up(f * d, "w"), &up(f, "b"), CoderDims { d, f }, None, &mut found);
+    Reference.encode_topk(&up(n * d, "x"), &up(f * d, "w"), &up(f, "b"), CoderDims::square(d, f), None, &mut found);
     let mut code = Code::new(backend, n, k);
     backend.write_index(&mut code.latents, &found.latents);
     let values: Vec<f32> = found.values.iter().map(|&v| v as f32).collect();
@@ -289,7 +289,7 @@ fn encoders_agree_with_the_reference() {
             let mut expected = Code::new(&Reference, n, k);
             let mut found = Code::new(&cpu, n, k);
             let len = subset.len();
-            let (up, dims) = (|v: &[f32]| Reference.upload(v), CoderDims { d, f });
+            let (up, dims) = (|v: &[f32]| Reference.upload(v), CoderDims::square(d, f));
             let set = among.map(|latents| Subset::<Reference> { latents, len });
             Reference.encode_topk(&up(&c), &up(&w), &up(&b), dims, set, &mut expected);
             let set = among.map(|latents| Subset::<Cpu> { latents, len });
@@ -320,12 +320,12 @@ fn equal_values_go_to_the_lower_latent() {
     // every latent has the same value, but two that are larger and one that is not positive
     let mut b = vec![1.0; f];
     (b[1500], b[2999], b[0]) = (2.0, 1.5, 0.0);
-    cpu.encode_topk(&vec![0.0; 4], &vec![0.0; f * 2], &b, CoderDims { d: 2, f }, None, &mut code);
+    cpu.encode_topk(&vec![0.0; 4], &vec![0.0; f * 2], &b, CoderDims::square(2, f), None, &mut code);
     assert_eq!(code.latents[..k], [1, 2, 3, 1500, 2999]);
     assert_eq!(code.values[k..], [1.0, 1.0, 1.0, 2.0, 1.5]);
     b.iter_mut().for_each(|b| *b = -1.0);
     b[7] = f32::NAN;
-    cpu.encode_topk(&vec![0.0; 4], &vec![0.0; f * 2], &b, CoderDims { d: 2, f }, None, &mut code);
+    cpu.encode_topk(&vec![0.0; 4], &vec![0.0; f * 2], &b, CoderDims::square(2, f), None, &mut code);
     assert!(code.latents.iter().all(|&i| i == NO_LATENT) && code.values.iter().all(|&v| v == 0.0));
 }
 
@@ -337,7 +337,7 @@ fn results_do_not_depend_on_threads() {
     let encode = |cpu: &Cpu| {
         let mut code = Code::new(cpu, n, k);
         let (c, w, b) = (random(n * d, "c"), random(f * d, "w"), random(f, "b"));
-        cpu.encode_topk(&c, &w, &b, CoderDims { d, f }, None, &mut code);
+        cpu.encode_topk(&c, &w, &b, CoderDims::square(d, f), None, &mut code);
         (code.latents, code.values)
     };
     assert_eq!(encode(&one), encode(&three));

@@ -90,21 +90,28 @@ fn topk_and_auxk() {
 /// Differences of the coder's own loss; what it takes as constant there is left out, and is in the reference cases.
 #[test]
 fn every_kind_of_coder() {
-    let (n, d) = (5, 4);
-    for (name, settings) in every_kind() {
-        let rows = Reference.upload(&random_rows(n, d, "finite differences"));
-        let params = random_params(&Reference, &settings, "every kind");
+    let n = 5;
+    for (name, settings) in every_kind().into_iter().chain(targets::other_targets()) {
+        let rows = Reference.upload(&random_rows(n, settings.dims.d, "finite differences"));
+        let target = Reference.upload(&random_rows(n, settings.dims.out, "another target"));
+        let target = (!settings.target.is_input).then_some(&target);
+        let mut params = random_params(&Reference, &settings, "every kind");
+        if !settings.target.bias {
+            params.b_dec.fill(0.0);
+        }
         let loss = |params: &Params<Reference>| {
             let mut coder = Coder::new(&Reference, settings.clone(), params.clone(), n);
-            coder.loss_and_gradients(&Reference, &batch(&rows, n, &[])).loss()
+            coder.loss_and_gradients(&Reference, &Batch { target, ..batch(&rows, n, &[]) }).loss()
         };
         let mut coder = Coder::new(&Reference, settings.clone(), params, n);
-        coder.loss_and_gradients(&Reference, &batch(&rows, n, &[]));
+        coder.loss_and_gradients(&Reference, &Batch { target, ..batch(&rows, n, &[]) });
         let skip: &[&str] = match settings.selection {
             SelectionSettings::JumpRelu(_) => &["threshold"],
             SelectionSettings::Gated { trains_decoder: false } => &["w_dec", "b_dec"],
+            _ if !settings.target.bias => &["b_dec"],
             _ => &[],
         };
+        assert!(settings.target.bias || coder.gradients.b_dec.iter().all(|g| *g == 0.0), "{name}");
         compare(name, &coder.params, &coder.gradients, skip, loss);
     }
 }

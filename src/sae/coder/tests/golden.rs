@@ -92,7 +92,7 @@ impl Run {
 }
 
 fn plain(selection: SelectionSettings) -> CoderSettings {
-    let free = CoderSettings::plain(CoderDims { d: D, f: F }, selection, 100);
+    let free = CoderSettings::plain(CoderDims::square(D, F), selection, 100);
     CoderSettings { decoder: DecoderNorm::Free, ..free }
 }
 
@@ -222,4 +222,40 @@ fn metrics() {
     for (value, name) in pairs {
         assert_close(&[value], &numbers(&expected[name]), 1e-6, name);
     }
+}
+
+/// Two sites of three values, as one row of six.
+#[test]
+fn crosscoder_with_l1() {
+    let case = case("crosscoder_l1");
+    let (inputs, expected) = (&case["inputs"], &case["expected"]);
+    let (f, sites) = (numbers(&inputs["b_enc"]).len(), numbers(&inputs["b_dec"]).len() / D);
+    let by_latent = |value: &Value| {
+        // [site, value, latent] to [latent, site and value]
+        turned(&numbers(value), sites * D, f)
+    };
+    let json = serde_json::json!({"type": "standard", "width": f, "l1_coefficient": case["config"]["lambda_"]});
+    let settings = configured(json, sites * D).of_parts(vec![D; sites]);
+    let settings = CoderSettings {
+        penalties: settings.penalties.iter().map(|p| PenaltySettings { warmup_steps: 0, ..*p }).collect(),
+        ..settings
+    };
+    let params = PerParam {
+        w_enc: by_latent(&inputs["W_enc"]),
+        b_enc: numbers(&inputs["b_enc"]),
+        w_dec: numbers(&inputs["W_dec"]),
+        b_dec: numbers(&inputs["b_dec"]),
+        extra: Vec::new(),
+    };
+    let n = numbers(&inputs["x"]).len() / (sites * D);
+    let mut coder = Coder::new(&Reference, settings, params, n);
+    let report = coder.loss_and_gradients(&Reference, &batch(&numbers(&inputs["x"]), n, &[]));
+    let close = |found: &[f64], key: &str| assert_close(found, &numbers(&expected[key]), 1e-8, key);
+    close(&[report.reconstruction_loss], "loss_recon");
+    close(&[report.sparsity_loss], "loss_l1");
+    close(&dense(coder.code(), f), "f");
+    assert_close(&coder.gradients.w_enc, &by_latent(&expected["g_W_enc"]), 1e-8, "g_W_enc");
+    close(&coder.gradients.b_enc, "g_b_enc");
+    close(&coder.gradients.w_dec, "g_W_dec");
+    close(&coder.gradients.b_dec, "g_b_dec");
 }

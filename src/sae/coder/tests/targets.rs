@@ -1,0 +1,101 @@
+//! Coders that reconstruct something else than one row, and those that read several.
+
+use super::*;
+
+/// Coders of 4 values that reconstruct others, or have parts.
+pub(super) fn other_targets() -> Vec<(&'static str, CoderSettings)> {
+    let topk = |d: usize| configured(serde_json::json!({"type": "topk", "width": 7, "k": 3, "aux_coefficient": 0}), d);
+    let standard = |d| configured(serde_json::json!({"type": "standard", "width": 7, "l1_coefficient": 0.3}), d);
+    let ranked = serde_json::json!({
+        "type": "batch_topk", "width": 7, "k": 2.5, "decoder": "ranked", "aux_coefficient": 0
+    });
+    let tanh = serde_json::json!({
+        "type": "jumprelu", "width": 7, "l0_coefficient": 0.2, "sparsity": "tanh", "decoder": "free",
+        "pre_act_coefficient": 0.05, "pre_act_all_latents": true
+    });
+    let gated = serde_json::json!({"type": "gated", "width": 7, "l1_coefficient": 0.3, "decoder": "free"});
+    let nested = serde_json::json!({
+        "type": "matryoshka", "width": 7, "k": 3, "widths": [2, 4], "aux_coefficient": 0
+    });
+    vec![
+        ("topk transcoder", topk(3).reading(4)),
+        ("wide topk transcoder", topk(5).reading(2)),
+        ("standard transcoder", standard(3).reading(4)),
+        ("jumprelu transcoder", configured(tanh.clone(), 3).reading(4)),
+        ("gated transcoder", configured(gated, 3).reading(4)),
+        ("nested transcoder", configured(nested, 5).reading(4)),
+        ("standard crosscoder", standard(4).of_parts(vec![1, 3])),
+        ("batch_topk crosscoder", configured(ranked, 4).of_parts(vec![2, 2])),
+        ("jumprelu crosscoder", configured(tanh, 4).of_parts(vec![3, 1])),
+        ("boosting", topk(4).boosting()),
+    ]
+}
+
+fn random_target(n: usize, out: usize) -> Vec<f32> {
+    random_rows(n, out, "another target")
+}
+
+#[test]
+fn the_cpu_agrees_with_the_reference() {
+    let cpu = Cpu::new(2).unwrap();
+    let (n, d, f) = (200, 24, 90);
+    let coder = |json: Value, out| configured(json, out);
+    let topk = serde_json::json!({"type": "topk", "width": f, "k": 6, "aux_k": 9});
+    let standard = serde_json::json!({"type": "standard", "width": f, "l1_coefficient": 0.3});
+    for settings in [
+        coder(topk.clone(), 10).reading(d),
+        coder(topk, 31).reading(d),
+        coder(standard.clone(), 17).reading(d),
+        coder(standard, d).of_parts(vec![8, 16]),
+    ] {
+        let (rows, target) = (random_rows(n, d, "agree"), random_target(n, settings.dims.out));
+        let dead = [3, 17, 50, 51, 80];
+        let mut exact = Coder::new(&Reference, settings.clone(), random_params(&Reference, &settings, "agree"), n);
+        let mut fast = Coder::new(&cpu, settings.clone(), random_params(&cpu, &settings, "agree"), n);
+        let (exact_rows, exact_target) = (Reference.upload(&rows), Reference.upload(&target));
+        let other = !settings.target.is_input;
+        let exact_batch = Batch { target: other.then_some(&exact_target), ..batch(&exact_rows, n, &dead) };
+        let expected = exact.loss_and_gradients(&Reference, &exact_batch);
+        let found =
+            fast.loss_and_gradients(&cpu, &Batch { target: other.then_some(&target), ..batch(&rows, n, &dead) });
+        let shape = format!("{:?}", settings.dims);
+        assert_close(&[found.loss(), found.fvu], &[expected.loss(), expected.fvu], 1e-4, &shape);
+        let pairs = fast.gradients.each().into_iter().zip(exact.gradients.each());
+        for ((found, expected), name) in pairs.zip(exact.gradients.names()) {
+            let largest = expected.iter().fold(0f64, |a, g| a.max(g.abs()));
+            let off = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+            assert!(off <= 1e-3 * largest, "{shape}: {name} is off by {off} of {largest}");
+        }
+    }
+}
+
+/// A transcoder whose target is its input is an autoencoder whose bias is not subtracted.
+#[test]
+fn the_input_as_another_target_is_an_autoencoder() {
+    let n = 9;
+    let json = serde_json::json!({"type": "topk", "width": 7, "k": 3, "aux_k": 2});
+    let settings = configured(json, 4);
+    let rows = Reference.upload(&random_rows(n, 4, "same"));
+    let run = |settings: CoderSettings, target: Option<&Vec<f64>>| {
+        let params = random_params(&Reference, &settings, "same");
+        let mut coder = Coder::new(&Reference, settings, params, n);
+        let report = coder.loss_and_gradients(&Reference, &Batch { target, ..batch(&rows, n, &[1, 5]) });
+        (report, coder.gradients)
+    };
+    let plain = CoderSettings { subtract_bias: false, ..settings.clone() };
+    let (expected, gradients) = run(plain, None);
+    let (found, others) = run(settings.reading(4), Some(&rows));
+    assert_eq!(found, expected);
+    assert_eq!(gradients.each(), others.each());
+}
+
+/// What is penalised and ranked by in a crosscoder is the sum of the norms of the parts.
+#[test]
+fn norms_of_parts_are_added() {
+    let json = serde_json::json!({"type": "standard", "width": 2, "l1_coefficient": 1.0});
+    let settings = configured(json, 3).of_parts(vec![2, 1]);
+    let w_dec = vec![3.0, 4.0, -2.0, 0.0, 0.0, 0.5];
+    let mut norms = vec![0.0; 2];
+    decoder_norms(&Reference, &settings, &w_dec, &mut norms);
+    assert_close(&norms, &[7.0, 0.5], 1e-15, "norms");
+}
