@@ -70,8 +70,7 @@ fn trained(coder: &serde_json::Value, normalize: &str) -> Trainer<Cpu> {
     });
     let settings = TrainerSettings {
         config: serde_json::from_value(config).unwrap(),
-        point: HookPoint::block(3, Site::Z).at_head(2),
-        width: WIDTH,
+        sites: vec![(HookPoint::block(3, Site::Z).at_head(2), WIDTH)],
         seed: Seed(4),
         stream: serde_json::Value::Null,
     };

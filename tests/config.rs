@@ -174,7 +174,7 @@ fn sites_are_resolved_in_the_order_of_the_forward_pass() {
     let sites = loaded.sites(&declared(), &PATHS).unwrap();
     let names = |points: &[(HookPoint, usize)]| points.iter().map(|(p, _)| p.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&sites.stored), ["hook_embed", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]);
-    assert_eq!(names(&sites.inputs), ["blocks.0.hook_mlp_out"]);
+    assert_eq!(names(&sites.inputs[0]), ["blocks.0.hook_mlp_out"]);
     assert_eq!(
         names(&sites.captured),
         ["hook_embed", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]

@@ -18,6 +18,7 @@ use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
 use crate::hub::HubName;
 use crate::sae::config::CoderConfig;
+use crate::trainer::target::TargetConfig;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
 /// Check every rule.
@@ -191,7 +192,12 @@ impl Rules<'_> {
                 }
             }
         }
+        let target: TargetConfig = self.value(&at("target")).unwrap_or_default();
         let coder = self.written::<CoderConfig>(&at("coder"));
+        let input: String = self.value(&at("input")).unwrap_or_default();
+        for (key, rule) in target.faults(&input, self.value(&at("normalize")).unwrap_or_default(), coder.as_ref()) {
+            self.broken(&at(&key), rule);
+        }
         for fault in coder.iter().flat_map(CoderConfig::faults) {
             let path = at(&format!("coder.{}", fault.key));
             // what the schema, or a rule above, has said is not said twice

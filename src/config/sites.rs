@@ -18,8 +18,8 @@ pub struct Sites {
     pub captured: Vec<SiteWidth>,
     /// Those that the dataset stores, in the order of the forward pass; empty without a dataset.
     pub stored: Vec<SiteWidth>,
-    /// The input of each trainer, in the order of the trainers.
-    pub inputs: Vec<SiteWidth>,
+    /// The sites of each trainer, in the order of the trainers: its input, then the others of its target.
+    pub inputs: Vec<Vec<SiteWidth>>,
 }
 
 /// Memory that a run holds for as long as it lasts, the model aside.
@@ -81,10 +81,9 @@ impl Loaded {
 
     /// Names that no model can have; `tables` are the module paths of all architectures. For when there is no model to ask.
     pub fn check_names(&self, tables: &[&ModulePaths]) -> Vec<Problem> {
-        let capture = self.capture().iter().enumerate().map(|(i, name)| (format!("capture[{i}]"), name));
-        let inputs = self.pipeline.trainers.iter().enumerate();
-        let inputs = inputs.map(|(i, trainer)| (format!("trainers[{i}].input"), &trainer.input));
-        let check = |(path, name): (String, &String)| {
+        let capture = self.capture().iter().enumerate().map(|(i, name)| (format!("capture[{i}]"), name.as_str()));
+        let inputs = self.pipeline.trainers.iter().enumerate().flat_map(|(i, trainer)| trainer_sites(i, trainer));
+        let check = |(path, name): (String, &str)| {
             let found = selection::check(name, tables).err()?;
             let hint = found.nearest.map(|nearest| format!("did you mean `{nearest}`?"));
             Some(located(&self.tree, Severity::Error, &path, found.reason, hint))
@@ -109,19 +108,22 @@ impl Loaded {
         let mut inputs = Vec::new();
         let mut ambiguous = Vec::new();
         for (i, trainer) in pipeline.trainers.iter().enumerate() {
-            let path = format!("trainers[{i}].input");
-            match named(&path, &trainer.input).as_slice() {
-                [] => {}
-                [one] => inputs.push(*one),
-                several => ambiguous.push((path, several.len())),
+            let mut sites = Vec::new();
+            for (path, name) in trainer_sites(i, trainer) {
+                match named(&path, name).as_slice() {
+                    [] => {}
+                    [one] => sites.push(*one),
+                    several => ambiguous.push((path, several.len())),
+                }
             }
+            inputs.push(sites);
         }
         for (path, n) in ambiguous {
             let rule = format!("must name one site, and this matches {n}");
             problems.push(located(&self.tree, Severity::Error, &path, rule, None));
         }
         in_forward_order(&mut stored);
-        let mut captured: Vec<SiteWidth> = stored.iter().chain(&inputs).copied().collect();
+        let mut captured: Vec<SiteWidth> = stored.iter().chain(inputs.iter().flatten()).copied().collect();
         in_forward_order(&mut captured);
         if pipeline.dataset.is_none() {
             stored.clear();
@@ -140,7 +142,7 @@ impl Loaded {
     }
 
     /// That the trainers, whose inputs are known, need more memory than they may have.
-    pub fn too_little_memory(&self, inputs: &[SiteWidth]) -> Option<Problem> {
+    pub fn too_little_memory(&self, inputs: &[Vec<SiteWidth>]) -> Option<Problem> {
         let memory = match trainer_memory(&self.pipeline, inputs) {
             Ok(memory) => memory,
             // a setting that only shows itself to be wrong beside the input's width
@@ -158,14 +160,21 @@ impl Loaded {
     }
 }
 
-/// Memory of each trainer, given its input's width.
-pub fn trainer_memory(pipeline: &Pipeline, inputs: &[SiteWidth]) -> Result<Vec<TrainerMemory>> {
-    let one = |(config, (point, width)): (&TrainerConfig, &SiteWidth)| {
-        let (config, point, width, seed) = (config.clone(), *point, *width, pipeline.seed);
-        let settings = TrainerSettings { config, point, width, seed, stream: serde_json::Value::Null };
+/// The names of the sites of a trainer, with their paths in the pipeline.
+fn trainer_sites(i: usize, trainer: &TrainerConfig) -> Vec<(String, &str)> {
+    let others = trainer.target.others().into_iter();
+    let others = others.map(|(key, name)| (format!("trainers[{i}].target.{key}"), name));
+    std::iter::once((format!("trainers[{i}].input"), trainer.input.as_str())).chain(others).collect()
+}
+
+/// Memory of each trainer, given its sites.
+pub fn trainer_memory(pipeline: &Pipeline, inputs: &[Vec<SiteWidth>]) -> Result<Vec<TrainerMemory>> {
+    let one = |(config, sites): (&TrainerConfig, &Vec<SiteWidth>)| {
+        let (config, sites, seed) = (config.clone(), sites.clone(), pipeline.seed);
+        let settings = TrainerSettings { config, sites, seed, stream: serde_json::Value::Null };
         let all = settings.memory_bytes()?;
         let config = &settings.config;
-        let buffer = all.min(config.buffer.rows.0.saturating_mul(4 * width as u64));
+        let buffer = all.min(config.buffer.rows.0.saturating_mul(4 * settings.width() as u64));
         Ok(TrainerMemory { name: config.name.clone(), buffer: ByteSize(buffer), coder: ByteSize(all - buffer) })
     };
     pipeline.trainers.iter().zip(inputs).map(one).collect()

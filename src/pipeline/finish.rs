@@ -75,15 +75,20 @@ impl Outcome {
     fn is_trained(&self) -> bool {
         self.trainer.as_ref().is_some_and(|trainer| trainer.report().step > 0)
     }
+
+    /// Whether it is judged and exported: coders of other targets than their input are in their checkpoints only.
+    fn is_autoencoder(&self) -> bool {
+        self.trainer.as_ref().is_some_and(|trainer| trainer.settings().config.target.is_autoencoder())
+    }
 }
 
 impl Reconstruct for Trainer<Cpu> {
     fn point(&self) -> HookPoint {
-        self.settings().point
+        self.settings().point()
     }
 
     fn width(&self) -> usize {
-        self.settings().width
+        self.settings().width()
     }
 
     fn n_latents(&self) -> usize {
@@ -137,8 +142,9 @@ fn judge(
     tokens: u64,
     shared: &Shared<'_>,
 ) -> Result<()> {
-    let todo: Vec<usize> =
-        (0..outcomes.len()).filter(|&i| outcomes[i].is_trained() && outcomes[i].evaluation.is_none()).collect();
+    let todo: Vec<usize> = (0..outcomes.len())
+        .filter(|&i| outcomes[i].is_trained() && outcomes[i].is_autoencoder() && outcomes[i].evaluation.is_none())
+        .collect();
     let coders: Vec<&dyn Reconstruct> =
         todo.iter().filter_map(|&i| outcomes[i].trainer.as_ref().map(|t| t as &dyn Reconstruct)).collect();
     if coders.is_empty() {
@@ -202,7 +208,9 @@ fn export(
     outcome: &Outcome,
     about: &ExportMetadata,
 ) -> Result<Option<String>> {
-    let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
+    let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained() && outcome.is_autoencoder()) else {
+        return Ok(None);
+    };
     let pipeline = &loaded.pipeline;
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
     let checkpoints = stores.open(&pipeline.trainers[index].checkpoint.url)?;
@@ -244,7 +252,7 @@ fn summarise(
         let evaluation = outcome.evaluation;
         TrainerSummary {
             name: config.name.clone(),
-            site: outcome.trainer.as_ref().map_or_else(|| config.input.clone(), |t| t.settings().point.to_string()),
+            site: outcome.trainer.as_ref().map_or_else(|| config.input.clone(), |t| t.settings().point().to_string()),
             rows: report.rows,
             loss: report.loss,
             fvu: evaluation.as_ref().map_or(report.fvu, |e| e.reconstruction.fvu),

@@ -222,16 +222,16 @@ fn first_batches(
 /// Every trainer, from its newest checkpoint if it has one. `stream` is what the rows of `inputs` are.
 pub(super) fn restore_trainers(
     loaded: &Loaded,
-    inputs: &[SiteWidth],
+    inputs: &[Vec<SiteWidth>],
     stream: &serde_json::Value,
     backend: &Arc<Cpu>,
     shared: &Shared<'_>,
 ) -> Result<Vec<Restored>> {
     let (mut restored, pipeline) = (Vec::new(), &loaded.pipeline);
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
-    for (config, &(point, width)) in pipeline.trainers.iter().zip(inputs) {
-        let (seed, stream) = (pipeline.seed, stream.clone());
-        let settings = TrainerSettings { config: config.clone(), point, width, seed, stream };
+    for (config, sites) in pipeline.trainers.iter().zip(inputs) {
+        let (seed, sites, stream) = (pipeline.seed, sites.clone(), stream.clone());
+        let settings = TrainerSettings { config: config.clone(), sites, seed, stream };
         let location = stores.open(&config.checkpoint.url)?;
         // a place that cannot even be read is this trainer's own failure, found again when it saves
         let found = shared.io.block_on(checkpoints::latest(&location)).unwrap_or_else(|error| {

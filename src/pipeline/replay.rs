@@ -19,24 +19,30 @@ use crate::replay::{Reader, ReplayConfig, Source, identity};
 use crate::runtime::readiness::Latch;
 use crate::sae::export::ExportMetadata;
 use crate::tokens::config::TokensConfig;
+use crate::trainer::config::TrainerConfig;
 
-/// Open what is committed now, with the sites that the pipeline's trainers read; and each trainer's site.
-pub async fn open(loaded: &Loaded, view: &View) -> Result<(Source, Vec<SiteWidth>)> {
+/// Open what is committed now, with the sites that the pipeline's trainers read; and each trainer's sites.
+pub async fn open(loaded: &Loaded, view: &View) -> Result<(Source, Vec<Vec<SiteWidth>>)> {
     let trainers = &loaded.pipeline.trainers;
     let mut names: Vec<String> = Vec::new();
-    for trainer in trainers {
-        if !names.contains(&trainer.input) {
-            names.push(trainer.input.clone());
+    let named = |trainer: &TrainerConfig| {
+        let others: Vec<String> = trainer.target.others().into_iter().map(|(_, name)| name.to_owned()).collect();
+        std::iter::once(trainer.input.clone()).chain(others)
+    };
+    for name in trainers.iter().flat_map(named) {
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
     let source = Source::open(view, &names).await?;
-    let site = |input: &String| source.sites().iter().find(|site| site.header.name == *input);
-    let inputs = trainers.iter().filter_map(|t| site(&t.input).map(|site| (site.point, site.width))).collect();
+    let site = |name: String| source.sites().iter().find(|site| site.header.name == name);
+    let sites = |trainer| named(trainer).filter_map(site).map(|site| (site.point, site.width)).collect();
+    let inputs = trainers.iter().map(sites).collect();
     Ok((source, inputs))
 }
 
 /// What is wrong with the trainers, now that the widths of their inputs are known.
-pub fn problems(loaded: &Loaded, inputs: &[SiteWidth]) -> Option<Problem> {
+pub fn problems(loaded: &Loaded, inputs: &[Vec<SiteWidth>]) -> Option<Problem> {
     loaded.too_little_memory(inputs)
 }
 

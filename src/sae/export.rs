@@ -18,6 +18,7 @@ use crate::sae::coder::{Coder, decoder_norms};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
+use crate::sae::scales::Scales;
 use crate::sae::selection::{gated, host};
 use crate::sae::settings::{DecoderNorm, SelectionSettings};
 
@@ -138,12 +139,12 @@ pub fn metadata(hook_name: &str, head: Option<u32>, about: &ExportMetadata) -> M
 }
 
 impl ExportedCoder {
-    /// From a coder that was trained on `scale * x`, with its own parameters or an average of them.
+    /// From a coder that was trained on rows times `scales`, with its own parameters or an average of them.
     pub fn new<B: CoderOps>(
         backend: &B,
         coder: &Coder<B>,
         coder_params: &Params<B>,
-        scale: f64,
+        scales: &Scales,
         metadata: Map<String, Value>,
     ) -> Self {
         let settings = coder.settings();
@@ -180,11 +181,12 @@ impl ExportedCoder {
             };
             (name, values)
         };
+        let (input, output) = (scales.by_input(), scales.by_output());
         let params = PerParam {
-            w_enc: folded(&coder_params.w_enc, &|i| scale * norms[i / d]),
+            w_enc: folded(&coder_params.w_enc, &|i| input[i % d] * norms[i / d]),
             b_enc: folded(&coder_params.b_enc, &|i| norms[i]),
-            w_dec: folded(&coder_params.w_dec, &|i| 1.0 / (scale * norms[i / out])),
-            b_dec: folded(&coder_params.b_dec, &|_| 1.0 / scale),
+            w_dec: folded(&coder_params.w_dec, &|i| 1.0 / (output[i % out] * norms[i / out])),
+            b_dec: folded(&coder_params.b_dec, &|i| 1.0 / output[i]),
             extra: architecture.extra().iter().map(|name| extra(name)).collect(),
         };
         Self {

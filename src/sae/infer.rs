@@ -4,6 +4,7 @@ use crate::compute::CoderOps;
 use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, Rule};
 use crate::sae::params::Params;
 use crate::sae::rows::RowScaling;
+use crate::sae::scales::{self, Scales};
 
 /// Rows that are taken at once.
 const ROWS: usize = 1024;
@@ -57,12 +58,11 @@ struct Scratch<B: CoderOps> {
 
 impl<B: CoderOps> Inference<'_, B> {
     /// Reconstructions of raw rows `[n, d]`, in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are overwritten;
-    /// `fired` `[f]` is counted up. The coder reads `scale * row`, after what
-    /// [`Inference::rows`] does to it.
+    /// `fired` `[f]` is counted up. The coder reads rows times their scales, after what [`Inference::rows`] does to them.
     pub fn reconstruct(
         &self,
         backend: &B,
-        scale: f64,
+        scales: &Scales,
         rows: &[f32],
         out: &mut Vec<f32>,
         l0: &mut Vec<u32>,
@@ -78,11 +78,15 @@ impl<B: CoderOps> Inference<'_, B> {
         for (rows, out) in rows.chunks(ROWS * d).zip(out.chunks_mut(ROWS * width)) {
             let mut scaled = rows.to_vec();
             let by = self.rows.apply(&mut scaled, d);
+            let scale = scales.of_input().unwrap_or_else(|| {
+                scales::apply(&mut scaled, &scales.input);
+                1.0
+            });
             self.encode(backend, scale, &scaled, &mut scratch);
             let code = &scratch.code;
             backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.y, width);
             backend.read(&scratch.y, 0, out);
-            out.iter_mut().for_each(|y| *y = (f64::from(*y) / scale) as f32);
+            scales::undo(out, &scales.output);
             self.rows.undo(out, width, &by);
             latents.resize(code.places(), 0);
             backend.read_index(&code.latents, &mut latents);

@@ -38,6 +38,7 @@ pub mod optim;
 pub mod params;
 pub mod resample;
 pub mod rows;
+pub mod scales;
 pub mod selection;
 pub mod settings;
 pub mod sparsify;

@@ -6,7 +6,10 @@
 //! with), the encoder row `0.2 v` times the mean norm of living latents' encoder rows, and bias 0; what the optimiser
 //! remembers of it is forgotten.
 
+use std::borrow::Cow;
+
 use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
 use crate::runtime::rng::Rng;
 use crate::sae::coder::Coder;
 use crate::sae::optim::Optimizer;
@@ -15,43 +18,66 @@ use crate::sae::selection::host;
 /// Encoder rows of latents that start anew, as a share of the mean norm of the others'.
 const ENCODER_SHARE: f64 = 0.2;
 
-/// Start `dead` latents anew from `rows` `[n, d]`, the last batch, of which the coder reads `scale * row`. Returns those
-/// that were, ascending: all, if there are as many rows that are not reconstructed perfectly.
+/// The last batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows<'a> {
+    /// `[n, d]` what the coder reads, before it is multiplied by `scale`.
+    pub x: Cow<'a, [f32]>,
+    /// See [`Rows::x`].
+    pub scale: f64,
+    /// `[n, out]` what it reconstructs, scaled, where that is another.
+    pub target: Option<Vec<f32>>,
+}
+
+/// Start `dead` latents anew from the last batch. Returns those that were, ascending: all, if there are as many rows that
+/// are not reconstructed perfectly. Where the target is another, decoder rows point at it and encoder rows at the input.
 pub fn resample<B: CoderOps>(
     backend: &B,
     coder: &mut Coder<B>,
     optimizer: &mut Optimizer<B>,
-    (rows, scale): (&[f32], f64),
+    rows: &Rows<'_>,
     dead: &[u32],
     rng: &mut Rng,
 ) -> Vec<u32> {
-    let (d, f) = (coder.settings().dims.d, coder.settings().dims.f);
-    let n = rows.len() / d;
+    let CoderDims { d, f, out } = coder.settings().dims;
+    let n = rows.x.len() / d;
     let mut losses = backend.zeros(n);
-    backend.row_distances(coder.residual(), &backend.zeros(d), &mut losses, n, d);
+    backend.row_distances(coder.residual(), &backend.zeros(out), &mut losses, n, out);
     let drawn = draw(&host(backend, &losses, n), dead.len(), rng);
     let encoder_norm = ENCODER_SHARE * living_norm(backend, coder, dead);
-    let b_dec = host(backend, &coder.params.b_dec, d);
+    let b_dec = host(backend, &coder.params.b_dec, out);
     let decoder_norm = coder.settings().start.norm;
     let mut renewed = Vec::new();
     for (&latent, row) in dead.iter().zip(drawn) {
-        let centered: Vec<f64> =
-            rows[row * d..][..d].iter().zip(&b_dec).map(|(&x, b)| scale * f64::from(x) - b).collect();
-        let norm = centered.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if norm < 1e-12 || latent as usize >= f {
+        let input: Vec<f64> = rows.x[row * d..][..d].iter().map(|&x| rows.scale * f64::from(x)).collect();
+        let read: Vec<f64> = match &rows.target {
+            None => input.clone(),
+            Some(target) => target[row * out..][..out].iter().map(|&y| f64::from(y)).collect(),
+        };
+        let centered: Vec<f64> = read.iter().zip(&b_dec).map(|(y, b)| y - b).collect();
+        let input = if rows.target.is_some() { &input } else { &centered };
+        let (Some(decoder), Some(encoder)) = (of_norm(&centered, decoder_norm), of_norm(input, encoder_norm)) else {
+            continue;
+        };
+        let at = latent as usize;
+        if at >= f {
             continue;
         }
-        let direction = |length: f64| centered.iter().map(|x| (x * length / norm) as f32).collect::<Vec<_>>();
-        let at = latent as usize;
-        backend.write(&mut coder.params.w_dec, at * d, &direction(decoder_norm));
-        backend.write(&mut coder.params.w_enc, at * d, &direction(encoder_norm));
+        backend.write(&mut coder.params.w_dec, at * out, &decoder);
+        backend.write(&mut coder.params.w_enc, at * d, &encoder);
         backend.write(&mut coder.params.b_enc, at, &[0.0]);
         renewed.push(latent);
     }
     for &latent in &renewed {
-        optimizer.forget(backend, &coder.params, latent as usize, d);
+        optimizer.forget(backend, &coder.params, latent as usize, (d, out));
     }
     renewed
+}
+
+/// A vector in the direction of another; `None` if that has none.
+fn of_norm(vector: &[f64], length: f64) -> Option<Vec<f32>> {
+    let norm = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+    (norm >= 1e-12).then(|| vector.iter().map(|x| (x * length / norm) as f32).collect())
 }
 
 /// The mean norm of the encoder rows of latents that are not `dead` (ascending); of all if none lives.
@@ -123,7 +149,14 @@ mod tests {
         coder.loss_and_gradients(&Reference, &batch);
         optimizer.update(&Reference, &mut coder.params, &coder.gradients, 0.01, 1.0);
         let before = coder.params.clone();
-        let renewed = resample(&Reference, &mut coder, &mut optimizer, (&rows, 2.0), &[1, 4], &mut rng);
+        let renewed = resample(
+            &Reference,
+            &mut coder,
+            &mut optimizer,
+            &Rows { x: Cow::Borrowed(&rows), scale: 2.0, target: None },
+            &[1, 4],
+            &mut rng,
+        );
         assert_eq!(renewed, [1, 4]);
         let row = |t: &[f64], i: usize| t[i * d..][..d].to_vec();
         for i in 0..5 {

@@ -21,9 +21,8 @@ use crate::accounting::DropCounts;
 use crate::compute::CoderOps;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::hooks::HookPoint;
+use crate::hooks::{HookPoint, SiteWidth};
 use crate::runtime::rng::{Rng, RngState, Seed};
-use crate::sae::config::OptimizerConfig;
 use crate::sae::dead::DeadTracker;
 use crate::sae::export::f32_tensor;
 use crate::sae::optim::{Average, Optimizer};
@@ -57,7 +56,8 @@ pub(super) struct State {
 /// The scalars of [`Training`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct TrainingState {
-    scale: f64,
+    /// Of each site.
+    scales: Vec<f64>,
     adam_updates: u64,
     counters: Counters,
     #[serde(default, skip_serializing_if = "CoderState::is_empty")]
@@ -74,7 +74,7 @@ impl TrainingState {
     pub(super) fn of<B: CoderOps>(training: &Training<B>) -> Self {
         let coder = training.coder.state.clone();
         Self {
-            scale: training.scale,
+            scales: training.site_scales.clone(),
             adam_updates: training.optimizer.updates(),
             counters: training.counters,
             coder,
@@ -87,8 +87,7 @@ impl TrainingState {
 pub(super) fn settings_value(settings: &TrainerSettings) -> Result<Value> {
     let config = serde_json::to_value(&settings.config).or_kind(ErrorKind::Internal, || "write settings".to_owned())?;
     Ok(serde_json::json!({
-        "point": settings.point.to_string(),
-        "width": settings.width,
+        "sites": settings.sites.iter().map(|(point, width)| (point.to_string(), width)).collect::<Vec<_>>(),
         "seed": settings.seed.0,
         "trainer": config,
         "stream": settings.stream,
@@ -106,8 +105,7 @@ pub(super) fn saved_report(files: &[(String, Vec<u8>)]) -> Result<StepReport> {
 pub(super) fn saved_settings(files: &[(String, Vec<u8>)]) -> Result<TrainerSettings> {
     #[derive(Deserialize)]
     struct Saved {
-        point: String,
-        width: usize,
+        sites: Vec<(String, usize)>,
         seed: u64,
         trainer: TrainerConfig,
         stream: Value,
@@ -116,10 +114,16 @@ pub(super) fn saved_settings(files: &[(String, Vec<u8>)]) -> Result<TrainerSetti
         serde_json::from_slice(find(files, STATE)?).or_kind(ErrorKind::Data, || format!("read {STATE}"))?;
     let saved: Saved =
         serde_json::from_value(state.settings).or_kind(ErrorKind::Data, || format!("read the settings of {STATE}"))?;
-    let point = HookPoint::stored(&saved.point);
-    let point = point.or_kind(ErrorKind::Data, || format!("{STATE}: `{}` is not a site", saved.point))?;
+    let site = |(name, width): &(String, usize)| {
+        let point = HookPoint::stored(name);
+        Ok((point.or_kind(ErrorKind::Data, || format!("{STATE}: `{name}` is not a site"))?, *width))
+    };
+    let sites = saved.sites.iter().map(site).collect::<Result<Vec<_>>>()?;
+    if sites.is_empty() {
+        return Err(Error::data(format!("{STATE}: the trainer has no site")));
+    }
     let (config, stream) = (saved.trainer, saved.stream);
-    Ok(TrainerSettings { config, point, width: saved.width, seed: Seed(saved.seed), stream })
+    Ok(TrainerSettings { config, sites, seed: Seed(saved.seed), stream })
 }
 
 /// The files of a checkpoint.
@@ -274,9 +278,12 @@ pub(super) fn read_training<B: CoderOps>(
     files: &[(String, Vec<u8>)],
     state: &TrainingState,
     settings: &CoderSettings,
-    (optimizer, batch_rows): (&OptimizerConfig, usize),
+    (config, sites, batch_rows): (&TrainerConfig, &[SiteWidth], usize),
 ) -> Result<Training<B>> {
-    let dims = settings.dims;
+    let (dims, optimizer) = (settings.dims, &config.optimizer);
+    if state.scales.len() != sites.len() {
+        return Err(Error::data(format!("{STATE} has {} scales for {} sites", state.scales.len(), sites.len())));
+    }
     let tensors =
         SafeTensors::deserialize(find(files, TENSORS)?).or_kind(ErrorKind::Data, || format!("read {TENSORS}"))?;
     let params = read_group(backend, &tensors, "", settings)?;
@@ -296,13 +303,15 @@ pub(super) fn read_training<B: CoderOps>(
     let mut coder = Coder::new(backend, settings.clone(), params, batch_rows);
     coder.state = state.coder.clone();
     Ok(Training {
-        scale: state.scale,
+        scales: config.target.scales(sites, &state.scales),
+        site_scales: state.scales.clone(),
         coder,
         optimizer,
         average,
         dead: DeadTracker::restore(silent, settings.dead_after),
         counters: state.counters,
         x: backend.zeros(batch_rows * dims.d),
+        y: backend.zeros(if settings.target.is_input { 0 } else { batch_rows * dims.out }),
     })
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sae::config::{CoderConfig, OptimizerConfig};
 use crate::sae::rows::RowScaling;
+use crate::trainer::target::TargetConfig;
 use crate::units::{Count, HumanDuration};
 
 /// Train one coder online.
@@ -15,10 +16,13 @@ pub struct TrainerConfig {
     #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
     #[schemars(extend("x-rule" = "must be letters, digits, `-`, `_` and `.`, and begin with a letter or digit"))]
     pub name: String,
-    /// The site whose rows are reconstructed. It is captured whether or not `capture` names it.
+    /// The site whose rows the coder reads. It is captured whether or not `capture` names it.
     #[schemars(length(min = 1))]
     pub input: String,
-    /// Scale of rows.
+    /// What is reconstructed.
+    #[serde(default, skip_serializing_if = "TargetConfig::is_autoencoder")]
+    pub target: TargetConfig,
+    /// Scale of rows; each site has its own.
     #[serde(default)]
     pub normalize: Normalize,
     /// The mixing buffer.

@@ -15,6 +15,7 @@ pub mod mixing_buffer;
 mod normalise;
 mod plan;
 mod step;
+pub mod target;
 
 use std::sync::Arc;
 
@@ -22,9 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::{DropCounts, DropReason};
 use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
-use crate::hooks::HookPoint;
+use crate::hooks::{HookPoint, SiteWidth};
 use crate::runtime::rng::Seed;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
 use crate::sae::infer::Inference;
@@ -40,10 +42,8 @@ use crate::trainer::step::Training;
 pub struct TrainerSettings {
     /// Its section of the pipeline.
     pub config: TrainerConfig,
-    /// The site whose rows it is offered.
-    pub point: HookPoint,
-    /// Values a row.
-    pub width: usize,
+    /// The sites whose rows it is offered, side by side, with their widths: the input, then the others of its target.
+    pub sites: Vec<SiteWidth>,
     /// The pipeline's seed; streams are named for the trainer.
     pub seed: Seed,
     /// What the rows are (model, corpus, token policy): a checkpoint continues only on the stream that it was made on,
@@ -113,12 +113,14 @@ impl TrainerSettings {
     /// Memory that the trainer will hold once its buffer is full, about.
     pub fn memory_bytes(&self) -> Result<u64> {
         let plan = Plan::new(self)?;
-        let (d, f, n) = (plan.coder.dims.d as u64, plan.coder.dims.f as u64, plan.batch_rows as u64);
+        let (width, n) = (self.width() as u64, plan.batch_rows as u64);
+        let CoderDims { d, f, out } = plan.coder.dims;
+        let (d, f, out) = (d as u64, f as u64, out as u64);
         let average = u64::from(self.config.optimizer.average().is_some());
-        let parameters = (4 + average) * (2 * f * d + f + d); // with gradients and two moments
+        let parameters = (4 + average) * (f * d + f * out + f + out); // with gradients and two moments
         let extra = 4 * plan.coder.selection.extra_params().len() as u64 * f;
         let step = plan.coder.step_numbers(n);
-        Ok(4 * (parameters + extra + step) + plan.buffer_rows as u64 * (4 * d + 17) + 8 * f)
+        Ok(4 * (parameters + extra + step) + plan.buffer_rows as u64 * (4 * width + 17) + 8 * f)
     }
 
     /// The settings that a checkpoint was made with.
@@ -127,6 +129,16 @@ impl TrainerSettings {
     /// `Data` if `state.json` is missing or damaged.
     pub fn of_checkpoint(files: &[(String, Vec<u8>)]) -> Result<Self> {
         checkpoint::saved_settings(files)
+    }
+
+    /// The site of the input.
+    pub fn point(&self) -> HookPoint {
+        self.sites[0].0
+    }
+
+    /// Values a row.
+    pub fn width(&self) -> usize {
+        self.sites.iter().map(|(_, width)| width).sum()
     }
 
     fn stream(&self, purpose: &str) -> crate::runtime::rng::Rng {
@@ -141,7 +153,7 @@ impl<B: CoderOps> Trainer<B> {
     /// `Config` if a setting is out of range.
     pub fn new(backend: Arc<B>, settings: TrainerSettings) -> Result<Self> {
         let plan = Plan::new(&settings)?;
-        let buffer = MixingBuffer::new(settings.width, plan.buffer_rows, plan.reuse, settings.stream("buffer"));
+        let buffer = MixingBuffer::new(settings.width(), plan.buffer_rows, plan.reuse, settings.stream("buffer"));
         Ok(Self {
             backend,
             settings,
@@ -162,7 +174,7 @@ impl<B: CoderOps> Trainer<B> {
     /// `Data` if the rows cannot be trained on (all zero, or gradients that stay not finite). The trainer is then
     /// unusable; its last checkpoint is not.
     pub fn offer(&mut self, rows: &[f32], doc_ids: &[u64], cursor_after: &SourceCursor) -> Result<()> {
-        let width = self.settings.width;
+        let width = self.settings.width();
         if rows.len() != doc_ids.len() * width {
             return Err(Error::internal(format!(
                 "trainer `{}` was offered {} values for {} rows of width {width}",
@@ -200,18 +212,18 @@ impl<B: CoderOps> Trainer<B> {
     fn step(&mut self) -> Result<()> {
         let Plan { coder, batch_rows, schedule, clip_norm, .. } = &self.plan;
         let config = &self.settings.config;
-        let context = |e: Error| e.context(format!("train `{}` on {}", config.name, self.settings.point));
+        let context = |e: Error| e.context(format!("train `{}` on {}", config.name, self.settings.point()));
         let training = match &mut self.training {
             Some(training) => training,
             none => {
                 let mut rng = self.settings.stream("init");
-                let how = (&config.optimizer, config.normalize);
+                let how = (config, &self.settings.sites[..]);
                 let started = Training::start(&*self.backend, coder, how, &self.buffer, &mut rng, *batch_rows);
                 none.insert(started.map_err(context)?)
             }
         };
         let documents = self.buffer.draw(*batch_rows, &mut self.batch);
-        config.normalize.rows().apply(&mut self.batch, self.settings.width);
+        config.normalize.rows().apply(&mut self.batch, self.settings.width());
         let outcome = training
             .step(&*self.backend, &self.batch, schedule, *clip_norm, |step| {
                 // a stream for each step: nothing to save
@@ -281,7 +293,7 @@ impl<B: CoderOps> Trainer<B> {
         let scalars = self.training.as_ref().map(TrainingState::of);
         let about = (&self.cursor, &self.dropped, &self.report);
         let state = checkpoint::new_state(&self.settings, about, &self.buffer, scalars)?;
-        checkpoint::write(&*self.backend, &state, self.training.as_ref(), &self.buffer, self.settings.width)
+        checkpoint::write(&*self.backend, &state, self.training.as_ref(), &self.buffer, self.settings.width())
     }
 
     /// A trainer in the state that [`Trainer::save`] gave.
@@ -292,9 +304,9 @@ impl<B: CoderOps> Trainer<B> {
     pub fn restore(backend: Arc<B>, settings: TrainerSettings, files: &[(String, Vec<u8>)]) -> Result<Self> {
         let plan = Plan::new(&settings)?;
         let state = checkpoint::read_state(files, &settings)?;
-        let shape = (settings.width, plan.buffer_rows, plan.reuse);
+        let shape = (settings.width(), plan.buffer_rows, plan.reuse);
         let buffer = checkpoint::read_buffer(files, &state.buffer_rng, shape)?;
-        let how = (&settings.config.optimizer, plan.batch_rows);
+        let how = (&settings.config, &settings.sites[..], plan.batch_rows);
         let training = match &state.training {
             Some(scalars) => Some(checkpoint::read_training(&*backend, files, scalars, &plan.coder, how)?),
             None => None,
@@ -321,16 +333,17 @@ impl<B: CoderOps> Trainer<B> {
 
     fn exported(&self, metadata: ExportMetadata) -> Result<ExportedCoder> {
         let training = self.started()?;
-        let point = self.settings.point;
+        let point = self.settings.point();
         let metadata = export::metadata(&point.whole().to_string(), point.head, &metadata);
         let backend = &*self.backend;
-        let export =
-            |coder: &Coder<B>, params: &Params<B>| ExportedCoder::new(backend, coder, params, training.scale, metadata);
+        let export = |coder: &Coder<B>, params: &Params<B>| {
+            ExportedCoder::new(backend, coder, params, &training.scales, metadata)
+        };
         let rows = self.settings.config.normalize.rows();
         Ok(ExportedCoder { rows, ..training.judged(backend, export) })
     }
 
-    /// Reconstructions of `rows` `[n, width]` in raw space: `out` `[n, width]` and `l0` `[n]` (latents that fired) are
+    /// Reconstructions from rows of the input `[n, d]` in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are
     /// overwritten, `fired` `[n_latents]` is counted up.
     ///
     /// # Errors
@@ -341,7 +354,7 @@ impl<B: CoderOps> Trainer<B> {
         training.judged(backend, |coder, params| {
             let inference = coder.inference(backend, params);
             let inference = Inference { rows: self.settings.config.normalize.rows(), ..inference };
-            inference.reconstruct(backend, training.scale, rows, out, l0, fired);
+            inference.reconstruct(backend, &training.scales, rows, out, l0, fired);
         });
         Ok(())
     }

@@ -26,7 +26,11 @@ impl Plan {
     /// `Config`, naming the key, if a setting is out of range.
     pub(super) fn new(settings: &TrainerSettings) -> Result<Self> {
         let config = &settings.config;
-        let coder = config.coder.settings(settings.width)?;
+        let coder = config.target.coder(&config.coder, &settings.sites)?;
+        let faults = config.target.faults(&config.input, config.normalize, Some(&config.coder));
+        if let Some((key, rule)) = faults.into_iter().next() {
+            return Err(Error::config(format!("`{key}` {rule}")));
+        }
         let wrong =
             |key: &str, value: String, rule: &str| Err(Error::config(format!("`{key}` is {value}: it must be {rule}")));
         if config.batch_rows == 0 {

@@ -1,15 +1,19 @@
 //! One step: batch, loss and gradients, constraint, clipping, update, counters.
 
+use std::borrow::Cow;
+
 use crate::compute::CoderOps;
+use crate::compute::coder_ops::CoderDims;
 use crate::error::{Error, Result};
+use crate::hooks::SiteWidth;
 use crate::runtime::rng::Rng;
-use crate::sae::config::OptimizerConfig;
 use crate::sae::dead::DeadTracker;
 use crate::sae::optim::{Average, Optimizer, Schedule, clip};
-use crate::sae::resample::resample;
+use crate::sae::resample::{Rows, resample};
 use crate::sae::rows::RowScaling;
+use crate::sae::scales::{self, Scales};
 use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, init};
-use crate::trainer::config::Normalize;
+use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::normalise::measure_scale;
 
@@ -20,15 +24,19 @@ const SKIPPED_MAX: u64 = 10;
 
 /// Everything that changes while a coder is trained.
 pub(super) struct Training<B: CoderOps> {
-    pub(super) scale: f64,
+    /// What rows are multiplied by, measured on the first full buffer.
+    pub(super) scales: Scales,
+    /// The same, of each site.
+    pub(super) site_scales: Vec<f64>,
     pub(super) coder: Coder<B>,
     pub(super) optimizer: Optimizer<B>,
     /// What it is judged and exported with, where the optimiser is told to average.
     pub(super) average: Option<Average<B>>,
     pub(super) dead: DeadTracker,
     pub(super) counters: Counters,
-    /// `[batch_rows, d]` the batch on the device.
+    /// `[batch_rows, d]` the batch on the device, and `[batch_rows, out]` its target where that is another.
     pub(super) x: B::Tensor,
+    pub(super) y: B::Tensor,
 }
 
 /// Counts that survive a restart.
@@ -56,30 +64,35 @@ impl<B: CoderOps> Training<B> {
     pub(super) fn start(
         backend: &B,
         settings: &CoderSettings,
-        (optimizer, normalize): (&OptimizerConfig, Normalize),
+        (config, sites): (&TrainerConfig, &[SiteWidth]),
         buffer: &MixingBuffer,
         rng: &mut Rng,
         batch_rows: usize,
     ) -> Result<Self> {
-        let d = settings.dims.d;
-        let scale = measure_scale(normalize, d, buffer.iter().map(|(row, _, _)| row))?;
-        let b_dec = match settings.start.median {
-            true => median(backend, (scale, normalize.rows()), buffer, d),
-            false => backend.zeros(d),
-        };
-        let params = init::start(backend, settings, rng, b_dec);
+        let optimizer = &config.optimizer;
+        let mut site_scales = Vec::new();
+        let mut at = 0;
+        for (_, width) in sites {
+            let rows = buffer.iter().map(|(row, _, _)| &row[at..at + width]);
+            site_scales.push(measure_scale(config.normalize, *width, rows)?);
+            at += width;
+        }
+        let scales = config.target.scales(sites, &site_scales);
+        let params = start(backend, settings, &scales, config.normalize.rows(), buffer, rng);
         Ok(Self {
-            scale,
+            scales,
+            site_scales,
             coder: Coder::new(backend, settings.clone(), params, batch_rows),
             optimizer: Optimizer::new(backend, settings, optimizer),
             average: optimizer.average().map(|decay| Average::new(backend, settings, decay)),
             dead: DeadTracker::new(settings.dims.f, settings.dead_after),
             counters: Counters::default(),
-            x: backend.zeros(batch_rows * d),
+            x: backend.zeros(batch_rows * settings.dims.d),
+            y: backend.zeros(if settings.target.is_input { 0 } else { batch_rows * settings.dims.out }),
         })
     }
 
-    /// One step on `rows` `[n, d]`. `None`: a gradient was not finite, nothing was updated.
+    /// One step on `rows` `[n, width]`. `None`: a gradient was not finite, nothing was updated.
     pub(super) fn step(
         &mut self,
         backend: &B,
@@ -89,10 +102,15 @@ impl<B: CoderOps> Training<B> {
         seed: impl FnOnce(u64) -> Rng,
     ) -> Result<Option<StepOutcome>> {
         let dims = self.coder.settings().dims;
-        let n = rows.len() / dims.d;
-        backend.write(&mut self.x, 0, rows);
+        let rows = split(rows, self.coder.settings(), &self.scales);
+        let n = rows.x.len() / dims.d;
+        backend.write(&mut self.x, 0, &rows.x);
+        if let Some(target) = &rows.target {
+            backend.write(&mut self.y, 0, target);
+        }
+        let target = rows.target.is_some().then_some(&self.y);
         let dead = self.dead.dead();
-        let batch = Batch { x: &self.x, target: None, n, scale: self.scale, dead: &dead, step: self.counters.step };
+        let batch = Batch { x: &self.x, target, n, scale: rows.scale, dead: &dead, step: self.counters.step };
         let batch = self.coder.loss_and_gradients(backend, &batch);
 
         let learning_rate = schedule.rate(self.counters.step);
@@ -114,18 +132,18 @@ impl<B: CoderOps> Training<B> {
         }
         coder.state.update(&settings, &batch, self.counters.step);
         self.dead.update(&batch.fired, n as u64);
-        self.resample(backend, rows, seed);
+        self.resample(backend, &rows, seed);
         Ok(Some(StepOutcome { batch, gradient_norm, learning_rate }))
     }
 
     /// Let dead latents start anew, where the coder has it and it is time. `seed` gives the step's random stream.
-    fn resample(&mut self, backend: &B, rows: &[f32], seed: impl FnOnce(u64) -> Rng) {
+    fn resample(&mut self, backend: &B, rows: &Rows<'_>, seed: impl FnOnce(u64) -> Rng) {
         let step = self.counters.step;
         let due = self.coder.settings().resample_every.is_some_and(|every| step.is_multiple_of(every));
         let dead = if due { self.dead.dead() } else { Vec::new() };
         if !dead.is_empty() {
             let (coder, optimizer) = (&mut self.coder, &mut self.optimizer);
-            let renewed = resample(backend, coder, optimizer, (rows, self.scale), &dead, &mut seed(step));
+            let renewed = resample(backend, coder, optimizer, rows, &dead, &mut seed(step));
             self.dead.renew(&renewed);
         }
     }
@@ -154,11 +172,60 @@ impl<B: CoderOps> Training<B> {
     }
 }
 
-/// The geometric median of the first rows of the buffer, scaled.
-fn median<B: CoderOps>(backend: &B, (scale, scaling): (f64, RowScaling), buffer: &MixingBuffer, d: usize) -> B::Tensor {
-    let rows = buffer.iter().take(MEDIAN_ROWS);
-    let mut sample: Vec<f32> =
-        rows.flat_map(|(row, _, _)| row.iter().map(|&x| (scale * f64::from(x)) as f32)).collect();
-    scaling.apply(&mut sample, d);
-    init::geometric_median(backend, &backend.upload(&sample), sample.len() / d, d)
+/// Rows of a buffer as the coder takes them: its input with one scale for all of it, or scaled already; and, where it is
+/// another, the target, scaled.
+fn split<'a>(rows: &'a [f32], settings: &CoderSettings, scales: &Scales) -> Rows<'a> {
+    let CoderDims { d, out, .. } = settings.dims;
+    if settings.target.is_input {
+        return match scales.of_input() {
+            Some(scale) => Rows { x: Cow::Borrowed(rows), scale, target: None },
+            None => {
+                let mut x = rows.to_vec();
+                scales::apply(&mut x, &scales.input);
+                Rows { x: Cow::Owned(x), scale: 1.0, target: None }
+            }
+        };
+    }
+    let (mut x, mut target) = (Vec::new(), Vec::new());
+    for row in rows.chunks_exact(d + out) {
+        x.extend_from_slice(&row[..d]);
+        target.extend_from_slice(&row[d..]);
+    }
+    scales::apply(&mut x, &scales.input);
+    scales::apply(&mut target, &scales.output);
+    Rows { x: Cow::Owned(x), scale: 1.0, target: Some(target) }
+}
+
+/// Parameters to start from, by the first rows of the buffer: `b_dec` at the geometric median of what is reconstructed, and,
+/// where the encoder reads something else, `b_enc` so that pre-activations are 0 at the median of that.
+fn start<B: CoderOps>(
+    backend: &B,
+    settings: &CoderSettings,
+    scales: &Scales,
+    scaling: RowScaling,
+    buffer: &MixingBuffer,
+    rng: &mut Rng,
+) -> Params<B> {
+    let (dims, f) = (settings.dims, settings.dims.f);
+    if !settings.start.median {
+        return init::start(backend, settings, rng, backend.zeros(dims.out));
+    }
+    let mut sample: Vec<f32> = buffer.iter().take(MEDIAN_ROWS).flat_map(|(row, _, _)| row).copied().collect();
+    if settings.target.is_input {
+        scales::apply(&mut sample, &scales.input);
+        scaling.apply(&mut sample, dims.d);
+        let n = sample.len() / dims.d;
+        let b_dec = init::geometric_median(backend, &backend.upload(&sample), n, dims.d);
+        return init::start(backend, settings, rng, b_dec);
+    }
+    let rows = split(&sample, settings, scales);
+    let n = rows.x.len() / dims.d;
+    let median = |values: &[f32], width| init::geometric_median(backend, &backend.upload(values), n, width);
+    let b_dec = rows.target.as_ref().map_or_else(|| backend.zeros(dims.out), |target| median(target, dims.out));
+    let mut params = init::start(backend, settings, rng, b_dec);
+    let at_median = median(&rows.x, dims.d);
+    let mut u = backend.zeros(f);
+    backend.pre_activations(&at_median, &params.w_enc, &backend.zeros(f), &mut u, 1, dims);
+    backend.combine(-1.0, &u, 0.0, &mut params.b_enc, f);
+    params
 }

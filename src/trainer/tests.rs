@@ -4,6 +4,7 @@ use super::*;
 use crate::compute::cpu::Cpu;
 use crate::error::ErrorKind;
 use crate::hooks::Site;
+use crate::sae::scales::Scales;
 use crate::trainer::config::Normalize;
 
 const WIDTH: usize = 8;
@@ -31,8 +32,7 @@ fn settings_with(coder: serde_json::Value, optimizer: serde_json::Value, rows: u
     });
     TrainerSettings {
         config: serde_json::from_value(config).unwrap(),
-        point: HookPoint::block(1, Site::ResidPost),
-        width: WIDTH,
+        sites: vec![(HookPoint::block(1, Site::ResidPost), WIDTH)],
         seed: Seed(7),
         stream: serde_json::Value::Null,
     }
@@ -134,7 +134,7 @@ fn every_optimizer_resumes_to_the_same_bytes_and_exports_what_it_judges() {
         let exported = ExportedCoder::read(&whole.export(ExportMetadata::default()).unwrap()).unwrap();
         let params = exported.upload(&backend);
         let inference = exported.inference(&backend, &params);
-        inference.reconstruct(&backend, 1.0, &rows, &mut theirs, &mut l0, &mut [0; 64]);
+        inference.reconstruct(&backend, &Scales::one(WIDTH, 1.0), &rows, &mut theirs, &mut l0, &mut [0; 64]);
         assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-3 * a.abs().max(1.0)), "{optimizer}");
         let own = &whole.training.as_ref().unwrap().coder.params.w_dec;
         let averages = optimizer["type"] != "muon";
@@ -160,7 +160,14 @@ fn rows_that_are_scaled_each_by_itself_come_back_in_their_own_scale() {
         let exported = ExportedCoder::read(&trainer.export(ExportMetadata::default()).unwrap()).unwrap();
         let backend = Cpu::new(1).unwrap();
         let (params, mut theirs) = (exported.upload(&backend), Vec::new());
-        exported.inference(&backend, &params).reconstruct(&backend, 1.0, &rows, &mut theirs, &mut l0, &mut [0; 64]);
+        exported.inference(&backend, &params).reconstruct(
+            &backend,
+            &Scales::one(WIDTH, 1.0),
+            &rows,
+            &mut theirs,
+            &mut l0,
+            &mut [0; 64],
+        );
         assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-4 * a.abs().max(100.0)), "{normalize:?}");
     }
 }
@@ -304,7 +311,7 @@ fn training_explains_more_and_exports_reconstruct_the_same() {
     let params = exported.upload(&backend);
     exported.inference(&backend, &params).reconstruct(
         &backend,
-        1.0,
+        &Scales::one(WIDTH, 1.0),
         rows,
         &mut folded,
         &mut folded_l0,
@@ -332,7 +339,7 @@ fn another_configuration_is_refused_by_name() {
         ("trainer.buffer.reuse", |s| s.config.buffer.reuse = 2),
         ("trainer.batch_rows", |s| s.config.batch_rows = 8),
         ("seed", |s| s.seed = Seed(8)),
-        ("point", |s| s.point = HookPoint::block(2, Site::ResidPost)),
+        ("sites", |s| s.sites[0].0 = HookPoint::block(2, Site::ResidPost)),
         ("trainer.coder.k", |s| {
             set_k(s, 4);
         }),

@@ -17,6 +17,7 @@ use crate::store::redact;
 use crate::tokens::config::{Packing, PrependBos, Separator, TokensConfig};
 use crate::tokens::estimate::Estimate;
 use crate::trainer::config::TrainerConfig;
+use crate::trainer::target::TargetConfig;
 use crate::units::ByteSize;
 
 /// What the corpus is.
@@ -243,7 +244,8 @@ fn site_plan(facts: &Facts<'_>, (point, width): SiteWidth, rows: f64) -> SitePla
     let stored = facts.sites.stored.iter().any(|(p, _)| *p == point);
     let dataset = facts.pipeline.dataset.as_ref().filter(|_| stored);
     let per_token = dataset.map_or(0.0, |d| width as f64 * stored::value_bytes(d.dtype) * d.sample.share());
-    let reads = facts.sites.inputs.iter().zip(&facts.pipeline.trainers).filter(|((p, _), _)| *p == point);
+    let reads = facts.sites.inputs.iter().zip(&facts.pipeline.trainers);
+    let reads = reads.filter(|(sites, _)| sites.iter().any(|(p, _)| *p == point));
     SitePlan {
         name: point.to_string(),
         width,
@@ -290,20 +292,24 @@ fn too_large(facts: &Facts<'_>, dataset: &DatasetPlan) -> Option<String> {
 fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {
     let memory = sites::trainer_memory(facts.pipeline, &facts.sites.inputs)?;
     let configs = facts.pipeline.trainers.iter().zip(&facts.sites.inputs).zip(memory);
-    let plans = configs.map(|((config, (input, d)), memory)| {
-        let parameters = 2.0 * *d as f64 * f64::from(config.coder.common().width);
+    let plans = configs.map(|((config, sites), memory)| {
+        let names: Vec<String> = sites.iter().map(|(point, _)| point.to_string()).collect();
+        let read: usize = sites.iter().map(|(_, width)| width).sum();
+        // a transcoder's two matrices have the widths of its two sites, others' have both that of the whole row
+        let both = if matches!(config.target, TargetConfig::Transcoder { .. }) { read } else { 2 * read };
+        let parameters = both as f64 * f64::from(config.coder.common().width);
         let steps = config.rows.0 / u64::from(config.batch_rows);
         let buffer = memory.buffer.0 as f64;
         TrainerPlan {
             name: config.name.clone(),
-            input: input.to_string(),
+            input: names.join(", "),
             rows: config.rows.0,
             rows_needed: config.rows.0 as f64 / f64::from(config.buffer.reuse),
             steps,
             buffer_bytes: memory.buffer.0,
             coder_bytes: memory.coder.0,
             checkpoint_bytes: (parameters * 12.0 + buffer) * f64::from(config.checkpoint.keep),
-            seconds: trainer_seconds(config, *d as f64, steps as f64, facts.rates),
+            seconds: trainer_seconds(config, both as f64 / 2.0, steps as f64, facts.rates),
         }
     });
     Ok(plans.collect())

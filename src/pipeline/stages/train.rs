@@ -11,6 +11,7 @@ use crate::catalog::checkpoints;
 use crate::compute::coder_ops::CoderOps;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::Result;
+use crate::hooks::SiteWidth;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::fan_out::SharedBatch;
 use crate::pipeline::status::RunStatus;
@@ -92,6 +93,7 @@ impl<B: CoderOps> Train<B> {
         let mut saved_at = self.clock.now();
         let mut reported = self.trainer.dropped().clone();
         self.publish(&mut reported);
+        let mut rows = Vec::new();
         while !self.trainer.done() {
             let watch = Stopwatch::start();
             let Some(batch) = heartbeat.while_waiting(|| self.input.recv()) else { break };
@@ -100,11 +102,19 @@ impl<B: CoderOps> Train<B> {
                 return Err(crate::error::Error::closed("the run"));
             }
             let watch = Stopwatch::start();
-            if let Some(site) = batch.site(self.trainer.settings().point) {
-                self.trainer.offer(&site.data, &batch.doc_id, &batch.cursor_after)?;
+            let sites = &self.trainer.settings().sites;
+            let values: Option<Vec<&[f32]>> =
+                sites.iter().map(|(point, _)| batch.site(*point).map(|site| &site.data[..])).collect();
+            match values.as_deref() {
+                None => {}
+                Some([alone]) => self.trainer.offer(alone, &batch.doc_id, &batch.cursor_after)?,
+                Some(several) => {
+                    side_by_side(several, sites, batch.n_rows(), &mut rows);
+                    self.trainer.offer(&rows, &batch.doc_id, &batch.cursor_after)?;
+                }
             }
             self.stats.items_in.inc();
-            self.stats.bytes.add((batch.n_rows() * self.trainer.settings().width * 4) as u64);
+            self.stats.bytes.add((batch.n_rows() * self.trainer.settings().width() * 4) as u64);
             self.stats.busy.add(watch.elapsed());
             self.publish(&mut reported);
             if self.clock.now() - saved_at >= self.checkpoints.every {
@@ -185,5 +195,15 @@ impl<B: CoderOps> Train<B> {
             line.dead_fraction = report.dead_fraction;
             line.buffered = report.rows_buffered;
         });
+    }
+}
+
+/// The rows of several sites as rows of all of them.
+fn side_by_side(values: &[&[f32]], sites: &[SiteWidth], n: usize, out: &mut Vec<f32>) {
+    out.clear();
+    for row in 0..n {
+        for (values, (_, width)) in values.iter().zip(sites) {
+            out.extend_from_slice(&values[row * width..][..*width]);
+        }
     }
 }

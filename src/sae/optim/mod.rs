@@ -105,21 +105,21 @@ impl<B: CoderOps> Optimizer<B> {
     }
 
     /// Forget what it remembers of a latent, whose parameters were set anew.
-    pub fn forget(&mut self, backend: &B, params: &Params<B>, latent: usize, d: usize) {
-        let mut row = vec![0.0; d];
+    pub fn forget(&mut self, backend: &B, params: &Params<B>, latent: usize, (d, out): (usize, usize)) {
+        let (mut encoder, mut decoder) = (vec![0.0; d], vec![0.0; out]);
         match self {
             Self::Adam(_) | Self::Muon(_) => {
                 for (_, group) in self.groups_mut() {
-                    backend.write(&mut group.w_enc, latent * d, &row);
-                    backend.write(&mut group.w_dec, latent * d, &row);
-                    backend.write(&mut group.b_enc, latent, &row[..1]);
+                    backend.write(&mut group.w_enc, latent * d, &encoder);
+                    backend.write(&mut group.w_dec, latent * out, &decoder);
+                    backend.write(&mut group.b_enc, latent, &[0.0]);
                 }
             }
             Self::Signum(signum) => {
-                backend.read(&params.w_enc, latent * d, &mut row);
-                backend.write(&mut signum.z.w_enc, latent * d, &row);
-                backend.read(&params.w_dec, latent * d, &mut row);
-                backend.write(&mut signum.z.w_dec, latent * d, &row);
+                backend.read(&params.w_enc, latent * d, &mut encoder);
+                backend.write(&mut signum.z.w_enc, latent * d, &encoder);
+                backend.read(&params.w_dec, latent * out, &mut decoder);
+                backend.write(&mut signum.z.w_dec, latent * out, &decoder);
                 backend.write(&mut signum.z.b_enc, latent, &[0.0]);
             }
         }

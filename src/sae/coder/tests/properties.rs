@@ -3,6 +3,7 @@
 use super::*;
 use crate::compute::coder_ops::NO_LATENT;
 use crate::sae::export::ExportedCoder;
+use crate::sae::scales::Scales;
 
 #[test]
 fn a_batch_given_twice_has_the_same_gradient() {
@@ -109,12 +110,28 @@ fn exported_coders_compute_the_same() {
         let report = coder.loss_and_gradients(&cpu, &Batch { scale: 1.7, ..batch(&rows, 50, &[]) });
         coder.state.update(&settings, &report, 1);
         let (mut ours, mut l0, mut fired) = (Vec::new(), Vec::new(), vec![0; 7]);
-        coder.inference(&cpu, &coder.params).reconstruct(&cpu, 1.7, &rows, &mut ours, &mut l0, &mut fired);
-        let files = ExportedCoder::new(&cpu, &coder, &coder.params, 1.7, serde_json::Map::new()).write().unwrap();
+        coder.inference(&cpu, &coder.params).reconstruct(
+            &cpu,
+            &Scales::one(4, 1.7),
+            &rows,
+            &mut ours,
+            &mut l0,
+            &mut fired,
+        );
+        let files = ExportedCoder::new(&cpu, &coder, &coder.params, &Scales::one(4, 1.7), serde_json::Map::new())
+            .write()
+            .unwrap();
         let exported = ExportedCoder::read(&files).unwrap();
         let params = exported.upload(&cpu);
         let (mut theirs, mut their_l0, mut their_fired) = (Vec::new(), Vec::new(), vec![0; 7]);
-        exported.inference(&cpu, &params).reconstruct(&cpu, 1.0, &rows, &mut theirs, &mut their_l0, &mut their_fired);
+        exported.inference(&cpu, &params).reconstruct(
+            &cpu,
+            &Scales::one(4, 1.0),
+            &rows,
+            &mut theirs,
+            &mut their_l0,
+            &mut their_fired,
+        );
         let as_f64 = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         // an entry that is the threshold itself may be on either side
         let differ = l0.iter().zip(&their_l0).filter(|(a, b)| a != b).count();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::sae::dead::DeadTracker;
 use crate::sae::optim::{Adam, clip};
+use crate::sae::scales::Scales;
 use crate::sae::{constraint, init};
 
 /// TOY-A: `n` unit directions in `d` dimensions; each is present with probability `4 / n`, with a size from U(0, 1).
@@ -103,7 +104,14 @@ fn train_toy(s: &CoderSettings, steps: u64, rate: f64, damage: impl Fn(&mut Para
     }
     let rows = toy.rows(2000);
     let (mut out, mut counts, mut fired) = (Vec::new(), Vec::new(), vec![0; dims.f]);
-    coder.inference(&cpu, &coder.params).reconstruct(&cpu, 1.0, &rows, &mut out, &mut counts, &mut fired);
+    coder.inference(&cpu, &coder.params).reconstruct(
+        &cpu,
+        &Scales::one(dims.d, 1.0),
+        &rows,
+        &mut out,
+        &mut counts,
+        &mut fired,
+    );
     let fresh_l0 = f64::from(counts.iter().sum::<u32>()) / 2000.0;
     Outcome { fvu, l0, fresh_l0, mmcs: toy.mean_max_cosine(&coder.params.w_dec), dead: dead.dead_fraction() }
 }

@@ -1,0 +1,107 @@
+//! What a trainer's coder reconstructs, as it is written in a pipeline; and how a row of its buffer is laid out.
+//!
+//! A row holds the values of all sites that the trainer names, side by side, in the order of [`TargetConfig::others`] after
+//! the input. Each site has a scale of its own.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::hooks::SiteWidth;
+use crate::sae::CoderSettings;
+use crate::sae::coders::StandardConfig;
+use crate::sae::config::CoderConfig;
+use crate::sae::rows::RowScaling;
+use crate::sae::scales::{Part, Scales};
+use crate::trainer::config::Normalize;
+
+/// What a coder reconstructs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TargetConfig {
+    /// What it reads.
+    #[default]
+    Autoencoder,
+    /// The values of another site at the same tokens: what a layer makes of its input (Dunefsky et al. 2024).
+    Transcoder {
+        /// The site that is reconstructed.
+        #[schemars(length(min = 1))]
+        output: String,
+    },
+    /// What it reads: the values of several sites at the same tokens, with one code for all (Lindsey et al. 2024).
+    Crosscoder {
+        /// The sites besides `input`.
+        #[schemars(length(min = 1), inner(length(min = 1)))]
+        with: Vec<String>,
+    },
+}
+
+impl TargetConfig {
+    /// The sites that a row holds after the input's, with their keys below `target`.
+    pub fn others(&self) -> Vec<(String, &str)> {
+        match self {
+            Self::Autoencoder => Vec::new(),
+            Self::Transcoder { output } => vec![("output".to_owned(), output)],
+            Self::Crosscoder { with } => {
+                with.iter().enumerate().map(|(i, site)| (format!("with[{i}]"), site.as_str())).collect()
+            }
+        }
+    }
+
+    /// Whether it is the input, alone.
+    pub fn is_autoencoder(&self) -> bool {
+        *self == Self::Autoencoder
+    }
+
+    /// The coder, for sites of these widths.
+    ///
+    /// # Errors
+    /// `Config` if a setting of the coder is out of range.
+    pub(super) fn coder(&self, coder: &CoderConfig, sites: &[SiteWidth]) -> Result<CoderSettings> {
+        let widths: Vec<usize> = sites.iter().map(|(_, width)| *width).collect();
+        match (self, &widths[..]) {
+            (Self::Autoencoder, [d]) => coder.settings(*d),
+            (Self::Transcoder { .. }, [d, out]) => Ok(coder.settings(*out)?.reading(*d)),
+            (Self::Crosscoder { .. }, [_, _, ..]) => Ok(coder.settings(widths.iter().sum())?.of_parts(widths)),
+            _ => Err(Error::internal(format!("a target of {} sites: {self:?}", widths.len()))),
+        }
+    }
+
+    /// The scales of the coder's sides, of those of a row's sites.
+    pub(super) fn scales(&self, sites: &[SiteWidth], scales: &[f64]) -> Scales {
+        let parts = sites.iter().zip(scales).map(|((_, width), scale)| Part { width: *width, scale: *scale });
+        let parts: Vec<Part> = parts.collect();
+        match (self, &parts[..]) {
+            (Self::Transcoder { .. }, [input, output]) => Scales { input: vec![*input], output: vec![*output] },
+            _ => Scales { input: parts.clone(), output: parts },
+        }
+    }
+
+    /// Keys of a trainer that do not go with it: the key, and what it must be.
+    pub fn faults(&self, input: &str, normalize: Normalize, coder: Option<&CoderConfig>) -> Vec<(String, String)> {
+        let mut faults = Vec::new();
+        if self.is_autoencoder() {
+            return faults;
+        }
+        if normalize.rows() != RowScaling::None {
+            let rule = "must be one constant for all rows (`sqrt_d`, `unit_rms`, `unit_norm` or `none`) where `target` is \
+                        not the input alone: the scale of a row that is reconstructed is not known";
+            faults.push(("normalize".to_owned(), rule.to_owned()));
+        }
+        if let Some(CoderConfig::Standard(StandardConfig { apply_b_dec_to_input: Some(true), .. })) = coder {
+            let rule = "must be left out where `target` is not the input alone";
+            faults.push(("coder.apply_b_dec_to_input".to_owned(), rule.to_owned()));
+        }
+        let mut known = vec![input];
+        for (key, site) in self.others() {
+            if known.contains(&site) {
+                faults.push((format!("target.{key}"), "is a site of this trainer already".to_owned()));
+            }
+            known.push(site);
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests;
