@@ -166,12 +166,19 @@ pub struct CoderDims {
     pub f: usize,
     /// Width of what is reconstructed.
     pub out: usize,
+    /// Groups of as many latents, each with an input of its own. They divide `f`; an encoder's input is `[groups, n, d]`.
+    pub groups: usize,
 }
 
 impl CoderDims {
     /// A coder that reconstructs its input.
     pub fn square(d: usize, f: usize) -> Self {
-        Self { d, f, out: d }
+        Self { d, f, out: d, groups: 1 }
+    }
+
+    /// Latents of a group.
+    pub fn group(&self) -> usize {
+        self.f / self.groups
     }
 }
 
@@ -237,7 +244,7 @@ pub trait CoderOps: Backend {
     /// The `code.k` largest of each row's pre-activations `u[b, i] = sum_p c[b, p] * w_enc[i, p] + b_enc[i]`, among the
     /// latents of `among` (all without it), those of them that are positive. Of equal values the lower latent wins.
     ///
-    /// `c` `[code.rows, d]`, `w_enc` `[f, d]`, `b_enc` `[f]`. `u` is never held as a whole.
+    /// `c` `[code.rows, d]`, `w_enc` `[f, d]`, `b_enc` `[f]`. `u` is never held as a whole. There is one group.
     fn encode_topk(
         &self,
         c: &Self::Tensor,
@@ -248,7 +255,8 @@ pub trait CoderOps: Backend {
         code: &mut Code<Self>,
     );
 
-    /// `u[b, i] = sum_p c[b, p] * w_enc[i, p] + bias[i]`: `c` `[n, d]`, `u` `[n, f]`, `bias` `[f]`.
+    /// `u[b, i] = sum_p c[g, b, p] * w_enc[i, p] + bias[i]` with the group `g` of latent `i`: `c` `[groups, n, d]`, `u` `[n, f]`,
+    /// `bias` `[f]`.
     fn pre_activations(
         &self,
         c: &Self::Tensor,
@@ -325,8 +333,8 @@ pub trait CoderOps: Backend {
     fn group_by_latent(&self, code: &Code<Self>, f: usize, out: &mut ByLatent<Self>);
 
     /// Per latent `i`, over the entries `(b, i)` of all terms, in order of the terms and of the rows:
-    /// `w_dec[i] = sum code * residual_scale * residual[b]`, `w_enc[i] = sum g_pre * c[b]`, `b_enc[i] = sum g_pre`.
-    /// Latents without entries get zeros.
+    /// `w_dec[i] = sum code * residual_scale * residual[b]`, `w_enc[i] = sum g_pre * c[g, b]`, `b_enc[i] = sum g_pre`.
+    /// Latents without entries get zeros; `c` `[groups, n, d]`.
     fn latent_gradients(
         &self,
         terms: &[GradientTerm<'_, Self>],
@@ -370,6 +378,9 @@ pub trait CoderOps: Backend {
         n: usize,
         parts: &[usize],
     );
+
+    /// `w[i, p] = 0` for the rows `i` and columns `p` given: `w` `[_, d]`.
+    fn clear_columns(&self, w: &mut Self::Tensor, rows: Range<usize>, columns: Range<usize>, d: usize);
 
     /// `y = a * x + b * y` over the first `len` numbers.
     fn combine(&self, a: f64, x: &Self::Tensor, b: f64, y: &mut Self::Tensor, len: usize);

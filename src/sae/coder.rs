@@ -25,7 +25,7 @@ use crate::sae::state::CoderState;
 
 /// A batch to train on.
 pub struct Batch<'a, B: CoderOps> {
-    /// `[n, d]` raw rows.
+    /// `[groups, n, d]` raw rows: one group but in coders of several layers.
     pub x: &'a B::Tensor,
     /// `[n, out]` what is to be reconstructed, scaled; `y` without it.
     pub target: Option<&'a B::Tensor>,
@@ -101,7 +101,8 @@ impl<B: CoderOps> Coder<B> {
             gradients: params::zeros(backend, dims, settings.selection.extra_params()),
             state: CoderState::default(),
             target: backend.zeros(rows * dims.out),
-            input: (!settings.subtract_bias).then(|| (backend.zeros(rows * dims.d), backend.zeros(dims.d))),
+            input: (!settings.subtract_bias)
+                .then(|| (backend.zeros(rows * dims.groups * dims.d), backend.zeros(dims.d))),
             norms: backend.zeros(if settings.needs_norms() { dims.f } else { 0 }),
             selection: selection::build(backend, &settings, rows),
             code: Code::new(backend, rows, k),
@@ -138,7 +139,7 @@ impl<B: CoderOps> Coder<B> {
         let (read, scale) = batch.target.map_or((batch.x, batch.scale), |target| (target, 1.0));
         backend.center(read, scale, &params.b_dec, target, n, dims.out);
         if let Some((input, zeros)) = &mut self.input {
-            backend.center(batch.x, batch.scale, zeros, input, n, dims.d);
+            backend.center(batch.x, batch.scale, zeros, input, n * dims.groups, dims.d);
         }
         if self.settings.needs_norms() {
             decoder_norms(backend, &self.settings, &params.w_dec, norms);
@@ -320,7 +321,7 @@ impl<B: CoderOps> Terms<'_, B> {
     /// The gradients of encoder, decoder and `b_dec`.
     fn sum(&self, input: &Input<'_, B>, subtract_bias: bool, gradients: &mut Gradients<B>) {
         let Input { backend, params, dims, c, n, .. } = *input;
-        let CoderDims { d, f, out } = dims;
+        let CoderDims { d, f, out, .. } = dims;
         let own: Vec<_> = self.selection.terms(input).into_iter().chain(self.multi.map(Branch::term)).collect();
         let others: Vec<f64> = own.iter().map(|term| term.residual_scale).collect();
         let mut terms = self.reconstruction.terms(self.code, self.by_latent, self.g_code);

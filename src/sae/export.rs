@@ -148,7 +148,7 @@ impl ExportedCoder {
         metadata: Map<String, Value>,
     ) -> Self {
         let settings = coder.settings();
-        let CoderDims { d, f, out } = settings.dims;
+        let CoderDims { d, f, out, .. } = settings.dims;
         let architecture = match settings.selection {
             SelectionSettings::TopK { k } => Architecture::Topk { k },
             SelectionSettings::BatchTopK { .. } | SelectionSettings::JumpRelu(_) => Architecture::Jumprelu,

@@ -45,6 +45,15 @@ pub struct Inference<'a, B: CoderOps> {
     pub rows: RowScaling,
 }
 
+/// Rows `[n, groups, d]` as `[groups, n, d]`.
+pub(crate) fn by_group(rows: &[f32], groups: usize, d: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows.len());
+    for group in 0..groups {
+        rows.chunks_exact(groups * d).for_each(|row| out.extend_from_slice(&row[group * d..][..d]));
+    }
+    out
+}
+
 /// Buffers for a number of rows.
 struct Scratch<B: CoderOps> {
     x: B::Tensor,
@@ -68,7 +77,8 @@ impl<B: CoderOps> Inference<'_, B> {
         l0: &mut Vec<u32>,
         fired: &mut [u64],
     ) {
-        let CoderDims { d, out: width, .. } = self.dims;
+        let CoderDims { d, out: width, groups, .. } = self.dims;
+        let d = d * groups;
         assert!(rows.len().is_multiple_of(d) && fired.len() == self.dims.f, "reconstruct: rows of width {d}");
         out.clear();
         out.resize(rows.len() / d * width, 0.0);
@@ -82,6 +92,9 @@ impl<B: CoderOps> Inference<'_, B> {
                 scales::apply(&mut scaled, &scales.input);
                 1.0
             });
+            if groups > 1 {
+                scaled = by_group(&scaled, groups, d / groups);
+            }
             self.encode(backend, scale, &scaled, &mut scratch);
             let code = &scratch.code;
             backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.y, width);
@@ -101,15 +114,15 @@ impl<B: CoderOps> Inference<'_, B> {
     }
 
     fn scratch(&self, backend: &B, rows: usize) -> Scratch<B> {
-        let CoderDims { d, f, out } = self.dims;
+        let CoderDims { d, f, out, groups } = self.dims;
         let (k, dense) = match &self.keep {
             Keep::TopK { k, score: None } => (*k, false),
             _ => (0, true),
         };
         Scratch {
-            x: backend.zeros(rows * d),
+            x: backend.zeros(rows * groups * d),
             y: backend.zeros(rows * out),
-            c: backend.zeros(rows * d),
+            c: backend.zeros(rows * groups * d),
             zeros: backend.zeros(if self.subtract_bias { 0 } else { d }),
             u: dense.then(|| backend.zeros(rows * f)),
             gate: Code::new(backend, 0, 0),
@@ -120,10 +133,10 @@ impl<B: CoderOps> Inference<'_, B> {
     fn encode(&self, backend: &B, scale: f64, rows: &[f32], scratch: &mut Scratch<B>) {
         let (dims, params) = (self.dims, self.params);
         let Scratch { x, c, zeros, u, gate, code, .. } = scratch;
-        let n = rows.len() / dims.d;
+        let n = rows.len() / (dims.groups * dims.d);
         code.rows = n;
         backend.write(x, 0, rows);
-        backend.center(x, scale, if self.subtract_bias { &params.b_dec } else { zeros }, c, n, dims.d);
+        backend.center(x, scale, if self.subtract_bias { &params.b_dec } else { zeros }, c, n * dims.groups, dims.d);
         let Some(u) = u else {
             return backend.encode_topk(c, &params.w_enc, &params.b_enc, dims, None, code);
         };

@@ -4,6 +4,7 @@
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::runtime::rng::Rng;
+use crate::sae::constraint;
 use crate::sae::params::{self, Params};
 use crate::sae::settings::{CoderSettings, SelectionSettings};
 
@@ -15,13 +16,16 @@ const MEDIAN_TOLERANCE: f64 = 1e-7;
 /// Parameters to start from: decoder rows uniform on a sphere, drawn from `rng` row by row; encoder rows equal to them, or
 /// drawn after them where they are of another width; `b_enc` 0; `b_dec` as given, `[out]`; thresholds as set; the rest 0.
 pub fn start<B: CoderOps>(backend: &B, settings: &CoderSettings, rng: &mut Rng, b_dec: B::Tensor) -> Params<B> {
-    let CoderDims { d, f, out } = settings.dims;
+    let CoderDims { d, f, out, .. } = settings.dims;
     let w_dec = directions(backend, rng, (f, out), settings.start.norm);
     let w_enc = if settings.start.tied { w_dec.clone() } else { directions(backend, rng, (f, d), settings.start.norm) };
     let mut params = params::zeros(backend, settings.dims, settings.selection.extra_params());
     params.w_enc = backend.upload(&w_enc);
     params.w_dec = backend.upload(&w_dec);
     params.b_dec = b_dec;
+    if settings.target.later_layers {
+        constraint::restore(backend, settings, &mut params);
+    }
     if let SelectionSettings::JumpRelu(own) = &settings.selection {
         backend.write_f64(params.extra_mut("threshold"), 0, &vec![own.start; f]);
     }

@@ -81,7 +81,7 @@ pub fn names(extra: &[&'static str]) -> Vec<&'static str> {
 }
 
 /// Shapes, in the order of [`PerParam::each`].
-pub fn shapes(CoderDims { d, f, out }: CoderDims, extra: &[&'static str]) -> Vec<Vec<usize>> {
+pub fn shapes(CoderDims { d, f, out, .. }: CoderDims, extra: &[&'static str]) -> Vec<Vec<usize>> {
     let fixed = [vec![f, d], vec![f], vec![f, out], vec![out]];
     fixed.into_iter().chain(extra.iter().map(|_| vec![f])).collect()
 }

@@ -12,6 +12,7 @@ use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::runtime::rng::Rng;
 use crate::sae::coder::Coder;
+use crate::sae::constraint;
 use crate::sae::optim::Optimizer;
 use crate::sae::selection::host;
 
@@ -21,7 +22,7 @@ const ENCODER_SHARE: f64 = 0.2;
 /// The last batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rows<'a> {
-    /// `[n, d]` what the coder reads, before it is multiplied by `scale`.
+    /// `[groups, n, d]` what the coder reads, before it is multiplied by `scale`.
     pub x: Cow<'a, [f32]>,
     /// See [`Rows::x`].
     pub scale: f64,
@@ -39,8 +40,9 @@ pub fn resample<B: CoderOps>(
     dead: &[u32],
     rng: &mut Rng,
 ) -> Vec<u32> {
-    let CoderDims { d, f, out } = coder.settings().dims;
-    let n = rows.x.len() / d;
+    let dims = coder.settings().dims;
+    let CoderDims { d, f, out, groups } = dims;
+    let n = rows.x.len() / (groups * d);
     let mut losses = backend.zeros(n);
     backend.row_distances(coder.residual(), &backend.zeros(out), &mut losses, n, out);
     let drawn = draw(&host(backend, &losses, n), dead.len(), rng);
@@ -49,7 +51,12 @@ pub fn resample<B: CoderOps>(
     let decoder_norm = coder.settings().start.norm;
     let mut renewed = Vec::new();
     for (&latent, row) in dead.iter().zip(drawn) {
-        let input: Vec<f64> = rows.x[row * d..][..d].iter().map(|&x| rows.scale * f64::from(x)).collect();
+        let at = latent as usize;
+        if at >= f {
+            continue;
+        }
+        let read = (at / dims.group() * n + row) * d;
+        let input: Vec<f64> = rows.x[read..][..d].iter().map(|&x| rows.scale * f64::from(x)).collect();
         let read: Vec<f64> = match &rows.target {
             None => input.clone(),
             Some(target) => target[row * out..][..out].iter().map(|&y| f64::from(y)).collect(),
@@ -59,14 +66,14 @@ pub fn resample<B: CoderOps>(
         let (Some(decoder), Some(encoder)) = (of_norm(&centered, decoder_norm), of_norm(input, encoder_norm)) else {
             continue;
         };
-        let at = latent as usize;
-        if at >= f {
-            continue;
-        }
         backend.write(&mut coder.params.w_dec, at * out, &decoder);
         backend.write(&mut coder.params.w_enc, at * d, &encoder);
         backend.write(&mut coder.params.b_enc, at, &[0.0]);
         renewed.push(latent);
+    }
+    if coder.settings().target.later_layers {
+        let settings = coder.settings().clone();
+        constraint::restore(backend, &settings, &mut coder.params);
     }
     for &latent in &renewed {
         optimizer.forget(backend, &coder.params, latent as usize, (d, out));

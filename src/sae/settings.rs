@@ -46,6 +46,9 @@ pub struct TargetSettings {
     pub is_input: bool,
     /// Whether `b_dec` is trained; it stays 0 otherwise.
     pub bias: bool,
+    /// Whether it is of several layers, as many as there are groups of latents, to which latents of earlier layers do not
+    /// speak: those of group `g` have zeros for layers before `g`.
+    pub later_layers: bool,
 }
 
 /// How pre-activations `u = c W_enc^T + b_enc` become a code: [`crate::sae::selection`].
@@ -220,7 +223,7 @@ impl CoderSettings {
     pub fn plain(dims: CoderDims, selection: SelectionSettings, dead_after: u64) -> Self {
         Self {
             dims,
-            target: TargetSettings { parts: vec![dims.out], is_input: true, bias: true },
+            target: TargetSettings { parts: vec![dims.out], is_input: true, bias: true, later_layers: false },
             selection,
             decoder: DecoderNorm::Unit,
             subtract_bias: true,
@@ -254,7 +257,7 @@ impl CoderSettings {
             SelectionSettings::JumpRelu(_) => f + 6 * f,
             SelectionSettings::Gated { .. } => f + 8 * f,
         };
-        n * (2 * d + out * (1 + self.prefixes.len() as u64) + code + aux)
+        n * (2 * d * self.dims.groups as u64 + out * (1 + self.prefixes.len() as u64) + code + aux)
     }
 }
 

@@ -5,6 +5,7 @@
 //! | autoencoder | a row | the row |
 //! | crosscoder | the rows of several sites, side by side | the same |
 //! | transcoder | a row | the row of another site |
+//! | cross-layer transcoder | the rows of several layers | those of another site of the same layers |
 //! | boosting | a row | what a frozen coder leaves of it |
 //!
 //! Several sites side by side make a crosscoder out of any coder: `sum_l x^l W_enc^l` is one product over the
@@ -31,6 +32,18 @@ impl CoderSettings {
         self.subtract_bias = false;
         self.start.tied = false;
         self
+    }
+
+    /// A coder of several layers: each has as many latents, which read rows of `d` values of their layer and speak to it and
+    /// all later ones. There are as many parts of the target as layers, of one width (Ameisen et al. 2025).
+    #[must_use]
+    pub fn across_layers(self, d: usize, layers: usize) -> Self {
+        let mut settings = self.reading(d);
+        settings.dims.f *= layers;
+        settings.dims.groups = layers;
+        settings.target.later_layers = true;
+        settings.prefixes.iter_mut().for_each(|prefix| prefix.width = settings.dims.f);
+        settings
     }
 
     /// A coder that reconstructs what another leaves of the row that both read: without `b_dec`, so that it says nothing

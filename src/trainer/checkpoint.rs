@@ -310,7 +310,7 @@ pub(super) fn read_training<B: CoderOps>(
         average,
         dead: DeadTracker::restore(silent, settings.dead_after),
         counters: state.counters,
-        x: backend.zeros(batch_rows * dims.d),
+        x: backend.zeros(batch_rows * dims.groups * dims.d),
         y: backend.zeros(if settings.target.is_input { 0 } else { batch_rows * dims.out }),
     })
 }

@@ -114,7 +114,7 @@ impl TrainerSettings {
     pub fn memory_bytes(&self) -> Result<u64> {
         let plan = Plan::new(self)?;
         let (width, n) = (self.width() as u64, plan.batch_rows as u64);
-        let CoderDims { d, f, out } = plan.coder.dims;
+        let CoderDims { d, f, out, .. } = plan.coder.dims;
         let (d, f, out) = (d as u64, f as u64, out as u64);
         let average = u64::from(self.config.optimizer.average().is_some());
         let parameters = (4 + average) * (f * d + f * out + f + out); // with gradients and two moments

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::runtime::rng::Rng;
 use crate::sae::dead::DeadTracker;
+use crate::sae::infer::by_group;
 use crate::sae::optim::{Average, Optimizer, Schedule, clip};
 use crate::sae::resample::{Rows, resample};
 use crate::sae::rows::RowScaling;
@@ -87,7 +88,7 @@ impl<B: CoderOps> Training<B> {
             average: optimizer.average().map(|decay| Average::new(backend, settings, decay)),
             dead: DeadTracker::new(settings.dims.f, settings.dead_after),
             counters: Counters::default(),
-            x: backend.zeros(batch_rows * settings.dims.d),
+            x: backend.zeros(batch_rows * settings.dims.groups * settings.dims.d),
             y: backend.zeros(if settings.target.is_input { 0 } else { batch_rows * settings.dims.out }),
         })
     }
@@ -103,7 +104,7 @@ impl<B: CoderOps> Training<B> {
     ) -> Result<Option<StepOutcome>> {
         let dims = self.coder.settings().dims;
         let rows = split(rows, self.coder.settings(), &self.scales);
-        let n = rows.x.len() / dims.d;
+        let n = rows.x.len() / (dims.groups * dims.d);
         backend.write(&mut self.x, 0, &rows.x);
         if let Some(target) = &rows.target {
             backend.write(&mut self.y, 0, target);
@@ -175,7 +176,7 @@ impl<B: CoderOps> Training<B> {
 /// Rows of a buffer as the coder takes them: its input with one scale for all of it, or scaled already; and, where it is
 /// another, the target, scaled.
 fn split<'a>(rows: &'a [f32], settings: &CoderSettings, scales: &Scales) -> Rows<'a> {
-    let CoderDims { d, out, .. } = settings.dims;
+    let CoderDims { d, out, groups, .. } = settings.dims;
     if settings.target.is_input {
         return match scales.of_input() {
             Some(scale) => Rows { x: Cow::Borrowed(rows), scale, target: None },
@@ -187,11 +188,15 @@ fn split<'a>(rows: &'a [f32], settings: &CoderSettings, scales: &Scales) -> Rows
         };
     }
     let (mut x, mut target) = (Vec::new(), Vec::new());
-    for row in rows.chunks_exact(d + out) {
-        x.extend_from_slice(&row[..d]);
-        target.extend_from_slice(&row[d..]);
+    for row in rows.chunks_exact(groups * d + out) {
+        let (read, write) = row.split_at(groups * d);
+        x.extend_from_slice(read);
+        target.extend_from_slice(write);
     }
     scales::apply(&mut x, &scales.input);
+    if groups > 1 {
+        x = by_group(&x, groups, d);
+    }
     scales::apply(&mut target, &scales.output);
     Rows { x: Cow::Owned(x), scale: 1.0, target: Some(target) }
 }
@@ -219,11 +224,16 @@ fn start<B: CoderOps>(
         return init::start(backend, settings, rng, b_dec);
     }
     let rows = split(&sample, settings, scales);
-    let n = rows.x.len() / dims.d;
+    let n = rows.x.len() / (dims.groups * dims.d);
     let median = |values: &[f32], width| init::geometric_median(backend, &backend.upload(values), n, width);
     let b_dec = rows.target.as_ref().map_or_else(|| backend.zeros(dims.out), |target| median(target, dims.out));
     let mut params = init::start(backend, settings, rng, b_dec);
-    let at_median = median(&rows.x, dims.d);
+    let mut at_median = backend.zeros(dims.groups * dims.d);
+    let mut values = vec![0f32; dims.d];
+    for (group, rows) in rows.x.chunks_exact(n * dims.d).enumerate() {
+        backend.read(&median(rows, dims.d), 0, &mut values);
+        backend.write(&mut at_median, group * dims.d, &values);
+    }
     let mut u = backend.zeros(f);
     backend.pre_activations(&at_median, &params.w_enc, &backend.zeros(f), &mut u, 1, dims);
     backend.combine(-1.0, &u, 0.0, &mut params.b_enc, f);

@@ -34,16 +34,32 @@ pub enum TargetConfig {
         #[schemars(length(min = 1), inner(length(min = 1)))]
         with: Vec<String>,
     },
+    /// The values of another site in several layers at the same tokens; the latents of a layer read its input and speak to
+    /// the outputs of this and of all later layers (Ameisen et al. 2025).
+    CrossLayer {
+        /// The inputs of the layers after the first, whose is `input`.
+        #[schemars(length(min = 1), inner(length(min = 1)))]
+        inputs: Vec<String>,
+        /// The outputs of all layers.
+        #[schemars(length(min = 2), inner(length(min = 1)))]
+        outputs: Vec<String>,
+    },
 }
 
 impl TargetConfig {
     /// The sites that a row holds after the input's, with their keys below `target`.
-    pub fn others(&self) -> Vec<(String, &str)> {
+    pub fn others<'a>(&'a self) -> Vec<(String, &'a str)> {
         match self {
             Self::Autoencoder => Vec::new(),
             Self::Transcoder { output } => vec![("output".to_owned(), output)],
             Self::Crosscoder { with } => {
                 with.iter().enumerate().map(|(i, site)| (format!("with[{i}]"), site.as_str())).collect()
+            }
+            Self::CrossLayer { inputs, outputs } => {
+                let named = |key: &'static str, sites: &'a [String]| {
+                    sites.iter().enumerate().map(move |(i, site)| (format!("{key}[{i}]"), site.as_str()))
+                };
+                named("inputs", inputs).chain(named("outputs", outputs)).collect()
             }
         }
     }
@@ -63,6 +79,17 @@ impl TargetConfig {
             (Self::Autoencoder, [d]) => coder.settings(*d),
             (Self::Transcoder { .. }, [d, out]) => Ok(coder.settings(*out)?.reading(*d)),
             (Self::Crosscoder { .. }, [_, _, ..]) => Ok(coder.settings(widths.iter().sum())?.of_parts(widths)),
+            (Self::CrossLayer { .. }, [d, ..]) => {
+                let layers = widths.len() / 2;
+                let (inputs, outputs) = widths.split_at(layers);
+                if inputs.iter().any(|width| width != d) || outputs.iter().any(|width| *width != outputs[0]) {
+                    return Err(Error::config(format!(
+                        "`target`: the inputs of layers must have one width, and so must their outputs; these have {inputs:?} \
+                         and {outputs:?}"
+                    )));
+                }
+                Ok(coder.settings(outputs.iter().sum())?.across_layers(*d, layers))
+            }
             _ => Err(Error::internal(format!("a target of {} sites: {self:?}", widths.len()))),
         }
     }
@@ -72,7 +99,10 @@ impl TargetConfig {
         let parts = sites.iter().zip(scales).map(|((_, width), scale)| Part { width: *width, scale: *scale });
         let parts: Vec<Part> = parts.collect();
         match (self, &parts[..]) {
-            (Self::Transcoder { .. }, [input, output]) => Scales { input: vec![*input], output: vec![*output] },
+            (Self::Transcoder { .. } | Self::CrossLayer { .. }, _) => {
+                let (input, output) = parts.split_at(parts.len() / 2);
+                Scales { input: input.to_vec(), output: output.to_vec() }
+            }
             _ => Scales { input: parts.clone(), output: parts },
         }
     }
@@ -91,6 +121,16 @@ impl TargetConfig {
         if let Some(CoderConfig::Standard(StandardConfig { apply_b_dec_to_input: Some(true), .. })) = coder {
             let rule = "must be left out where `target` is not the input alone";
             faults.push(("coder.apply_b_dec_to_input".to_owned(), rule.to_owned()));
+        }
+        if let Self::CrossLayer { inputs, outputs } = self {
+            if outputs.len() != inputs.len() + 1 {
+                let rule = format!("must name {} sites: one for `input` and for each of `inputs`", inputs.len() + 1);
+                faults.push(("target.outputs".to_owned(), rule));
+            }
+            if coder.is_some_and(|coder| !matches!(coder, CoderConfig::Standard(_) | CoderConfig::Jumprelu(_))) {
+                let rule = "must be `standard` or `jumprelu` where `target` has several layers";
+                faults.push(("coder.type".to_owned(), rule.to_owned()));
+            }
         }
         let mut known = vec![input];
         for (key, site) in self.others() {

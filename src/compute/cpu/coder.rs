@@ -6,6 +6,7 @@ use crate::compute::coder_ops::{
     AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, PenaltyGradients, PenaltyShape, Rule,
     SignStep, SquareSums, Subset,
 };
+use crate::compute::cpu::sparse::OfLatents;
 use crate::compute::cpu::{Cpu, adam, entries, orthogonalize, reduce, select, sparse, topk};
 
 impl CoderOps for Cpu {
@@ -51,8 +52,8 @@ impl CoderOps for Cpu {
         n: usize,
         dims: CoderDims,
     ) {
-        let CoderDims { d, f, .. } = dims;
-        select::pre_activations(self, &c[..n * d], &w_enc[..f * d], &bias[..f], &mut u[..n * f], dims);
+        let CoderDims { d, f, groups, .. } = dims;
+        select::pre_activations(self, &c[..groups * n * d], &w_enc[..f * d], &bias[..f], &mut u[..n * f], dims);
     }
 
     fn select(&self, u: &Vec<f32>, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>) {
@@ -126,7 +127,18 @@ impl CoderOps for Cpu {
         dims: CoderDims,
         out: LatentGradients<'_, Self>,
     ) {
-        sparse::latent_gradients(self, terms, c, dims, out);
+        let (CoderDims { d, out: width, groups, .. }, group) = (dims, dims.group());
+        let n = terms.first().map_or(0, |term| term.code.rows);
+        for g in 0..groups {
+            let first = g * group;
+            let own = OfLatents {
+                first,
+                w_enc: &mut out.w_enc[first * d..][..group * d],
+                b_enc: &mut out.b_enc[first..][..group],
+                w_dec: &mut out.w_dec[first * width..][..group * width],
+            };
+            sparse::latent_gradients(self, terms, &c[g * n * d..], dims, own);
+        }
     }
 
     fn column_sums(&self, x: &Vec<f32>, scale: f64, out: &mut Vec<f32>, n: usize, d: usize) {
@@ -162,6 +174,12 @@ impl CoderOps for Cpu {
     fn add_scaled_parts(&self, scale: &Vec<f32>, w: &Vec<f32>, out: &mut Vec<f32>, n: usize, parts: &[usize]) {
         let len = n * parts.iter().sum::<usize>();
         reduce::add_scaled_parts(self, &scale[..n * parts.len()], &w[..len], &mut out[..len], parts);
+    }
+
+    fn clear_columns(&self, w: &mut Vec<f32>, rows: Range<usize>, columns: Range<usize>, d: usize) {
+        for row in rows {
+            w[row * d..][columns.clone()].fill(0.0);
+        }
     }
 
     fn combine(&self, a: f64, x: &Vec<f32>, b: f64, y: &mut Vec<f32>, len: usize) {

@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::compute::coder_ops::{Code, CoderDims, GradientTerm, LatentGradients, NO_LATENT};
+use crate::compute::coder_ops::{Code, CoderDims, GradientTerm, NO_LATENT};
 use crate::compute::cpu::Cpu;
+use crate::compute::cpu::sparse::OfLatents;
 
 /// Rows, or latents, of a tile.
 const TILE: usize = 128;
@@ -122,24 +123,24 @@ pub(super) fn entry_dots(
     });
 }
 
-/// See [`crate::compute::CoderOps::latent_gradients`].
+/// See [`crate::compute::CoderOps::latent_gradients`]; of a group of latents, whose input is `c`.
 pub(super) fn latent_gradients(
     cpu: &Cpu,
     terms: &[GradientTerm<'_, Cpu>],
     c: &[f32],
     dims: CoderDims,
-    out: LatentGradients<'_, Cpu>,
+    out: OfLatents<'_>,
 ) {
-    let CoderDims { d, f, out: width } = dims;
-    let blocks = out.w_enc[..f * d].par_chunks_mut(TILE * d);
-    let w_dec = out.w_dec[..f * width].par_chunks_mut(TILE * width);
-    let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(TILE)).zip(w_dec);
+    let CoderDims { d, out: width, .. } = dims;
+    let blocks = out.w_enc.par_chunks_mut(TILE * d);
+    let w_dec = out.w_dec.par_chunks_mut(TILE * width);
+    let blocks = blocks.zip(out.b_enc.par_chunks_mut(TILE)).zip(w_dec);
     cpu.run(|| {
         blocks.enumerate().for_each(|(block, ((w_enc, b_enc), w_dec))| {
             w_enc.fill(0.0);
             w_dec.fill(0.0);
             b_enc.fill(0.0);
-            let first = block * TILE;
+            let first = out.first + block * TILE;
             for term in terms {
                 add_term(term, c, dims, first, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
             }

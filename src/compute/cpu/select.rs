@@ -15,14 +15,18 @@ const BINS: usize = 1 << (31 - SHIFT);
 
 /// See [`crate::compute::CoderOps::pre_activations`]. Blocks are fixed: the result does not depend on the threads.
 pub(super) fn pre_activations(cpu: &Cpu, c: &[f32], w: &[f32], bias: &[f32], u: &mut [f32], dims: CoderDims) {
-    let CoderDims { d, f, .. } = dims;
-    let blocks = u.par_chunks_mut(PRODUCT_ROWS * f).zip(c.par_chunks(PRODUCT_ROWS * d));
+    let (CoderDims { d, f, groups, .. }, group) = (dims, dims.group());
+    let rows = u.len() / f;
     cpu.run(|| {
-        blocks.for_each(|(u, c)| {
+        u.par_chunks_mut(PRODUCT_ROWS * f).enumerate().for_each(|(block, u)| {
             u.chunks_exact_mut(f).for_each(|row| row.copy_from_slice(bias));
             let n = u.len() / f;
-            let product = Product { n, n_in: d, n_out: f, x_stride: d, w_stride: d, y_stride: f, add: true };
-            product.run(c, w, u, gemm::Parallelism::None);
+            for g in 0..groups {
+                let product = Product { n, n_in: d, n_out: group, x_stride: d, w_stride: d, y_stride: f, add: true };
+                let c = &c[(g * rows + block * PRODUCT_ROWS) * d..][..n * d];
+                let w = &w[g * group * d..][..group * d];
+                product.run(c, w, &mut u[g * group..], gemm::Parallelism::None);
+            }
         });
     });
 }

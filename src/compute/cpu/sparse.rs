@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, LatentGradients, NO_LATENT};
+use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, NO_LATENT};
 use crate::compute::cpu::simd::{axpy, dot, vectorized};
 use crate::compute::cpu::{Cpu, dense};
 
@@ -134,21 +134,30 @@ pub(super) fn group_by_latent(code: &Code<Cpu>, f: usize, out: &mut ByLatent<Cpu
     }
 }
 
-/// See [`crate::compute::CoderOps::latent_gradients`].
+/// Gradients of some latents.
+pub(super) struct OfLatents<'a> {
+    /// The first of them.
+    pub(super) first: usize,
+    pub(super) w_enc: &'a mut [f32],
+    pub(super) b_enc: &'a mut [f32],
+    pub(super) w_dec: &'a mut [f32],
+}
+
+/// See [`crate::compute::CoderOps::latent_gradients`]; of a group of latents, whose input is `c`.
 pub(super) fn latent_gradients(
     cpu: &Cpu,
     terms: &[GradientTerm<'_, Cpu>],
     c: &[f32],
     dims: CoderDims,
-    out: LatentGradients<'_, Cpu>,
+    out: OfLatents<'_>,
 ) {
-    let CoderDims { d, f, out: width } = dims;
+    let CoderDims { d, f, out: width, .. } = dims;
     if terms.iter().any(|term| dense::is_dense(term.code, f)) {
         return dense::latent_gradients(cpu, terms, c, dims, out);
     }
-    let blocks = out.w_enc[..f * d].par_chunks_mut(LATENTS * d);
-    let w_dec = out.w_dec[..f * width].par_chunks_mut(LATENTS * width);
-    let blocks = blocks.zip(out.b_enc[..f].par_chunks_mut(LATENTS)).zip(w_dec);
+    let blocks = out.w_enc.par_chunks_mut(LATENTS * d);
+    let w_dec = out.w_dec.par_chunks_mut(LATENTS * width);
+    let blocks = blocks.zip(out.b_enc.par_chunks_mut(LATENTS)).zip(w_dec);
     cpu.run(|| {
         blocks.enumerate().for_each(|(block, ((w_enc, b_enc), w_dec))| {
             vectorized(
@@ -159,7 +168,7 @@ pub(super) fn latent_gradients(
                         w_enc.fill(0.0);
                         w_dec.fill(0.0);
                         *b_enc = 0.0;
-                        let i = block * LATENTS + i;
+                        let i = out.first + block * LATENTS + i;
                         for term in terms.iter().filter(|term| term.latents.contains(&(i as u32))) {
                             add_latent(term, c, dims, i, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
                         }

@@ -91,10 +91,12 @@ impl CoderOps for Reference {
         bias: &Vec<f64>,
         u: &mut Vec<f64>,
         n: usize,
-        CoderDims { d, f, .. }: CoderDims,
+        dims: CoderDims,
     ) {
+        let CoderDims { d, f, .. } = dims;
         for (b, i) in (0..n).flat_map(|b| (0..f).map(move |i| (b, i))) {
-            u[b * f + i] = bias[i] + (0..d).map(|p| c[b * d + p] * w_enc[i * d + p]).sum::<f64>();
+            let row = (i / dims.group() * n + b) * d;
+            u[b * f + i] = bias[i] + (0..d).map(|p| c[row + p] * w_enc[i * d + p]).sum::<f64>();
         }
     }
 
@@ -210,15 +212,16 @@ impl CoderOps for Reference {
         dims: CoderDims,
         out: LatentGradients<'_, Self>,
     ) {
-        let CoderDims { d, f, out: width } = dims;
+        let CoderDims { d, f, out: width, .. } = dims;
         out.w_enc[..f * d].fill(0.0);
         out.b_enc[..f].fill(0.0);
         out.w_dec[..f * width].fill(0.0);
         for term in terms {
             for (b, place, i, value) in entries(term.code).filter(|entry| term.latents.contains(&(entry.2 as u32))) {
                 out.b_enc[i] += term.g_pre[place];
+                let row = (i / dims.group() * term.code.rows + b) * d;
                 for p in 0..d {
-                    out.w_enc[i * d + p] += term.g_pre[place] * c[b * d + p];
+                    out.w_enc[i * d + p] += term.g_pre[place] * c[row + p];
                 }
                 // the residual of a term without a reconstruction is not looked at
                 for p in 0..if term.residual_scale == 0.0 { 0 } else { width } {
@@ -268,6 +271,12 @@ impl CoderOps for Reference {
                 out[i] += scale * w[i];
             }
             at += width;
+        }
+    }
+
+    fn clear_columns(&self, w: &mut Vec<f64>, rows: Range<usize>, columns: Range<usize>, d: usize) {
+        for row in rows {
+            w[row * d..][columns.clone()].fill(0.0);
         }
     }
 

@@ -37,7 +37,7 @@ impl<B: CoderOps> Muon<B> {
     /// Before the first update.
     pub fn new(backend: &B, settings: &CoderSettings, beta: f64, weight_decay: f64) -> Self {
         let zeros = || params::zeros(backend, settings.dims, settings.selection.extra_params());
-        let CoderDims { d, f, out } = settings.dims;
+        let CoderDims { d, f, out, .. } = settings.dims;
         let direction = backend.zeros(f * d.max(out));
         Self { beta, weight_decay, t: 0, m: zeros(), v: zeros(), latents: f, direction }
     }

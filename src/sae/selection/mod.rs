@@ -22,7 +22,7 @@ pub struct Input<'a, B: CoderOps> {
     pub params: &'a Params<B>,
     /// Shape.
     pub dims: CoderDims,
-    /// `[n, d]` the encoder's input.
+    /// `[groups, n, d]` the encoder's input.
     pub c: &'a B::Tensor,
     /// `[n, out]` what is to be reconstructed, less `b_dec`.
     pub target: &'a B::Tensor,

@@ -26,7 +26,7 @@ fn settings(target: Value, coder: Value, widths: &[usize]) -> TrainerSettings {
         "rows": 100_000,
         "checkpoint": {"url": "unused"},
     });
-    let sites = [Site::Ln2Out, Site::MlpOut, Site::ResidPost].map(|site| HookPoint::block(1, site));
+    let sites = [Site::Ln2Out, Site::MlpOut, Site::ResidPost, Site::ResidMid].map(|site| HookPoint::block(1, site));
     TrainerSettings {
         config: serde_json::from_value(config).unwrap(),
         sites: sites.into_iter().zip(widths.iter().copied()).collect(),
@@ -46,7 +46,7 @@ fn piece(batch: u64, widths: &[usize]) -> Vec<f32> {
     for _ in 0..64 {
         let z: Vec<f64> = (0..FEATURES).map(|_| if rng.uniform() < 0.15 { 0.5 + rng.uniform() } else { 0.0 }).collect();
         for (site, (width, shown)) in widths.iter().zip(&shown).enumerate() {
-            let scale = [20.0, 0.05, 3.0][site];
+            let scale = [20.0, 0.05, 3.0, 7.0][site];
             for p in 0..*width {
                 let value: f64 = z.iter().enumerate().map(|(i, z)| z * shown[i * width + p]).sum();
                 rows.push((scale * (value + p as f64 * 0.1)) as f32);
@@ -73,7 +73,21 @@ fn kinds() -> Vec<(Value, Value, Vec<usize>)> {
     let batch_topk = json!({"type": "batch_topk", "width": 48, "k": 4, "decoder": "ranked"});
     let transcoder = json!({"type": "transcoder", "output": "blocks.1.hook_mlp_out"});
     let crosscoder = json!({"type": "crosscoder", "with": ["blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"]});
+    let across = json!({
+        "type": "cross_layer", "inputs": ["blocks.2.ln2.hook_normalized"],
+        "outputs": ["blocks.1.hook_mlp_out", "blocks.2.hook_mlp_out"]
+    });
+    let april = json!({
+        "type": "standard", "width": 24, "l1_coefficient": 0.3, "l1_warmup_steps": 20, "dead_after_tokens": 500,
+        "resample_every_steps": 25
+    });
+    let jumprelu = json!({
+        "type": "jumprelu", "width": 24, "l0_coefficient": 0.1, "sparsity": "tanh", "decoder": "free", "bandwidth": 0.5,
+        "pre_act_coefficient": 0.001
+    });
     vec![
+        (across.clone(), april, vec![D, D, OUT, OUT]),
+        (across, jumprelu, vec![D, D, OUT, OUT]),
         (transcoder.clone(), topk.clone(), vec![D, OUT]),
         (transcoder, standard, vec![D, OUT]),
         (crosscoder.clone(), batch_topk, vec![D, OUT, 5]),
@@ -105,6 +119,7 @@ fn every_target_is_learnt_and_resumes_to_the_same_bytes() {
         let rows = piece(500, &widths);
         let (reads, writes) = match &target["type"] {
             kind if kind == "transcoder" => (0..D, D..D + OUT),
+            kind if kind == "cross_layer" => (0..2 * D, 2 * D..2 * D + 2 * OUT),
             _ => (0..widths.iter().sum(), 0..widths.iter().sum()),
         };
         let columns = |range: &std::ops::Range<usize>| -> Vec<f32> {
@@ -115,7 +130,7 @@ fn every_target_is_learnt_and_resumes_to_the_same_bytes() {
         whole.reconstruct(&input, &mut out, &mut l0, &mut [0; 48]).unwrap();
         assert_eq!(out.len(), wanted.len());
         let mut at = 0;
-        for width in if reads == writes { widths.clone() } else { vec![OUT] } {
+        for width in if reads == writes { widths.clone() } else { vec![OUT; writes.len() / OUT] } {
             let site = |values: &[f32]| -> Vec<f32> {
                 values.chunks(writes.len()).flat_map(|row| row[at..at + width].to_vec()).collect()
             };

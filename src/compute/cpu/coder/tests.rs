@@ -76,6 +76,25 @@ fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usiz
     results.push(("gradient of b_enc", read(backend, &g_b, f)));
     results.push(("gradient of w_dec", read(backend, &g_dec, f * d)));
 
+    // groups of latents with inputs of their own; parts of rows
+    let groups = (1..=f.min(6)).rev().find(|groups| f % groups == 0).unwrap_or(1);
+    let grouped = CoderDims { groups, ..dims };
+    let (c, mut u) = (up(groups * n * d, "several inputs"), backend.zeros(n * f));
+    backend.pre_activations(&c, &w, &b, &mut u, n, grouped);
+    results.push(("pre_activations of groups", read(backend, &u, n * f)));
+    let gradients = LatentGradients { w_enc: &mut g_enc, b_enc: &mut g_b, w_dec: &mut g_dec };
+    backend.latent_gradients(&[term(0..u32::MAX), term(1..4)], &c, grouped, gradients);
+    results.push(("gradient of w_enc of groups", read(backend, &g_enc, f * d)));
+    results.push(("gradient of w_dec of groups", read(backend, &g_dec, f * d)));
+    let parts = if d > 2 { vec![1, d - 2, 1] } else { vec![d] };
+    let mut part_norms = backend.zeros(f * parts.len());
+    backend.part_norms(&w, &mut part_norms, f, &parts);
+    results.push(("part_norms", read(backend, &part_norms, f * parts.len())));
+    let mut scaled = up(f * d, "w2");
+    backend.add_scaled_parts(&part_norms, &w, &mut scaled, f, &parts);
+    backend.clear_columns(&mut scaled, f / 2..f, 0..d.div_ceil(2), d);
+    results.push(("add_scaled_parts, clear_columns", read(backend, &scaled, f * d)));
+
     let mut sums = backend.upload(&random(d, "sums"));
     backend.add_weighted_rows(&b, &w, -0.5, &mut sums, f, d);
     results.push(("add_weighted_rows", read(backend, &sums, d)));

@@ -92,7 +92,7 @@ fn topk_and_auxk() {
 fn every_kind_of_coder() {
     let n = 5;
     for (name, settings) in every_kind().into_iter().chain(targets::other_targets()) {
-        let rows = Reference.upload(&random_rows(n, settings.dims.d, "finite differences"));
+        let rows = Reference.upload(&random_rows(n * settings.dims.groups, settings.dims.d, "finite differences"));
         let target = Reference.upload(&random_rows(n, settings.dims.out, "another target"));
         let target = (!settings.target.is_input).then_some(&target);
         let mut params = random_params(&Reference, &settings, "every kind");

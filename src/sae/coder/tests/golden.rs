@@ -259,3 +259,49 @@ fn crosscoder_with_l1() {
     close(&coder.gradients.w_dec, "g_W_dec");
     close(&coder.gradients.b_dec, "g_b_dec");
 }
+
+/// Two layers; ReLU stands for the thresholds.
+#[test]
+fn cross_layer_transcoder_with_tanh() {
+    let case = case("clt_tanh");
+    let (inputs, expected) = (&case["inputs"], &case["expected"]);
+    let layers = 2;
+    let coefficient = case["config"]["lambda_"].as_f64().unwrap();
+    let shape = PenaltyShape::Tanh { scale: case["config"]["c"].as_f64().unwrap() };
+    let tanh = PenaltySettings { shape, coefficient, by_norm: true, warmup_steps: 0 };
+    let square = CoderSettings::plain(CoderDims::square(layers * D, F), SelectionSettings::Positive, 100);
+    let square = CoderSettings { decoder: DecoderNorm::Free, penalties: vec![tanh], ..square };
+    let settings = square.across_layers(D, layers);
+    // [value, latent] of each layer to [latent, value]
+    let by_latent = |values: &[f64]| -> Vec<f64> { values.chunks(D * F).flat_map(|w| turned(w, D, F)).collect() };
+    // the decoder's rows: to the first layer, then to the second
+    let rows = |of: &Value, names: [&str; 3]| -> Vec<f64> {
+        let [to_first, to_second, last] = names.map(|name| numbers(&of[name]));
+        let row = |w: &[f64], i: usize| w[i * D..][..D].to_vec();
+        let zeros = vec![0.0; D * F];
+        let first = (0..F).flat_map(|i| [row(&to_first, i), row(&to_second, i)].concat());
+        first.chain((0..F).flat_map(|i| [row(&zeros, i), row(&last, i)].concat())).collect()
+    };
+    let params = PerParam {
+        w_enc: by_latent(&numbers(&inputs["W_enc"])),
+        b_enc: numbers(&inputs["b_enc"]),
+        w_dec: rows(inputs, ["W00", "W01", "W11"]),
+        b_dec: numbers(&inputs["b_dec"]),
+        extra: Vec::new(),
+    };
+    // [layer, row, value] to [row, layer and value]
+    let side_by_side = |values: Vec<f64>| -> Vec<f64> {
+        let at = |b: usize, l: usize| values[(l * N + b) * D..][..D].to_vec();
+        (0..N).flat_map(|b| (0..layers).flat_map(move |l| at(b, l)).collect::<Vec<_>>()).collect()
+    };
+    let target = side_by_side(numbers(&inputs["y"]));
+    let mut coder = Coder::new(&Reference, settings.clone(), params, N);
+    let x = numbers(&inputs["x"]);
+    let report = coder.loss_and_gradients(&Reference, &Batch { target: Some(&target), ..batch(&x, N, &[]) });
+    constraint::project(&Reference, &settings, &coder.params, &mut coder.gradients);
+    assert_close(&[report.reconstruction_loss], &numbers(&expected["loss_recon"]), 1e-8, "loss_recon");
+    assert_close(&[report.sparsity_loss], &numbers(&expected["loss_tanh"]), 1e-8, "loss_tanh");
+    assert_close(&coder.gradients.w_enc, &by_latent(&numbers(&expected["g_W_enc"])), 1e-8, "g_W_enc");
+    assert_close(&coder.gradients.w_dec, &rows(expected, ["g_W00", "g_W01", "g_W11"]), 1e-8, "g_W_dec");
+    assert_close(&coder.gradients.b_dec, &numbers(&expected["g_b_dec"]), 1e-8, "g_b_dec");
+}

@@ -26,8 +26,10 @@ pub(super) fn other_targets() -> Vec<(&'static str, CoderSettings)> {
         ("nested transcoder", configured(nested, 5).reading(4)),
         ("standard crosscoder", standard(4).of_parts(vec![1, 3])),
         ("batch_topk crosscoder", configured(ranked, 4).of_parts(vec![2, 2])),
-        ("jumprelu crosscoder", configured(tanh, 4).of_parts(vec![3, 1])),
+        ("jumprelu crosscoder", configured(tanh.clone(), 4).of_parts(vec![3, 1])),
         ("boosting", topk(4).boosting()),
+        ("standard across layers", standard(6).across_layers(4, 2)),
+        ("jumprelu across layers", configured(tanh, 6).across_layers(4, 3)),
     ]
 }
 
