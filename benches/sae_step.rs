@@ -28,7 +28,7 @@ fn whole_step(c: &mut Criterion) {
     for (d, f, dead) in [(576, 4608, 0), (576, 4608, 400), (768, 16_384, 0)] {
         let dims = CoderDims::square(d, f);
         let plain = CoderSettings::plain(dims, SelectionSettings::TopK { k: K }, 1 << 40);
-        let aux = Some(AuxSettings { k: d / 2, coefficient: 1.0 / 32.0 });
+        let aux = Some(AuxSettings::gao(d / 2, 1.0 / 32.0));
         let settings = CoderSettings { aux, ..plain };
         let params = init::start(&cpu, &settings, &mut Seed(1).stream("init"), cpu.zeros(d));
         let mut coder = Coder::new(&cpu, settings.clone(), params, BATCH);

@@ -43,6 +43,16 @@ fn types() -> Vec<(serde_json::Value, &'static str, &'static str)> {
         (json(serde_json::json!({"type": "jumprelu", "l0_coefficient": 0.1})), "sqrt_d", "jumprelu"),
         (json(serde_json::json!({"type": "gated", "l1_coefficient": 1})), "none", "gated"),
         (
+            json(serde_json::json!({
+                "type": "p_anneal", "base": "gated", "sparsity_coefficient": 1, "anneal_end_step": 20000
+            })),
+            "sqrt_d",
+            "gated",
+        ),
+        (json(serde_json::json!({"type": "feature_choice", "k": 6})), "sqrt_d", "jumprelu"),
+        (json(serde_json::json!({"type": "top_afa"})), "sqrt_d", "jumprelu"),
+        (json(serde_json::json!({"type": "nested_topk", "ks": [3, 6]})), "sqrt_d", "topk"),
+        (
             json(serde_json::json!({"type": "p_anneal", "sparsity_coefficient": 1, "anneal_end_step": 20000})),
             "sqrt_d",
             "standard",
@@ -143,8 +153,9 @@ fn saelens_loads_exported_coders_and_computes_the_same() {
     }
 }
 
-/// A coder that SAELens trains too: our section, its class, its configuration and its coefficients.
+/// A coder that SAELens trains too: our section, its class, its configuration and its coefficients (with `dead` latents).
 fn trained_by_both() -> Vec<(serde_json::Value, &'static str, serde_json::Value, serde_json::Value)> {
+    let auxk = serde_json::json!({"form": "saelens"});
     let topk = serde_json::json!({"k": 4, "rescale_acts_by_decoder_norm": true});
     let nested = serde_json::json!({"k": 4, "rescale_acts_by_decoder_norm": true, "matryoshka_widths": [8, 20, 48]});
     let none = || serde_json::json!({});
@@ -158,16 +169,22 @@ fn trained_by_both() -> Vec<(serde_json::Value, &'static str, serde_json::Value,
             serde_json::json!({"l1": 0.4}),
         ),
         (
-            serde_json::json!({"type": "topk", "width": 48, "k": 4, "decoder": "ranked"}),
+            serde_json::json!({"type": "topk", "width": 48, "k": 4, "decoder": "ranked", "aux": auxk}),
             "TopKTrainingSAE",
             topk.clone(),
             none(),
         ),
         (
-            serde_json::json!({"type": "batch_topk", "width": 48, "k": 4, "decoder": "ranked"}),
+            serde_json::json!({"type": "topk", "width": 48, "k": 4, "aux": auxk, "decoder": "ranked"}),
+            "TopKTrainingSAE",
+            topk.clone(),
+            serde_json::json!({"dead": DEAD}),
+        ),
+        (
+            serde_json::json!({"type": "batch_topk", "width": 48, "k": 4, "decoder": "ranked", "aux": auxk}),
             "BatchTopKTrainingSAE",
             topk,
-            none(),
+            serde_json::json!({"dead": [5, 6, 7]}),
         ),
         (
             serde_json::json!({
@@ -204,18 +221,25 @@ fn trained_by_both() -> Vec<(serde_json::Value, &'static str, serde_json::Value,
     ]
 }
 
+/// More latents than the auxiliary loss uses a row.
+const DEAD: [u32; 12] = [0, 3, 4, 9, 11, 17, 20, 21, 30, 41, 46, 47];
 const STEPS: usize = 20;
 const BATCH: usize = 64;
 const RATE: f64 = 3e-3;
 
 /// Losses and parameters after [`STEPS`] steps of ours, in f64.
-fn our_steps(settings: &CoderSettings, params: Params<Reference>, rows: &[f32]) -> (Vec<f64>, Params<Reference>) {
+fn our_steps(
+    settings: &CoderSettings,
+    params: Params<Reference>,
+    rows: &[f32],
+    dead: &[u32],
+) -> (Vec<f64>, Params<Reference>) {
     let d = settings.dims.d;
     let mut coder = Coder::new(&Reference, settings.clone(), params, BATCH);
     let mut adam = Adam::new(&Reference, settings, [0.9, 0.999], 1e-8);
     let steps = rows.chunks(BATCH * d).enumerate().map(|(step, rows)| {
         let x = Reference.upload(rows);
-        let batch = Batch { x: &x, target: None, n: BATCH, scale: 1.0, dead: &[], step: step as u64 };
+        let batch = Batch { x: &x, target: None, n: BATCH, scale: 1.0, dead, step: step as u64 };
         let report = coder.loss_and_gradients(&Reference, &batch);
         constraint::project(&Reference, settings, &coder.params, &mut coder.gradients);
         let factor = clip::factor(clip::norm(&Reference, &coder.gradients), 1.0);
@@ -257,6 +281,7 @@ fn twenty_steps_are_those_of_saelens() {
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/train_saelens_steps.py"));
     let mut runs = Vec::new();
     for (i, (coder, class, mut config, coefficients)) in trained_by_both().into_iter().enumerate() {
+        let dead: Vec<u32> = serde_json::from_value(coefficients["dead"].clone()).unwrap_or_default();
         let place = folder.path().join(i.to_string());
         std::fs::create_dir(&place).unwrap();
         let settings = serde_json::from_value::<CoderConfig>(coder.clone()).unwrap().settings(d).unwrap();
@@ -281,15 +306,15 @@ fn twenty_steps_are_those_of_saelens() {
             std::fs::write(place.join(name), bytes(values)).unwrap();
         }
         command.arg(&place);
-        runs.push((coder, settings, start, place));
+        runs.push((coder, settings, start, place, dead));
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    for (coder, settings, start, place) in runs {
+    for (coder, settings, start, place, dead) in runs {
         let params: Result<_, std::convert::Infallible> =
             PerParam::build(settings.selection.extra_params(), |i| Ok(Reference.upload(start.each()[i])));
-        let (losses, after) = our_steps(&settings, params.unwrap(), &rows);
+        let (losses, after) = our_steps(&settings, params.unwrap(), &rows, &dead);
         let expected = doubles(&place.join("losses"));
         for (step, (ours, theirs)) in losses.iter().zip(&expected).enumerate() {
             assert!((ours - theirs).abs() <= 1e-5 * theirs.abs(), "{coder}: loss of step {step}: {ours}, not {theirs}");

@@ -55,7 +55,7 @@ impl<B: CoderOps> ByLatent<B> {
     }
 }
 
-/// A set of latents, for [`CoderOps::encode_topk`] and [`Rule::Below`].
+/// A set of latents.
 pub struct Subset<'a, B: CoderOps + ?Sized> {
     /// Latents, ascending; the first `len` places are used.
     pub latents: &'a B::Index,
@@ -83,13 +83,36 @@ pub enum Rule<'a, B: CoderOps + ?Sized> {
         /// The latents looked at.
         among: Subset<'a, B>,
     },
-    /// The `k` largest `u * score[i]` of each row (`u` without a score), those of them with `u > 0`. Of equal ones the
-    /// lower latent wins.
+    /// The `k` largest `u * score[i]` of each row (`u` without a score), those of them with `u > 0` unless `signed`. Of
+    /// equal ones the lower latent wins.
     RowLargest {
         /// Entries a row, at most.
         k: usize,
         /// Weights of the ranking, positive.
         score: Option<&'a B::Tensor>,
+        /// Whether entries that are not positive count too.
+        signed: bool,
+    },
+    /// The largest `u * score[i]` of each row, as many as bring their norm `sqrt(sum (u score[i])^2)` closest to
+    /// `norm[b]`: at least one, fewer than all latents; those of them with `u > 0`. Of equally close numbers of entries the
+    /// smaller wins, of equal entries the lower latent.
+    RowNorm {
+        /// `[rows]` what the norm of each row's entries is to be.
+        norm: &'a B::Tensor,
+        /// Weights of the ranking and in the norm, positive.
+        score: Option<&'a B::Tensor>,
+    },
+    /// The largest `u` of each row among each of `groups` ranges of as many latents, where it is positive. Of equal ones the
+    /// lower latent wins.
+    GroupLargest {
+        /// Ranges; they divide the latents.
+        groups: usize,
+    },
+    /// The `counts[i]` largest `u` of each latent over all rows, those of them with `u > 0`. Of equal ones the earlier row
+    /// wins.
+    ColumnLargest {
+        /// `[f]` entries a latent, at most.
+        counts: &'a B::Index,
     },
     /// The `count` largest `u * score[i]` of all rows together, those of them with `u > 0`. Of equal ones the earlier row
     /// wins, then the lower latent.
@@ -271,6 +294,12 @@ pub trait CoderOps: Backend {
     /// where they are too short.
     fn select(&self, u: &Self::Tensor, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>);
 
+    /// `out[j] = x[subset[j]]`: `x` `[_, d]`, `out` `[subset.len, d]`.
+    fn take_rows(&self, x: &Self::Tensor, subset: &Subset<'_, Self>, out: &mut Self::Tensor, d: usize);
+
+    /// `latent = subset[latent]` at the code's entries: a code of latents that were gathered becomes one of all.
+    fn rename(&self, code: &mut Code<Self>, subset: &Subset<'_, Self>);
+
     /// The entries `v` of `from` with `gain[i] * v + offset[i] > 0`, with that as their value: `gain`, `offset` `[f]`. `to` may
     /// have places that no row needs.
     fn affine_entries(&self, from: &Code<Self>, gain: &Self::Tensor, offset: &Self::Tensor, to: &mut Code<Self>);
@@ -291,6 +320,17 @@ pub trait CoderOps: Backend {
         scale: f64,
         out: PenaltyGradients<'_, Self>,
     ) -> f64;
+
+    /// `sum_b (|v_b| - norm[b])^2` with `v_b` a row's values: `norm` `[code.rows]`. Adds `scale` times its gradient with respect
+    /// to each value to `values`, at the code's places; that of a row of zeros is 0.
+    fn norm_distance(&self, code: &Code<Self>, norm: &Self::Tensor, scale: f64, values: &mut Self::Tensor) -> f64;
+
+    /// The entries of `code` whose rank in their row, by value, is in a range: 0 is the largest, of equal ones the lower
+    /// latent comes first. `to.k` is set.
+    fn rank_range(&self, code: &Code<Self>, ranks: Range<usize>, to: &mut Code<Self>);
+
+    /// `out[i] = min a[place]` over the entries of each latent, infinite without any: `out` `[f]`.
+    fn entry_minima(&self, by_latent: &ByLatent<Self>, a: &Self::Tensor, f: usize, out: &mut Self::Tensor);
 
     /// `out[i] = sum a[place] * b[place]` over the entries of each latent (`b` counts as 1 without it): `out` `[f]`.
     fn entry_sums(

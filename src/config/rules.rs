@@ -186,7 +186,7 @@ impl Rules<'_> {
     fn trainer(&mut self, i: usize) {
         let at = |key: &str| format!("trainers[{i}].{key}");
         if let Some(width) = self.value::<u32>(&at("coder.width")) {
-            for key in ["coder.k", "coder.aux_k"] {
+            for key in ["coder.k", "coder.aux.k"] {
                 if self.written::<u32>(&at(key)).is_some_and(|k| k > width) {
                     self.broken(&at(key), format!("must be at most coder.width ({width})"));
                 }
@@ -203,6 +203,19 @@ impl Rules<'_> {
             // what the schema, or a rule above, has said is not said twice
             if !self.problems.iter().any(|known| known.severity == Severity::Error && known.path == path) {
                 self.broken(&path, fault.rule);
+            }
+        }
+        if let (Some(CoderConfig::FeatureChoice(choice)), Some(batch)) = (&coder, self.value::<u64>(&at("batch_rows")))
+        {
+            let least = choice.least_batch_rows();
+            if batch < least {
+                let rule =
+                    format!("must be at least {least} (coder.width / coder.k): a place in a batch for each latent");
+                self.broken(&at("batch_rows"), rule);
+            } else if batch < 8 * least {
+                let rule =
+                    format!("should be at least {} (8 coder.width / coder.k): latents choose few rows", 8 * least);
+                self.note(&at("batch_rows"), rule);
             }
         }
         if let (Some(batch), Some(Count(buffer))) =

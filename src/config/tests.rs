@@ -27,7 +27,7 @@ trainers:
     input: blocks.0.hook_mlp_out
     normalize: unit_rms
     buffer: {rows: 10k, reuse: 2}
-    coder: {type: topk, width: 64, k: 8, aux_coefficient: 0.1, aux_k: 4, dead_after_tokens: 1M}
+    coder: {type: topk, width: 64, k: 8, aux: {form: gao, coefficient: 0.1, k: 4}, dead_after_tokens: 1M}
     optimizer: {type: adam, learning_rate: 1.0e-3, betas: [0.9, 0.99], epsilon: 1.0e-8, warmup_steps: 5, decay: 10%, clip_norm: 1.0}
     batch_rows: 256
     rows: 1M

@@ -4,19 +4,20 @@
 //!
 //! ```text
 //! u = c W_enc^T + b_enc          f = selection of u          y^ = f W_dec + b_dec
-//! L = reconstruction(y, y^) + penalties(f) + losses of the selection + alpha sum |r - r^|^2 / sum |r - mean r|^2
+//! L = reconstruction(y, y^) + penalties(f) + losses of the selection + auxiliary losses
 //! ```
 //!
-//! The last term (AuxK, only while latents are dead) takes `r = y - y^` as a constant; `r^ = a W_dec` with `a` the largest
-//! positive pre-activations among the dead latents. All terms share `u`: each gives a sparse gradient with respect to it,
-//! and there is one backward pass of encoder and decoder over all of them. `b_dec` gets `sum_b dL/dy^_b` and, where it is
-//! subtracted from the input, `-sum_b dL/du_b W_enc`.
+//! All terms share `u`: each gives a sparse gradient with respect to it, and there is one backward pass of encoder and
+//! decoder over all of them. `b_dec` gets `sum_b dL/dy^_b` and, where it is subtracted from the input,
+//! `-sum_b dL/du_b W_enc`.
+
+use std::borrow::Cow;
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{ByLatent, Code, CoderDims, LatentGradients, Subset};
+use crate::compute::coder_ops::{ByLatent, Code, CoderDims, LatentGradients};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::loss::branch::BranchInput;
-use crate::sae::loss::{Branch, Penalties, Reconstruction};
+use crate::sae::loss::{Aux, Branch, Penalties, Reconstruction};
 use crate::sae::params::{self, Gradients, Params};
 use crate::sae::rows::RowScaling;
 use crate::sae::selection::{self, Input, Pass, Selection, SelectionLosses, gated, host, make_room};
@@ -50,12 +51,16 @@ pub struct BatchReport {
     pub auxiliary_loss: f64,
     /// `sum |y - y^|^2 / sum |y - mean y|^2` over the batch.
     pub fvu: f64,
+    /// Rows.
+    pub rows: usize,
     /// Latents that fired, a row.
     pub l0: f64,
     /// `[f + 1]` where each latent's firings start among all: latent `i` fired `fired[i + 1] - fired[i]` times.
     pub fired: Vec<u32>,
     /// The least value that fired (by norm where that ranks), where the coder's state needs it.
     pub least: f64,
+    /// `[f]` the least value of each latent, infinite where it did not fire; empty unless the state needs it.
+    pub least_of_each: Vec<f64>,
     /// The first penalty's sum, and the one it would have with the next exponent, where that falls.
     pub annealed: [f64; 2],
 }
@@ -87,8 +92,7 @@ pub struct Coder<B: CoderOps> {
     reconstruction: Reconstruction<B>,
     penalties: Penalties<B>,
     multi: Option<Branch<B>>,
-    aux: Option<Branch<B>>,
-    aux_latents: B::Index,
+    aux: Option<Aux<B>>,
 }
 
 impl<B: CoderOps> Coder<B> {
@@ -108,11 +112,10 @@ impl<B: CoderOps> Coder<B> {
             code: Code::new(backend, rows, k),
             by_latent: ByLatent::new(backend, rows, k, dims.f),
             g_code: backend.zeros(rows * k),
-            reconstruction: Reconstruction::new(backend, dims, settings.prefixes.clone(), rows),
+            reconstruction: Reconstruction::new(backend, dims, (settings.nested_by, settings.prefixes.clone()), rows),
             penalties: Penalties::new(backend, settings.penalties.clone(), dims.f),
             multi: settings.multi.map(|multi| Branch::new(backend, dims, rows, multi.k)),
-            aux: settings.aux.map(|aux| Branch::new(backend, dims, rows, aux.k)),
-            aux_latents: backend.index(dims.f),
+            aux: settings.aux.map(|aux| Aux::new(backend, dims, aux, settings.decoder, rows)),
             settings,
         }
     }
@@ -135,7 +138,8 @@ impl<B: CoderOps> Coder<B> {
     /// Loss of a batch, and [`Coder::gradients`].
     pub fn loss_and_gradients(&mut self, backend: &B, batch: &Batch<'_, B>) -> BatchReport {
         let (dims, n) = (self.settings.dims, batch.n);
-        let Self { params, target, norms, penalties, .. } = self;
+        let Self { params, state, target, norms, penalties, .. } = self;
+        let state = &*state;
         let (read, scale) = batch.target.map_or((batch.x, batch.scale), |target| (target, 1.0));
         backend.center(read, scale, &params.b_dec, target, n, dims.out);
         if let Some((input, zeros)) = &mut self.input {
@@ -147,10 +151,10 @@ impl<B: CoderOps> Coder<B> {
         let parts = &self.settings.target.parts[..];
         let c = self.input.as_ref().map_or(&*target, |(input, _)| input);
         let (dead, step) = (batch.dead, batch.step);
-        let input = Input { backend, params, dims, c, target, n, parts, norms, dead, step };
+        let input = Input { backend, params, dims, c, target, n, parts, norms, dead, step, state };
 
         if let (Some(anneal), Some(start)) = (&self.settings.anneal, self.settings.penalties.first()) {
-            penalties.set_first(self.state.anneal.clone().unwrap_or_default().penalty(anneal, *start));
+            penalties.set_first(state.anneal.clone().unwrap_or_default().penalty(anneal, *start));
         }
 
         self.selection.encode(&input, &mut self.code);
@@ -159,6 +163,9 @@ impl<B: CoderOps> Coder<B> {
         backend.read_index(&self.by_latent.starts, &mut fired);
         let (reconstruction_loss, left) = self.reconstruction.forward(&input, &self.code);
         let spread = backend.square_sums(input.target, n, dims.out);
+        let taking_part = taking_part(&self.settings, &input);
+        let revival =
+            self.aux.as_mut().map_or(0.0, |aux| aux.forward(&input, &taking_part, &mut self.reconstruction, left));
         make_room(backend, &mut self.g_code, self.code.places());
         self.reconstruction.entry_gradients(&input, &self.code, &mut self.g_code);
         let mut pass = Pass {
@@ -166,7 +173,7 @@ impl<B: CoderOps> Coder<B> {
             by_latent: &self.by_latent,
             fired: &fired,
             g_code: &mut self.g_code,
-            reconstruction: &self.reconstruction,
+            reconstruction: &mut self.reconstruction,
             penalties,
             gradients: &mut self.gradients,
         };
@@ -176,12 +183,6 @@ impl<B: CoderOps> Coder<B> {
             (Some(branch), Some(multi)) => more_latents(&input, branch, multi.coefficient / n as f64),
             _ => 0.0,
         };
-        let weight = self.settings.aux.filter(|_| !dead.is_empty() && left.about_mean > 0.0);
-        let weight = weight.map(|aux| aux.coefficient / left.about_mean);
-        let revival = weight.map_or(0.0, |weight| {
-            let aux = self.aux.as_mut().map(|branch| (branch, &mut self.aux_latents));
-            aux.map_or(0.0, |(branch, set)| revive(&input, branch, set, self.reconstruction.residual(), weight))
-        });
         let terms = Terms {
             code: &self.code,
             by_latent: &self.by_latent,
@@ -189,7 +190,7 @@ impl<B: CoderOps> Coder<B> {
             reconstruction: &self.reconstruction,
             selection: &*self.selection,
             multi: self.multi.as_ref(),
-            aux: self.aux.as_ref().filter(|_| weight.is_some()),
+            aux: self.aux.as_ref(),
         };
         terms.sum(&input, self.settings.subtract_bias, &mut self.gradients);
         if !self.settings.target.bias {
@@ -198,23 +199,22 @@ impl<B: CoderOps> Coder<B> {
         self.selection.finish(&input, &mut self.gradients);
         penalties.finish(&input, &mut self.gradients.w_dec);
 
-        let ranked = self.settings.decoder == DecoderNorm::Ranked;
-        let least = match self.settings.selection {
-            SelectionSettings::BatchTopK { .. } => backend.least_entry(&self.code, ranked.then_some(&*norms)),
-            _ => f64::INFINITY,
-        };
+        let (least, least_of_each) = least_values(&self.settings, &input, &self.code, &self.by_latent);
         let next =
-            self.settings.anneal.as_ref().and_then(|anneal| self.state.anneal.clone().unwrap_or_default().next(anneal));
-        let annealed = next.map_or([0.0; 2], |next| penalties.compare(&input, &self.code, next));
+            self.settings.anneal.as_ref().and_then(|anneal| state.anneal.clone().unwrap_or_default().next(anneal));
+        let penalized = self.selection.penalized().unwrap_or(&self.code);
+        let annealed = next.map_or([0.0; 2], |next| penalties.compare(&input, penalized, next));
         BatchReport {
             reconstruction_loss,
             sparsity_loss: sparsity,
             auxiliary_loss: auxiliary + multi + revival,
             // rows that are all alike have no variance to explain
             fvu: if spread.about_mean > 0.0 { left.about_zero / spread.about_mean } else { 0.0 },
+            rows: n,
             l0: f64::from(fired[dims.f]) / n as f64,
             fired,
             least,
+            least_of_each,
             annealed,
         }
     }
@@ -237,7 +237,10 @@ impl<B: CoderOps> Coder<B> {
         let ranked = self.settings.decoder == DecoderNorm::Ranked;
         let keep = match &self.settings.selection {
             SelectionSettings::TopK { k } => Keep::TopK { k: *k, score: ranked.then(norms) },
-            SelectionSettings::BatchTopK { .. } => Keep::Above(upload(&self.thresholds(backend, params))),
+            SelectionSettings::BatchTopK { .. }
+            | SelectionSettings::TopAfa { .. }
+            | SelectionSettings::FeatureChoice(_) => Keep::Above(upload(&self.thresholds(backend, params))),
+            SelectionSettings::GroupMax { groups } => Keep::GroupLargest { groups: *groups },
             SelectionSettings::Positive => Keep::Positive,
             SelectionSettings::JumpRelu(_) => Keep::Above(upload(&of(params.extra("threshold")))),
             SelectionSettings::Gated { .. } => {
@@ -249,9 +252,12 @@ impl<B: CoderOps> Coder<B> {
         Inference { dims, params, keep, subtract_bias: self.settings.subtract_bias, rows: RowScaling::None }
     }
 
-    /// BatchTopK: `[f]` what `u` must exceed at inference; 0 before the first step.
+    /// Where a batch decides what is kept: `[f]` what `u` must exceed at inference; 0 before the first step.
     pub fn thresholds(&self, backend: &B, params: &Params<B>) -> Vec<f64> {
         let f = self.settings.dims.f;
+        if let Some(choice) = &self.state.choice {
+            return choice.thresholds();
+        }
         let threshold = self.state.threshold.unwrap_or_default().value;
         if self.settings.decoder != DecoderNorm::Ranked {
             return vec![threshold; f];
@@ -280,21 +286,35 @@ pub(crate) fn decoder_norms<B: CoderOps>(
     backend.write_f64(norms, 0, &sums);
 }
 
-/// The auxiliary branch: loss `weight * sum_b |r_b - r^_b|^2`.
-fn revive<B: CoderOps>(
+/// The least value of all, and of each latent, where the coder's state needs them: see [`BatchReport`].
+fn least_values<B: CoderOps>(
+    settings: &CoderSettings,
     input: &Input<'_, B>,
-    branch: &mut Branch<B>,
-    set: &mut B::Index,
-    residual: &B::Tensor,
-    weight: f64,
-) -> f64 {
-    let Input { backend, params, dims, c, n, dead, .. } = *input;
-    backend.write_index(set, dead);
-    let among = Subset { latents: set, len: dead.len() };
-    branch.limit_k(dead.len());
-    branch.forward(backend, params, dims, BranchInput { c, target: residual, n }, Some(among));
-    branch.backward(backend, params, dims, -2.0 * weight);
-    weight * backend.sum_squares(branch.residual(), n * dims.out)
+    code: &Code<B>,
+    by_latent: &ByLatent<B>,
+) -> (f64, Vec<f64>) {
+    let Input { backend, dims, norms, .. } = *input;
+    match settings.selection {
+        SelectionSettings::BatchTopK { .. } | SelectionSettings::TopAfa { .. } => {
+            let ranked = settings.decoder == DecoderNorm::Ranked;
+            (backend.least_entry(code, ranked.then_some(norms)), Vec::new())
+        }
+        SelectionSettings::FeatureChoice(_) => {
+            let mut least = backend.zeros(dims.f);
+            backend.entry_minima(by_latent, &code.values, dims.f, &mut least);
+            (f64::INFINITY, host(backend, &least, dims.f))
+        }
+        _ => (f64::INFINITY, Vec::new()),
+    }
+}
+
+/// The latents of the auxiliary branch, ascending: dead ones, or those that fire less often than they may.
+fn taking_part<'a, B: CoderOps>(settings: &CoderSettings, input: &Input<'a, B>) -> Cow<'a, [u32]> {
+    let share = settings.aux.and_then(|aux| aux.rare_below);
+    match (&settings.selection, share, &input.state.choice) {
+        (SelectionSettings::FeatureChoice(own), Some(share), Some(choice)) => choice.rare(own, input.n, share).into(),
+        _ => input.dead.into(),
+    }
 }
 
 /// Another reconstruction of the input, from a TopK code of its own: loss `weight * sum_b |target_b - y_b|^2`.
@@ -314,7 +334,7 @@ struct Terms<'a, B: CoderOps> {
     reconstruction: &'a Reconstruction<B>,
     selection: &'a dyn Selection<B>,
     multi: Option<&'a Branch<B>>,
-    aux: Option<&'a Branch<B>>,
+    aux: Option<&'a Aux<B>>,
 }
 
 impl<B: CoderOps> Terms<'_, B> {
@@ -327,7 +347,7 @@ impl<B: CoderOps> Terms<'_, B> {
         let mut terms = self.reconstruction.terms(self.code, self.by_latent, self.g_code);
         let first_own = terms.len();
         terms.extend(own);
-        terms.extend(self.aux.map(Branch::term));
+        terms.extend(self.aux.and_then(Aux::term));
         let Gradients::<B> { w_enc, b_enc, w_dec, b_dec, .. } = gradients;
         backend.latent_gradients(&terms, c, dims, LatentGradients { w_enc, b_enc, w_dec });
         self.reconstruction.bias_gradient(input, b_dec);

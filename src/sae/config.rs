@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::sae::coders::{
-    BatchTopkConfig, Common, Fault, GatedConfig, JumpreluConfig, MatryoshkaConfig, PAnnealConfig, StandardConfig,
-    TopkConfig,
+    BatchTopkConfig, Common, Fault, FeatureChoiceConfig, GatedConfig, GroupMaxConfig, JumpreluConfig, MatryoshkaConfig,
+    NestedTopkConfig, PAnnealConfig, StandardConfig, TopAfaConfig, TopkConfig,
 };
 use crate::sae::optim::schedule::DecayShape;
 use crate::sae::settings::CoderSettings;
@@ -32,6 +32,14 @@ pub enum CoderConfig {
     Matryoshka(MatryoshkaConfig),
     /// ReLU with a penalty whose exponent falls from 1 towards 0 while training (Karvonen et al. 2024).
     PAnneal(PAnnealConfig),
+    /// Each latent keeps the rows of a batch on which it is largest (Ayonrinde 2024).
+    FeatureChoice(FeatureChoiceConfig),
+    /// Each row keeps as many latents as make the code as long as the row (top-AFA, 2025).
+    TopAfa(TopAfaConfig),
+    /// Keep the largest pre-activation of each of k ranges of latents (sparsify's groupmax).
+    GroupMax(GroupMaxConfig),
+    /// TopK whose largest latents must reconstruct the input alone, for several k (Zaigrajew et al. 2025).
+    NestedTopk(NestedTopkConfig),
 }
 
 impl CoderConfig {
@@ -45,6 +53,10 @@ impl CoderConfig {
             Self::Gated(c) => c.common(),
             Self::Matryoshka(c) => c.common(),
             Self::PAnneal(c) => c.common(),
+            Self::FeatureChoice(c) => c.common(),
+            Self::TopAfa(c) => c.common(),
+            Self::GroupMax(c) => c.common(),
+            Self::NestedTopk(c) => c.common(),
         }
     }
 
@@ -58,6 +70,10 @@ impl CoderConfig {
             Self::Gated(c) => c.faults(),
             Self::Matryoshka(c) => c.faults(),
             Self::PAnneal(c) => c.faults(),
+            Self::FeatureChoice(c) => c.faults(),
+            Self::TopAfa(c) => c.faults(),
+            Self::GroupMax(c) => c.faults(),
+            Self::NestedTopk(c) => c.faults(),
         }
     }
 
@@ -83,6 +99,10 @@ impl CoderConfig {
             Self::Gated(c) => c.settings(d),
             Self::Matryoshka(c) => c.settings(d),
             Self::PAnneal(c) => c.settings(d),
+            Self::FeatureChoice(c) => c.settings(d),
+            Self::TopAfa(c) => c.settings(d),
+            Self::GroupMax(c) => c.settings(d),
+            Self::NestedTopk(c) => c.settings(d),
         })
     }
 }

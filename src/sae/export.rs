@@ -76,6 +76,11 @@ pub enum Architecture {
         /// Latents kept a row.
         k: usize,
     },
+    /// The largest of each of `groups` ranges of latents: sparsify's, which SAELens does not know.
+    GroupMax {
+        /// Ranges.
+        groups: usize,
+    },
     /// Above a `threshold`.
     Jumprelu,
     /// `b_gate` (our `b_enc`), `r_mag` and `b_mag`.
@@ -88,6 +93,7 @@ impl Architecture {
         match self {
             Self::Standard => "standard",
             Self::Topk { .. } => "topk",
+            Self::GroupMax { .. } => "groupmax",
             Self::Jumprelu => "jumprelu",
             Self::Gated => "gated",
         }
@@ -96,9 +102,22 @@ impl Architecture {
     /// Names of its parameters besides the four: ours, which are SAELens' too.
     fn extra(self) -> &'static [&'static str] {
         match self {
-            Self::Standard | Self::Topk { .. } => &[],
+            Self::Standard | Self::Topk { .. } | Self::GroupMax { .. } => &[],
             Self::Jumprelu => &["threshold"],
             Self::Gated => &["r_mag", "b_mag"],
+        }
+    }
+
+    /// Whether it is one of `f` latents.
+    ///
+    /// # Errors
+    /// `Data` if ranges do not divide them.
+    pub(super) fn check(self, f: usize) -> Result<()> {
+        match self {
+            Self::GroupMax { groups } if groups == 0 || !f.is_multiple_of(groups) => {
+                Err(Error::data(format!("{CONFIG_FILE}: `k` is {groups}: it must divide the number of latents ({f})")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -151,7 +170,11 @@ impl ExportedCoder {
         let CoderDims { d, f, out, .. } = settings.dims;
         let architecture = match settings.selection {
             SelectionSettings::TopK { k } => Architecture::Topk { k },
-            SelectionSettings::BatchTopK { .. } | SelectionSettings::JumpRelu(_) => Architecture::Jumprelu,
+            SelectionSettings::GroupMax { groups } => Architecture::GroupMax { groups },
+            SelectionSettings::BatchTopK { .. }
+            | SelectionSettings::TopAfa { .. }
+            | SelectionSettings::FeatureChoice(_)
+            | SelectionSettings::JumpRelu(_) => Architecture::Jumprelu,
             SelectionSettings::Positive => Architecture::Standard,
             SelectionSettings::Gated { .. } => Architecture::Gated,
         };
@@ -171,7 +194,9 @@ impl ExportedCoder {
         };
         let extra = |name: &'static str| {
             let values = match settings.selection {
-                SelectionSettings::BatchTopK { .. } => coder
+                SelectionSettings::BatchTopK { .. }
+                | SelectionSettings::TopAfa { .. }
+                | SelectionSettings::FeatureChoice(_) => coder
                     .thresholds(backend, coder_params)
                     .iter()
                     .zip(&norms)
@@ -221,6 +246,7 @@ impl ExportedCoder {
         };
         let keep = match self.architecture {
             Architecture::Topk { k } => Keep::TopK { k, score: None },
+            Architecture::GroupMax { groups } => Keep::GroupLargest { groups },
             Architecture::Standard => Keep::Positive,
             Architecture::Jumprelu => Keep::Above(of(&host(backend, params.extra("threshold"), f))),
             Architecture::Gated => {
@@ -250,7 +276,7 @@ impl ExportedCoder {
             "reshape_activations": "none",
             "metadata": self.metadata,
         });
-        if let Architecture::Topk { k } = self.architecture {
+        if let Architecture::Topk { k } | Architecture::GroupMax { groups: k } = self.architecture {
             config["k"] = json!(k);
             config["rescale_acts_by_decoder_norm"] = json!(false);
         }
@@ -309,6 +335,7 @@ impl ExportedCoder {
         let architecture = match config.get("architecture").and_then(Value::as_str) {
             Some("standard") => Architecture::Standard,
             Some("topk") => Architecture::Topk { k: number("k")? },
+            Some("groupmax") => Architecture::GroupMax { groups: number("k")? },
             Some("jumprelu") => Architecture::Jumprelu,
             Some("gated") => Architecture::Gated,
             _ => {
@@ -318,6 +345,7 @@ impl ExportedCoder {
             }
         };
         let dims = CoderDims::square(number("d_in")?, number("d_sae")?);
+        architecture.check(dims.f)?;
         let tensors = SafeTensors::deserialize(find(WEIGHTS_FILE)?)
             .or_kind(ErrorKind::Data, || format!("read {WEIGHTS_FILE}"))?;
         let CoderDims { d, f, .. } = dims;
@@ -387,8 +415,8 @@ mod tests {
 
     #[test]
     fn a_folder_reads_back_as_it_was() {
-        use Architecture::{Gated, Jumprelu, Standard, Topk};
-        for architecture in [Standard, Topk { k: 2 }, Jumprelu, Gated] {
+        use Architecture::{Gated, GroupMax, Jumprelu, Standard, Topk};
+        for architecture in [Standard, Topk { k: 2 }, GroupMax { groups: 5 }, Jumprelu, Gated] {
             let coder = small(architecture);
             let files = coder.write().unwrap();
             let back = ExportedCoder::read(&files).unwrap();

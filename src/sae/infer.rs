@@ -18,6 +18,11 @@ pub enum Keep<T> {
         /// Weights of the ranking.
         score: Option<T>,
     },
+    /// The largest of each of `groups` ranges.
+    GroupLargest {
+        /// Ranges.
+        groups: usize,
+    },
     /// All that are positive.
     Positive,
     /// Those above a threshold.
@@ -143,8 +148,9 @@ impl<B: CoderOps> Inference<'_, B> {
         backend.pre_activations(c, &params.w_enc, &params.b_enc, u, n, dims);
         match &self.keep {
             Keep::TopK { k, score } => {
-                backend.select(u, dims.f, Rule::RowLargest { k: *k, score: score.as_ref() }, code);
+                backend.select(u, dims.f, Rule::RowLargest { k: *k, score: score.as_ref(), signed: false }, code);
             }
+            Keep::GroupLargest { groups } => backend.select(u, dims.f, Rule::GroupLargest { groups: *groups }, code),
             Keep::Positive => backend.select(u, dims.f, Rule::Positive, code),
             Keep::Above(threshold) => backend.select(u, dims.f, Rule::Above(threshold), code),
             Keep::Gated { gain, offset } => {

@@ -5,8 +5,8 @@
 //!
 //! | block | where | choices |
 //! |---|---|---|
-//! | selection: pre-activations to code, and back | [`selection`] | row top-k, batch top-k, positive, thresholds, gate |
-//! | reconstructions | [`loss::reconstruction`] | from all latents; nested prefixes |
+//! | selection: pre-activations to code, and back | [`selection`] | row top-k, batch top-k, each latent's top-k of a batch, by the row's norm, one of each range, positive, thresholds, gate |
+//! | reconstructions | [`loss::reconstruction`] | from all latents; nested prefixes, of latents or of ranks |
 //! | penalties on the code | [`loss::penalty`], [`loss::anneal`] | L1, p-norms, tanh; by decoder norm or not |
 //! | branches with a code of their own | [`loss::branch`] | dead latents reconstruct the residual; more latents the input |
 //! | constraint on parameters | [`constraint`] | unit decoder rows, thresholds not negative |

@@ -17,14 +17,16 @@ pub struct CoderSettings {
     pub decoder: DecoderNorm,
     /// Whether `b_dec` is subtracted from the encoder's input.
     pub subtract_bias: bool,
-    /// Reconstructions from the first `width` latents each, widths ascending, the last one all: `[(f, 1)]` is a plain coder.
+    /// Reconstructions from nested parts of the code, widths ascending, the last one all: `[(f, 1)]` is a plain coder.
     pub prefixes: Vec<Prefix>,
+    /// What the widths of `prefixes` count.
+    pub nested_by: NestedBy,
     /// Penalties on the code.
     pub penalties: Vec<PenaltySettings>,
     /// How the exponent of the first penalty falls, which is a power.
     pub anneal: Option<AnnealSettings>,
     /// Another reconstruction, from more latents of a row than the code has (multi-TopK).
-    pub multi: Option<AuxSettings>,
+    pub multi: Option<MultiSettings>,
     /// Dead latents that reconstruct the residual.
     pub aux: Option<AuxSettings>,
     /// A latent that fired for none of this many rows is dead.
@@ -66,6 +68,20 @@ pub enum SelectionSettings {
         /// Weight of a new batch in the moving average of the least value kept.
         threshold_rate: f64,
     },
+    /// The largest of a row, as many as make the code as long as what it reconstructs: [`crate::sae::selection::top_afa`].
+    TopAfa {
+        /// Weight of the squared difference of the norms.
+        coefficient: f64,
+        /// As in `BatchTopK`.
+        threshold_rate: f64,
+    },
+    /// The largest of each of `groups` ranges of as many latents.
+    GroupMax {
+        /// Ranges; they divide the latents.
+        groups: usize,
+    },
+    /// The rows of a batch on which each latent is largest.
+    FeatureChoice(FeatureChoiceSettings),
     /// All that are positive.
     Positive,
     /// Those above a threshold that is trained.
@@ -74,6 +90,33 @@ pub enum SelectionSettings {
     Gated {
         /// Whether the gate's own reconstruction trains the decoder too.
         trains_decoder: bool,
+    },
+}
+
+/// See [`crate::sae::selection::feature_choice`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FeatureChoiceSettings {
+    /// Latents kept a row, on average.
+    pub k: f64,
+    /// How the places of a batch are shared out.
+    pub budget: Budget,
+    /// Weight of a new batch in the moving averages.
+    pub rate: f64,
+    /// Steps between new orders of the latents.
+    pub rank_every: u64,
+}
+
+/// How many rows of a batch each latent keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// As many each.
+    Uniform,
+    /// In proportion to `(rank + q)^-exponent`.
+    Zipf {
+        /// Exponent.
+        exponent: f64,
+        /// `q` is such that the first latent keeps this share of the rows; 0 where it keeps less.
+        top: f64,
     },
 }
 
@@ -94,6 +137,8 @@ pub struct JumpReluSettings {
     pub pre_act_coefficient: f64,
     /// Whether that sum is over all latents instead.
     pub pre_act_all: bool,
+    /// Whether the window's gradient reaches pre-activations too.
+    pub encoder_gradient: bool,
 }
 
 /// A penalty on how many latents are active, whose gradient reaches thresholds only.
@@ -120,10 +165,19 @@ pub enum DecoderNorm {
     Ranked,
 }
 
+/// What nested reconstructions are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NestedBy {
+    /// The first latents.
+    Latent,
+    /// The largest values of each row.
+    Rank,
+}
+
 /// One of the reconstructions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prefix {
-    /// From the latents below this.
+    /// From so many latents.
     pub width: usize,
     /// Weight of its loss; that of the last one is positive.
     pub weight: f64,
@@ -155,13 +209,55 @@ pub struct AnnealSettings {
     pub window: usize,
 }
 
-/// A branch with a TopK code of its own.
+/// Another reconstruction of the input, from a TopK code of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AuxSettings {
+pub struct MultiSettings {
     /// Latents used a row.
     pub k: usize,
     /// Weight of the loss.
     pub coefficient: f64,
+}
+
+/// Dead latents reconstruct the residual: [`crate::sae::loss::aux`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AuxSettings {
+    /// Latents used a row, at most.
+    pub k: usize,
+    /// Weight of the loss.
+    pub coefficient: f64,
+    /// Whether only positive pre-activations take part.
+    pub relu: bool,
+    /// What the squared error is divided by.
+    pub per: AuxDivisor,
+    /// The loss is multiplied by the number of dead latents over this, where there are fewer.
+    pub full_at: Option<f64>,
+    /// Whether the residual is a constant; otherwise the loss trains the main code too.
+    pub detached: bool,
+    /// With [`SelectionSettings::FeatureChoice`]: latents that fire less often than this share of their budget take part
+    /// instead of dead ones.
+    pub rare_below: Option<f64>,
+}
+
+/// See [`AuxSettings::per`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuxDivisor {
+    /// The residual's squares around its mean.
+    Residual,
+    /// The number of rows.
+    Rows,
+}
+
+impl AuxSettings {
+    /// As in Gao et al. 2024.
+    pub fn gao(k: usize, coefficient: f64) -> Self {
+        let per = AuxDivisor::Residual;
+        Self { k, coefficient, relu: true, per, full_at: None, detached: true, rare_below: None }
+    }
+
+    /// Whether the pre-activations of dead latents are held: where they are ranked by more than their size.
+    pub(crate) fn holds_pre_activations(&self, decoder: DecoderNorm) -> bool {
+        !self.relu || decoder == DecoderNorm::Ranked
+    }
 }
 
 /// A budget that shrinks linearly from `from` to `k` over `steps` steps.
@@ -196,7 +292,12 @@ impl SelectionSettings {
     /// Names of the parameters that it has besides `w_enc`, `b_enc`, `w_dec` and `b_dec`, each `[f]`.
     pub fn extra_params(&self) -> &'static [&'static str] {
         match self {
-            Self::TopK { .. } | Self::BatchTopK { .. } | Self::Positive => &[],
+            Self::TopK { .. }
+            | Self::BatchTopK { .. }
+            | Self::TopAfa { .. }
+            | Self::GroupMax { .. }
+            | Self::FeatureChoice(_)
+            | Self::Positive => &[],
             Self::JumpRelu(_) => &["threshold"],
             Self::Gated { .. } => &["r_mag", "b_mag"],
         }
@@ -207,7 +308,8 @@ impl SelectionSettings {
         match self {
             Self::TopK { k } => *k,
             Self::BatchTopK { k, .. } => 4 * k.ceil() as usize,
-            Self::Positive | Self::JumpRelu(_) | Self::Gated { .. } => 0,
+            Self::GroupMax { groups } => *groups,
+            Self::TopAfa { .. } | Self::FeatureChoice(_) | Self::Positive | Self::JumpRelu(_) | Self::Gated { .. } => 0,
         }
     }
 }
@@ -228,6 +330,7 @@ impl CoderSettings {
             decoder: DecoderNorm::Unit,
             subtract_bias: true,
             prefixes: vec![Prefix { width: dims.f, weight: 1.0 }],
+            nested_by: NestedBy::Latent,
             penalties: Vec::new(),
             anneal: None,
             multi: None,
@@ -242,22 +345,32 @@ impl CoderSettings {
     /// Whether the norms of decoder rows are needed in a step.
     pub(crate) fn needs_norms(&self) -> bool {
         let pre_act = matches!(&self.selection, SelectionSettings::JumpRelu(s) if s.pre_act_coefficient > 0.0);
-        pre_act || self.decoder == DecoderNorm::Ranked || self.penalties.iter().any(|p| p.by_norm)
+        let afa = matches!(self.selection, SelectionSettings::TopAfa { .. });
+        pre_act || afa || self.decoder == DecoderNorm::Ranked || self.penalties.iter().any(|p| p.by_norm)
     }
 
     /// Numbers in the buffers of a step of `n` rows, at worst, parameters and gradients apart.
     pub fn step_numbers(&self, n: u64) -> u64 {
         let (d, f, out) = (self.dims.d as u64, self.dims.f as u64, self.dims.out as u64);
-        let aux: u64 = self.aux.iter().chain(&self.multi).map(|branch| out + 4 * branch.k as u64).sum();
+        let ranks = if self.nested_by == NestedBy::Rank { 4 * self.expected_k() as u64 } else { 0 };
+        let multi = self.multi.map_or(0, |multi| out + 4 * multi.k as u64);
+        let aux = self.aux.map_or(0, |aux| {
+            let held = if aux.holds_pre_activations(self.decoder) { f } else { 0 };
+            out + 4 * aux.k as u64 + held
+        });
         let code = match &self.selection {
             SelectionSettings::TopK { .. } if self.decoder != DecoderNorm::Ranked => 4 * self.expected_k() as u64,
-            SelectionSettings::TopK { .. } | SelectionSettings::BatchTopK { .. } => f + 4 * self.expected_k() as u64,
-            // before training has made them sparse, half of all entries are active
-            SelectionSettings::Positive => f + 5 * f,
+            SelectionSettings::TopK { .. }
+            | SelectionSettings::BatchTopK { .. }
+            | SelectionSettings::GroupMax { .. } => f + 4 * self.expected_k() as u64,
+            // a row may be the largest for every latent; and before training half of all entries are active
+            SelectionSettings::FeatureChoice(_) | SelectionSettings::TopAfa { .. } | SelectionSettings::Positive => {
+                f + 5 * f
+            }
             SelectionSettings::JumpRelu(_) => f + 6 * f,
             SelectionSettings::Gated { .. } => f + 8 * f,
         };
-        n * (2 * d * self.dims.groups as u64 + out * (1 + self.prefixes.len() as u64) + code + aux)
+        n * (2 * d * self.dims.groups as u64 + out * (1 + self.prefixes.len() as u64) + code + ranks + multi + aux)
     }
 }
 

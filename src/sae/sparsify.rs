@@ -1,4 +1,5 @@
-//! EleutherAI's sparsify folders: `cfg.json` and `sae.safetensors`, as bytes. They hold TopK coders only.
+//! EleutherAI's sparsify folders: `cfg.json` and `sae.safetensors`, as bytes. They hold TopK and group-max
+//! coders only.
 //!
 //! `sparsify.SparseCoder.load_from_disk` reads them. It subtracts `b_dec` from the input of an autoencoder, and keeps the
 //! encoder's rows by latent.
@@ -21,13 +22,17 @@ pub const WEIGHTS_FILE: &str = "sae.safetensors";
 /// # Errors
 /// `Internal` only.
 pub fn write(coder: &ExportedCoder) -> Result<Option<Vec<(String, Vec<u8>)>>> {
-    let Architecture::Topk { k } = coder.architecture else { return Ok(None) };
+    let (activation, k) = match coder.architecture {
+        Architecture::Topk { k } => ("topk", k),
+        Architecture::GroupMax { groups } => ("groupmax", groups),
+        _ => return Ok(None),
+    };
     if !coder.apply_b_dec_to_input || coder.rows != RowScaling::None {
         return Ok(None);
     }
     let CoderDims { d, f, .. } = coder.dims;
     let config = json!({
-        "activation": "topk",
+        "activation": activation,
         "expansion_factor": f.div_ceil(d),
         "normalize_decoder": true,
         "num_latents": f,
@@ -69,8 +74,7 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<ExportedCoder> {
     };
     let config: Value =
         serde_json::from_slice(find(CONFIG_FILE)?).or_kind(ErrorKind::Data, || format!("read {CONFIG_FILE}"))?;
-    for (key, wanted) in [("activation", json!("topk")), ("transcode", json!(false)), ("skip_connection", json!(false))]
-    {
+    for (key, wanted) in [("transcode", json!(false)), ("skip_connection", json!(false))] {
         if let Some(found) = config.get(key).filter(|found| **found != wanted) {
             return Err(Error::data(format!("{CONFIG_FILE}: `{key}` is {found}: only {wanted} can be read")));
         }
@@ -97,9 +101,19 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<ExportedCoder> {
         b_dec: f32_tensor(&tensors, "b_dec", &[d])?,
         extra: Vec::new(),
     };
+    let architecture = match config.get("activation").map_or(Some("topk"), Value::as_str) {
+        Some("topk") => Architecture::Topk { k },
+        Some("groupmax") => Architecture::GroupMax { groups: k },
+        _ => {
+            let found = config.get("activation").cloned().unwrap_or(Value::Null);
+            let known = "only \"topk\" and \"groupmax\" can be read";
+            return Err(Error::data(format!("{CONFIG_FILE}: `activation` is {found}: {known}")));
+        }
+    };
+    architecture.check(f)?;
     Ok(ExportedCoder {
         dims: CoderDims::square(d, f),
-        architecture: Architecture::Topk { k },
+        architecture,
         apply_b_dec_to_input: true,
         rows: RowScaling::None,
         params,
@@ -140,8 +154,12 @@ mod tests {
         assert!(write(&ExportedCoder { apply_b_dec_to_input: false, ..coder.clone() }).unwrap().is_none());
         assert!(write(&ExportedCoder { rows: RowScaling::Norm, ..coder }).unwrap().is_none());
         let text = String::from_utf8(files[0].1.clone()).unwrap();
+        files[0].1 = text.replace("\"topk\"", "\"batchtopk\"").into_bytes();
+        assert!(read(&files).unwrap_err().to_string().contains("`activation` is \"batchtopk\""));
         files[0].1 = text.replace("\"topk\"", "\"groupmax\"").into_bytes();
-        assert!(read(&files).unwrap_err().to_string().contains("`activation` is \"groupmax\""));
+        assert!(read(&files).unwrap_err().to_string().contains("`k` is 2: it must divide the number of latents (5)"));
+        let grouped = small(Architecture::GroupMax { groups: 5 });
+        assert_eq!(read(&write(&grouped).unwrap().unwrap()).unwrap().architecture, grouped.architecture);
         files[0].1 = text.replace("\"num_latents\": 5", "\"num_latents\": 6").into_bytes();
         assert!(read(&files).unwrap_err().to_string().contains("`encoder.weight` is F32 [5, 3]"));
         assert!(read(&files[..1]).unwrap_err().to_string().contains("sae.safetensors"));

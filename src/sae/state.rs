@@ -4,17 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::sae::coder::BatchReport;
 use crate::sae::loss::anneal::Anneal;
+use crate::sae::selection::feature_choice::Choice;
 use crate::sae::settings::{CoderSettings, SelectionSettings};
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CoderState {
-    /// BatchTopK: the least value (times the decoder row's norm where that ranks) that batches kept.
+    /// BatchTopK, top-AFA: the least value (times the decoder row's norm where that ranks) that batches kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<MovingAverage>,
     /// A penalty whose exponent falls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anneal: Option<Anneal>,
+    /// Feature Choice: what is known of each latent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
 }
 
 /// The mean of the first values, then an exponential average: a new value weighs `rate`, or one part in as many as there
@@ -45,10 +49,17 @@ impl CoderState {
     /// After a batch that was learnt from, the `steps`-th.
     pub fn update(&mut self, settings: &CoderSettings, report: &BatchReport, steps: u64) {
         let least = report.least;
-        if let SelectionSettings::BatchTopK { threshold_rate, .. } = settings.selection
-            && least.is_finite()
-        {
-            self.threshold.get_or_insert_default().add(least, threshold_rate);
+        match &settings.selection {
+            SelectionSettings::BatchTopK { threshold_rate, .. } | SelectionSettings::TopAfa { threshold_rate, .. }
+                if least.is_finite() =>
+            {
+                self.threshold.get_or_insert_default().add(least, *threshold_rate);
+            }
+            SelectionSettings::FeatureChoice(own) => {
+                let batch = (&report.fired[..], &report.least_of_each[..]);
+                Choice::update(&mut self.choice, own, batch, report.rows, steps);
+            }
+            _ => {}
         }
         if let Some(anneal) = &settings.anneal {
             self.anneal.get_or_insert_default().update(anneal, report.annealed, steps);

@@ -176,7 +176,8 @@ fn rows_that_are_scaled_each_by_itself_come_back_in_their_own_scale() {
 fn every_coder_resumes_to_the_same_bytes() {
     for coder in [
         serde_json::json!({"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40, "decoder": "ranked"}),
-        serde_json::json!({"type": "batch_topk", "width": 64, "k": 3, "dead_after_tokens": 40}),
+        serde_json::json!({"type": "batch_topk", "width": 64, "k": 3, "dead_after_tokens": 40,
+            "aux": {"form": "bussmann", "relu": false}}),
         serde_json::json!({"type": "matryoshka", "width": 64, "k": 3, "widths": [8, 24], "dead_after_tokens": 40}),
         serde_json::json!({"type": "standard", "width": 64, "l1_coefficient": 0.5, "l1_warmup_steps": 20}),
         serde_json::json!({"type": "jumprelu", "width": 64, "l0_coefficient": 0.1, "pre_act_coefficient": 0.1,
@@ -185,6 +186,14 @@ fn every_coder_resumes_to_the_same_bytes() {
             "l1_warmup_steps": 2, "dead_after_tokens": 40, "resample_every_steps": 5}),
         serde_json::json!({"type": "batch_topk", "width": 64, "k": 3, "k_start": 20, "k_anneal_steps": 30}),
         serde_json::json!({"type": "gated", "width": 64, "l1_coefficient": 0.3, "decoder": "free"}),
+        serde_json::json!({"type": "p_anneal", "width": 64, "base": "gated", "sparsity_coefficient": 0.5,
+            "sparsity_warmup_steps": 5, "anneal_start_step": 8, "anneal_end_step": 40}),
+        serde_json::json!({"type": "jumprelu", "width": 64, "l0_coefficient": 0.1, "encoder_gradient": true}),
+        serde_json::json!({"type": "feature_choice", "width": 64, "k": 8, "budget": "zipf", "rank_every_steps": 5,
+            "threshold_rate": 0.2, "aux_zipf": 0.5, "dead_after_tokens": 40}),
+        serde_json::json!({"type": "top_afa", "width": 64, "afa_coefficient": 0.1, "dead_after_tokens": 40}),
+        serde_json::json!({"type": "group_max", "width": 64, "k": 4, "dead_after_tokens": 40}),
+        serde_json::json!({"type": "nested_topk", "width": 64, "ks": [2, 5], "dead_after_tokens": 40}),
         serde_json::json!({"type": "p_anneal", "width": 64, "sparsity_coefficient": 0.5, "sparsity_warmup_steps": 5,
             "anneal_start_step": 8, "anneal_end_step": 40}),
     ] {

@@ -42,7 +42,9 @@ for folder in sys.argv[1:]:
     losses = []
     for step, batch in enumerate(rows):
         dead = torch.zeros(f, dtype=torch.bool)
-        given = TrainStepInput(batch, spec["coefficients"], dead, step, False)
+        dead[spec["coefficients"].get("dead", [])] = True
+        coefficients = {name: value for name, value in spec["coefficients"].items() if name != "dead"}
+        given = TrainStepInput(batch, coefficients, dead, step, False)
         loss = sae.training_forward_pass(given).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)

@@ -60,6 +60,14 @@ impl CoderOps for Cpu {
         select::select(self, u, f, rule, code);
     }
 
+    fn take_rows(&self, x: &Vec<f32>, subset: &Subset<'_, Self>, out: &mut Vec<f32>, d: usize) {
+        entries::take_rows(self, x, &subset.latents[..subset.len], out, d);
+    }
+
+    fn rename(&self, code: &mut Code<Self>, subset: &Subset<'_, Self>) {
+        entries::rename(self, code, &subset.latents[..subset.len]);
+    }
+
     fn affine_entries(&self, from: &Code<Self>, gain: &Vec<f32>, offset: &Vec<f32>, to: &mut Code<Self>) {
         entries::affine(self, from, gain, offset, to);
     }
@@ -81,6 +89,18 @@ impl CoderOps for Cpu {
         out: PenaltyGradients<'_, Self>,
     ) -> f64 {
         entries::penalize(self, code, weight.map(Vec::as_slice), shape, scale, out)
+    }
+
+    fn norm_distance(&self, code: &Code<Self>, norm: &Vec<f32>, scale: f64, values: &mut Vec<f32>) -> f64 {
+        entries::norm_distance(self, code, &norm[..code.rows], scale, values)
+    }
+
+    fn rank_range(&self, code: &Code<Self>, ranks: Range<usize>, to: &mut Code<Self>) {
+        entries::rank_range(self, code, ranks, to);
+    }
+
+    fn entry_minima(&self, by_latent: &ByLatent<Self>, a: &Vec<f32>, f: usize, out: &mut Vec<f32>) {
+        entries::minima(self, by_latent, a, &mut out[..f]);
     }
 
     fn entry_sums(&self, by_latent: &ByLatent<Self>, a: &Vec<f32>, b: Option<&Vec<f32>>, f: usize, out: &mut Vec<f32>) {

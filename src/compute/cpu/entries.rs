@@ -1,5 +1,7 @@
 //! What is done to each entry of a code: penalties, sums by latent, scaling.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::compute::coder_ops::{ByLatent, Code, NO_LATENT, PenaltyGradients, PenaltyShape};
@@ -11,6 +13,19 @@ const ROWS: usize = 32;
 const LATENTS: usize = 64;
 /// Slopes that would be infinite at 0 are taken here.
 const FLOOR: f64 = 1e-6;
+
+/// See [`crate::compute::CoderOps::take_rows`].
+pub(super) fn take_rows(cpu: &Cpu, x: &[f32], subset: &[u32], out: &mut [f32], d: usize) {
+    let rows = out[..subset.len() * d].par_chunks_mut(d).with_min_len(ROWS).zip(subset);
+    cpu.run(|| rows.for_each(|(to, &i)| to.copy_from_slice(&x[i as usize * d..][..d])));
+}
+
+/// See [`crate::compute::CoderOps::rename`].
+pub(super) fn rename(cpu: &Cpu, code: &mut Code<Cpu>, subset: &[u32]) {
+    let places = code.places();
+    let used = code.latents[..places].par_iter_mut().with_min_len(4096).filter(|latent| **latent != NO_LATENT);
+    cpu.run(|| used.for_each(|latent| *latent = subset[*latent as usize]));
+}
 
 /// See [`crate::compute::CoderOps::affine_entries`].
 pub(super) fn affine(cpu: &Cpu, from: &Code<Cpu>, gain: &[f32], offset: &[f32], to: &mut Code<Cpu>) {
@@ -123,6 +138,63 @@ fn slope(shape: PenaltyShape, v: f64) -> f64 {
         PenaltyShape::Power { p } => p * v.max(FLOOR).powf(p - 1.0),
         PenaltyShape::RowNorm { p } => v.max(FLOOR).powf(p - 1.0),
     }
+}
+
+/// See [`crate::compute::CoderOps::norm_distance`].
+pub(super) fn norm_distance(cpu: &Cpu, code: &Code<Cpu>, norm: &[f32], factor: f64, values: &mut [f32]) -> f64 {
+    let (k, places) = (code.k, code.places());
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    if k == 0 {
+        return norm.iter().map(|&norm| square(norm)).sum();
+    }
+    let rows = code.values[..places].par_chunks(k).zip(values[..places].par_chunks_mut(k)).zip(norm);
+    let distances = rows.with_min_len(ROWS).map(|((row, out), &norm)| {
+        let length = row.iter().map(|&v| square(v)).sum::<f64>().sqrt();
+        let off = length - f64::from(norm);
+        let slope = if length > 0.0 { 2.0 * factor * off / length } else { 0.0 };
+        out.iter_mut().zip(row).for_each(|(out, &v)| *out += (slope * f64::from(v)) as f32);
+        off * off
+    });
+    let distances: Vec<f64> = cpu.run(|| distances.collect());
+    distances.iter().sum()
+}
+
+/// See [`crate::compute::CoderOps::rank_range`].
+pub(super) fn rank_range(cpu: &Cpu, code: &Code<Cpu>, ranks: Range<usize>, to: &mut Code<Cpu>) {
+    let (k, places) = (code.k, code.places());
+    (to.rows, to.k) = (code.rows, ranks.end.min(k).saturating_sub(ranks.start));
+    let (width, out) = (to.k, to.places());
+    if width == 0 {
+        return;
+    }
+    to.latents.resize(to.latents.len().max(out), NO_LATENT);
+    to.values.resize(to.values.len().max(out), 0.0);
+    let from = code.latents[..places].par_chunks(k).zip(code.values[..places].par_chunks(k));
+    let to = to.latents[..out].par_chunks_mut(width).zip(to.values[..out].par_chunks_mut(width));
+    cpu.run(|| {
+        from.zip(to).with_min_len(ROWS).for_each(|((latents, values), (to_latents, to_values))| {
+            to_latents.fill(NO_LATENT);
+            to_values.fill(0.0);
+            let used = latents.iter().take_while(|latent| **latent != NO_LATENT).count();
+            let mut ranked: Vec<usize> = (0..used).collect();
+            ranked.sort_unstable_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+            let kept = &mut ranked[ranks.start.min(used)..ranks.end.min(used)];
+            kept.sort_unstable();
+            for (at, &place) in kept.iter().enumerate() {
+                (to_latents[at], to_values[at]) = (latents[place], values[place]);
+            }
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::entry_minima`].
+pub(super) fn minima(cpu: &Cpu, by_latent: &ByLatent<Cpu>, a: &[f32], out: &mut [f32]) {
+    cpu.run(|| {
+        out.par_iter_mut().with_min_len(LATENTS).enumerate().for_each(|(i, out)| {
+            let places = by_latent.starts[i] as usize..by_latent.starts[i + 1] as usize;
+            *out = by_latent.places[places].iter().map(|&place| a[place as usize]).fold(f32::INFINITY, f32::min);
+        });
+    });
 }
 
 /// See [`crate::compute::CoderOps::entry_sums`].

@@ -8,6 +8,8 @@ use crate::compute::cpu::matmul::Product;
 
 /// Rows of a product: many, because weights are packed once for all of them.
 const PRODUCT_ROWS: usize = 256;
+/// Columns of a task: what a cache line holds, several times.
+const COLUMNS: usize = 64;
 /// Upper bits of a positive float (its sign is 0) are those from here on: 8 of the exponent, 8 of the mantissa.
 const SHIFT: u32 = 15;
 /// Values of the upper bits.
@@ -50,11 +52,17 @@ pub(super) fn select(cpu: &Cpu, u: &[f32], f: usize, rule: Rule<'_, Cpu>, code: 
         Rule::Below { threshold, among } => {
             fill(cpu, u, f, code, &BelowAmong { threshold, among: &among.latents[..among.len] });
         }
-        Rule::RowLargest { k, score } => {
-            fill(cpu, u, f, code, &RowLargest { k: k.min(f), score: score.map(|s| &s[..f]) })
+        Rule::RowLargest { k, score, signed } => {
+            fill(cpu, u, f, code, &RowLargest { k: k.min(f), score: score.map(|s| &s[..f]), signed })
+        }
+        Rule::RowNorm { norm, score } => fill(cpu, u, f, code, &RowNorm { norm, score: score.map(|s| &s[..f]) }),
+        Rule::GroupLargest { groups } => fill(cpu, u, f, code, &GroupLargest { width: f / groups }),
+        Rule::ColumnLargest { counts } => {
+            let largest = cpu.run(|| Rows::largest_of_columns(u, f, &counts[..f]));
+            fill(cpu, u, f, code, &largest);
         }
         Rule::BatchLargest { count, score } => {
-            let largest = cpu.run(|| BatchLargest::new(u, f, score.map(|s| &s[..f]), count));
+            let largest = cpu.run(|| Rows::largest_of_batch(u, f, score.map(|s| &s[..f]), count));
             fill(cpu, u, f, code, &largest);
         }
     }
@@ -133,11 +141,23 @@ fn key(u: f32, score: Option<&[f32]>, i: usize) -> u32 {
 struct RowLargest<'a> {
     k: usize,
     score: Option<&'a [f32]>,
+    signed: bool,
+}
+
+/// As [`key`], for numbers of any sign; 0 for what is not a number.
+#[inline(always)]
+fn signed_key(u: f32, score: Option<&[f32]>, i: usize) -> u32 {
+    // adding 0 makes -0 a 0: they are equal
+    let scored = u * score.map_or(1.0, |s| s[i]) + 0.0;
+    let bits = scored.to_bits();
+    let ordered = if scored.is_sign_negative() { !bits } else { bits | 1 << 31 };
+    if scored.is_nan() { 0 } else { ordered }
 }
 
 impl RowRule for RowLargest<'_> {
     fn entries(&self, _: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
         // greater is better; of equal keys the lower latent is
+        let key = if self.signed { signed_key } else { key };
         let entry = |(i, &u): (usize, &f32)| u64::from(key(u, self.score, i)) << 32 | u64::from(!(i as u32));
         let mut ranked: Vec<u64> = row.iter().enumerate().map(entry).filter(|e| *e >> 32 > 0).collect();
         if self.k < ranked.len() {
@@ -149,14 +169,106 @@ impl RowRule for RowLargest<'_> {
     }
 }
 
-/// [`Rule::BatchLargest`]: the entries of each row, found in two passes. The first counts scores by their upper bits; the
-/// second gathers those that can be among the largest, which are few more than are wanted.
-struct BatchLargest {
+/// [`Rule::RowNorm`].
+struct RowNorm<'a> {
+    norm: &'a [f32],
+    score: Option<&'a [f32]>,
+}
+
+impl RowRule for RowNorm<'_> {
+    fn entries(&self, b: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
+        let entry = |(i, &u): (usize, &f32)| u64::from(key(u, self.score, i)) << 32 | u64::from(!(i as u32));
+        let mut ranked: Vec<u64> = row.iter().enumerate().map(entry).filter(|e| *e >> 32 > 0).collect();
+        let (most, norm) = (ranked.len().min((row.len() - 1).max(1)), f64::from(self.norm[b]));
+        // few are wanted: more are sorted only when those are not enough
+        let (mut sorted, mut kept, mut sum, mut off) = (0, 0, 0f64, f64::INFINITY);
+        'all: while kept < most {
+            let end = ranked.len().min((4 * sorted).max(64));
+            if end < ranked.len() {
+                ranked[sorted..].select_nth_unstable_by(end - sorted - 1, |a, b| b.cmp(a));
+            }
+            ranked[sorted..end].sort_unstable_by(|a, b| b.cmp(a));
+            sorted = end;
+            for &entry in &ranked[kept..end.min(most)] {
+                let value = f64::from(f32::from_bits((entry >> 32) as u32));
+                sum += value * value;
+                let next = (sum.sqrt() - norm).abs();
+                if next >= off {
+                    break 'all;
+                }
+                off = next;
+                kept += 1;
+            }
+        }
+        let kept = &mut ranked[..kept];
+        kept.sort_unstable_by_key(|&entry| !(entry as u32));
+        kept.iter().for_each(|&entry| take(!(entry as u32), row[!(entry as u32) as usize]));
+    }
+}
+
+/// [`Rule::GroupLargest`]: ranges of this width.
+struct GroupLargest {
+    width: usize,
+}
+
+impl RowRule for GroupLargest {
+    fn entries(&self, _: usize, row: &[f32], mut take: impl FnMut(u32, f32)) {
+        for (group, values) in row.chunks_exact(self.width).enumerate() {
+            let (mut at, mut largest) = (0, 0.0);
+            for (i, &u) in values.iter().enumerate() {
+                if u > largest {
+                    (at, largest) = (i, u);
+                }
+            }
+            if largest > 0.0 {
+                take((group * self.width + at) as u32, largest);
+            }
+        }
+    }
+}
+
+/// The entries of each row, where they are found for all rows together.
+struct Rows {
     rows: Vec<Vec<(u32, f32)>>,
 }
 
-impl BatchLargest {
-    fn new(u: &[f32], f: usize, score: Option<&[f32]>, count: usize) -> Self {
+impl Rows {
+    /// [`Rule::ColumnLargest`]: a short list of the best so far for each latent, cut whenever it is full.
+    fn largest_of_columns(u: &[f32], f: usize, counts: &[u32]) -> Self {
+        let cut = |keys: &mut Vec<u64>, count: usize| {
+            if count < keys.len() {
+                keys.select_nth_unstable_by(count, |a, b| b.cmp(a));
+                keys.truncate(count);
+            }
+        };
+        let columns = counts.par_chunks(COLUMNS).enumerate().flat_map_iter(|(block, counts)| {
+            let mut best = vec![Vec::new(); counts.len()];
+            for (b, row) in u.chunks_exact(f).enumerate() {
+                let values = &row[block * COLUMNS..][..counts.len()];
+                for ((best, &u), &count) in best.iter_mut().zip(values).zip(counts).filter(|((_, u), _)| **u > 0.0) {
+                    // greater is better; of equal values the earlier row is
+                    best.push(u64::from(u.to_bits()) << 32 | u64::from(!(b as u32)));
+                    if best.len() >= 2 * count as usize + 64 {
+                        cut(best, count as usize);
+                    }
+                }
+            }
+            best.iter_mut().zip(counts).for_each(|(best, &count)| cut(best, count as usize));
+            best
+        });
+        let columns: Vec<Vec<u64>> = columns.collect();
+        let mut rows = vec![Vec::new(); u.len() / f];
+        for (i, best) in columns.iter().enumerate() {
+            for &entry in best {
+                rows[!(entry as u32) as usize].push((i as u32, f32::from_bits((entry >> 32) as u32)));
+            }
+        }
+        Self { rows }
+    }
+
+    /// [`Rule::BatchLargest`], in two passes. The first counts scores by their upper bits; the second gathers those that can
+    /// be among the largest, which are few more than are wanted.
+    fn largest_of_batch(u: &[f32], f: usize, score: Option<&[f32]>, count: usize) -> Self {
         let counts = histogram(u, f, score);
         let (mut bin, mut above) = (BINS - 1, 0);
         while bin > 0 && above + counts[bin] < count {
@@ -207,7 +319,7 @@ fn histogram(u: &[f32], f: usize, score: Option<&[f32]>) -> Vec<usize> {
     u.par_chunks(64 * f).map(of_rows).reduce(|| vec![0; BINS], add)
 }
 
-impl RowRule for BatchLargest {
+impl RowRule for Rows {
     fn entries(&self, b: usize, _: &[f32], mut take: impl FnMut(u32, f32)) {
         self.rows[b].iter().for_each(|&(latent, value)| take(latent, value));
     }

@@ -104,6 +104,18 @@ impl CoderOps for Reference {
         select::select(u, f, &rule, code);
     }
 
+    fn take_rows(&self, x: &Vec<f64>, subset: &Subset<'_, Self>, out: &mut Vec<f64>, d: usize) {
+        for (j, &i) in subset.latents[..subset.len].iter().enumerate() {
+            out[j * d..][..d].copy_from_slice(&x[i as usize * d..][..d]);
+        }
+    }
+
+    fn rename(&self, code: &mut Code<Self>, subset: &Subset<'_, Self>) {
+        let places = code.places();
+        let used = code.latents[..places].iter_mut().filter(|latent| **latent != NO_LATENT);
+        used.for_each(|latent| *latent = subset.latents[*latent as usize]);
+    }
+
     fn affine_entries(&self, from: &Code<Self>, gain: &Vec<f64>, offset: &Vec<f64>, to: &mut Code<Self>) {
         let mut rows = vec![Vec::new(); from.rows];
         for (b, _, i, value) in entries(from) {
@@ -148,6 +160,40 @@ impl CoderOps for Reference {
             }
         }
         total
+    }
+
+    fn norm_distance(&self, code: &Code<Self>, norm: &Vec<f64>, scale: f64, values: &mut Vec<f64>) -> f64 {
+        let mut total = 0.0;
+        for (b, norm) in norm[..code.rows].iter().enumerate() {
+            let row: Vec<_> = entries(code).filter(|entry| entry.0 == b).collect();
+            let length = row.iter().map(|entry| entry.3 * entry.3).sum::<f64>().sqrt();
+            total += (length - norm).powi(2);
+            for (_, place, _, value) in row.into_iter().filter(|_| length > 0.0) {
+                values[place] += scale * 2.0 * (length - norm) * value / length;
+            }
+        }
+        total
+    }
+
+    fn rank_range(&self, code: &Code<Self>, ranks: Range<usize>, to: &mut Code<Self>) {
+        let mut rows = vec![Vec::new(); code.rows];
+        for (b, _, i, value) in entries(code) {
+            rows[b].push((i as u32, value));
+        }
+        for row in &mut rows {
+            row.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            *row = row.iter().copied().take(ranks.end).skip(ranks.start).collect();
+            row.sort_by_key(|entry| entry.0);
+        }
+        to.rows = code.rows;
+        select::write(rows, to);
+    }
+
+    fn entry_minima(&self, by_latent: &ByLatent<Self>, a: &Vec<f64>, f: usize, out: &mut Vec<f64>) {
+        for (out, ends) in out.iter_mut().zip(by_latent.starts[..=f].windows(2)) {
+            let places = &by_latent.places[ends[0] as usize..ends[1] as usize];
+            *out = places.iter().map(|&p| a[p as usize]).fold(f64::INFINITY, f64::min);
+        }
     }
 
     fn entry_sums(&self, by_latent: &ByLatent<Self>, a: &Vec<f64>, b: Option<&Vec<f64>>, f: usize, out: &mut Vec<f64>) {

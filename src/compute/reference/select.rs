@@ -24,10 +24,40 @@ pub(super) fn select(u: &[f64], f: usize, rule: &Rule<'_, Reference>, code: &mut
             let looked_at = among.latents[..among.len].contains(&(i as u32));
             (looked_at && u < threshold[i]).then_some(threshold[i] - u)
         }),
-        Rule::RowLargest { k, score } => (0..n).map(|b| largest(of(b), *score, f, *k)).collect(),
+        Rule::RowLargest { k, score, signed } => (0..n).map(|b| largest(of(b), (*score, *signed), f, *k)).collect(),
+        Rule::RowNorm { norm, score } => (0..n)
+            .map(|b| {
+                let all = largest(of(b), (*score, false), f, f);
+                let weighted = |(i, u): &(u32, f64)| u * score.map_or(1.0, |s| s[*i as usize]);
+                let mut ranked: Vec<f64> = all.iter().map(weighted).collect();
+                ranked.sort_by(|a, b| b.total_cmp(a));
+                let norm_of = |k: usize| ranked[..k].iter().map(|x| x * x).sum::<f64>().sqrt();
+                let off = |k: usize| (norm_of(k) - norm[b]).abs();
+                let most = ranked.len().min((f - 1).max(1));
+                let k = (1..=most).fold(1, |best, k| if off(k) < off(best) { k } else { best });
+                largest(of(b), (*score, false), f, k)
+            })
+            .collect(),
+        Rule::GroupLargest { groups } => (0..n)
+            .map(|b| {
+                let width = f / groups;
+                let of_group = |group: usize| largest(of(b).skip(group * width).take(width), (None, false), f, 1);
+                (0..*groups).flat_map(of_group).collect()
+            })
+            .collect(),
+        Rule::ColumnLargest { counts } => {
+            let mut rows = vec![Row::new(); n];
+            for i in 0..f {
+                let column = (0..n).map(|b| (b, u[b * f + i]));
+                for (b, value) in largest(column, (None, false), f, counts[i] as usize) {
+                    rows[b as usize].push((i as u32, value));
+                }
+            }
+            rows
+        }
         Rule::BatchLargest { count, score } => {
             let mut rows = vec![Row::new(); n];
-            for (place, value) in largest(u[..n * f].iter().copied().enumerate(), *score, f, *count) {
+            for (place, value) in largest(u[..n * f].iter().copied().enumerate(), (*score, false), f, *count) {
                 rows[place as usize / f].push((place % f as u32, value));
             }
             rows
@@ -37,9 +67,15 @@ pub(super) fn select(u: &[f64], f: usize, rule: &Rule<'_, Reference>, code: &mut
 }
 
 /// The `count` entries of largest score, in order of their places.
-fn largest(u: impl Iterator<Item = (usize, f64)>, score: Option<&Vec<f64>>, f: usize, count: usize) -> Row {
-    let scored = u.map(|(place, u)| (u * score.map_or(1.0, |s| s[place % f]), place as u32, u));
-    let mut ranked: Vec<(f64, u32, f64)> = scored.filter(|entry| entry.2 > 0.0).collect();
+fn largest(
+    u: impl Iterator<Item = (usize, f64)>,
+    (score, signed): (Option<&Vec<f64>>, bool),
+    f: usize,
+    count: usize,
+) -> Row {
+    let scored = u.map(|(place, u)| (u * score.map_or(1.0, |s| s[place % f]) + 0.0, place as u32, u));
+    let mut ranked: Vec<(f64, u32, f64)> =
+        scored.filter(|entry| entry.2 > 0.0 || (signed && !entry.0.is_nan())).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     ranked.truncate(count);
     ranked.sort_by_key(|entry| entry.1);

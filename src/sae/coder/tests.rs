@@ -7,7 +7,7 @@ use crate::compute::{Backend, CoderOps};
 use crate::runtime::rng::Seed;
 use crate::sae::config::CoderConfig;
 use crate::sae::params::PerParam;
-use crate::sae::settings::{AuxSettings, Prefix};
+use crate::sae::settings::{AuxDivisor, AuxSettings, Prefix};
 
 mod finite_differences;
 mod golden;
@@ -29,7 +29,7 @@ fn configured(coder: Value, d: usize) -> CoderSettings {
 
 /// A TopK coder, its auxiliary branch off without `aux_k`.
 fn topk(d: usize, f: usize, k: usize, aux_k: usize) -> CoderSettings {
-    let aux = (aux_k > 0).then_some(AuxSettings { k: aux_k, coefficient: 1.0 / 32.0 });
+    let aux = (aux_k > 0).then_some(AuxSettings::gao(aux_k, 1.0 / 32.0));
     CoderSettings { aux, ..CoderSettings::plain(CoderDims::square(d, f), SelectionSettings::TopK { k }, 100) }
 }
 
@@ -73,12 +73,14 @@ fn every_kind() -> Vec<(&'static str, CoderSettings)> {
         ("topk", topk(4, 7, 3, 0)),
         (
             "topk, ranked",
-            coder(serde_json::json!({"type": "topk", "width": 7, "k": 3, "decoder": "ranked", "aux_coefficient": 0})),
+            coder(
+                serde_json::json!({"type": "topk", "width": 7, "k": 3, "decoder": "ranked", "aux": {"coefficient": 0}}),
+            ),
         ),
         (
             "topk, multi",
             coder(serde_json::json!({
-                "type": "topk", "width": 7, "k": 1, "multi_coefficient": 0.125, "aux_coefficient": 0
+                "type": "topk", "width": 7, "k": 1, "multi_coefficient": 0.125, "aux": {"coefficient": 0}
             })),
         ),
         (
@@ -87,12 +89,44 @@ fn every_kind() -> Vec<(&'static str, CoderSettings)> {
                 "type": "p_anneal", "width": 7, "sparsity_coefficient": 0.3, "anneal_end_step": 20000
             })),
         ),
-        ("batch_topk", coder(serde_json::json!({"type": "batch_topk", "width": 7, "k": 2.5, "aux_coefficient": 0}))),
+        (
+            "p_anneal, gated",
+            coder(serde_json::json!({
+                "type": "p_anneal", "width": 7, "base": "gated", "sparsity_coefficient": 0.3, "anneal_end_step": 20000
+            })),
+        ),
+        (
+            "batch_topk",
+            coder(serde_json::json!({"type": "batch_topk", "width": 7, "k": 2.5, "aux": {"coefficient": 0}})),
+        ),
         (
             "batch_topk, ranked",
             coder(serde_json::json!(
-                {"type": "batch_topk", "width": 7, "k": 2.5, "decoder": "ranked", "aux_coefficient": 0}
+                {"type": "batch_topk", "width": 7, "k": 2.5, "decoder": "ranked", "aux": {"coefficient": 0}}
             )),
+        ),
+        (
+            "feature_choice",
+            coder(serde_json::json!({"type": "feature_choice", "width": 7, "k": 3.5, "aux": {"coefficient": 0}})),
+        ),
+        (
+            "feature_choice, zipf",
+            coder(serde_json::json!({
+                "type": "feature_choice", "width": 7, "k": 3, "budget": "zipf", "zipf_top": 0.8, "aux": {"coefficient": 0}
+            })),
+        ),
+        (
+            "top_afa",
+            coder(serde_json::json!({
+                "type": "top_afa", "width": 7, "afa_coefficient": 0.3, "aux": {"coefficient": 0}
+            })),
+        ),
+        ("group_max", coder(serde_json::json!({"type": "group_max", "width": 8, "k": 2, "aux": {"coefficient": 0}}))),
+        (
+            "nested_topk",
+            coder(serde_json::json!({
+                "type": "nested_topk", "width": 7, "ks": [1, 2, 4], "weights": "reversed", "aux": {"coefficient": 0}
+            })),
         ),
         ("standard, april", coder(serde_json::json!({"type": "standard", "width": 7, "l1_coefficient": 0.3}))),
         (
@@ -120,7 +154,7 @@ fn every_kind() -> Vec<(&'static str, CoderSettings)> {
             "matryoshka",
             coder(serde_json::json!({
                 "type": "matryoshka", "width": 7, "k": 3, "widths": [2, 4], "weights": [0.5, 0.25, 2.0],
-                "aux_coefficient": 0
+                "aux": {"coefficient": 0}
             })),
         ),
     ]

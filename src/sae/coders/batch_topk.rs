@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compute::coder_ops::CoderDims;
 use crate::sae::coders::{
-    Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after, default_threshold_rate,
-    k_anneal,
+    AuxConfig, Common, Fault, Faults, RankedDecoder, aux, default_dead_after, default_threshold_rate, k_anneal,
 };
 use crate::sae::settings::{CoderSettings, SelectionSettings};
 use crate::units::Count;
@@ -27,13 +26,9 @@ pub struct BatchTopkConfig {
     #[serde(default = "default_threshold_rate")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1.0))]
     pub threshold_rate: f64,
-    /// Weight of the auxiliary loss that lets dead latents reconstruct the residual; 0: off.
-    #[serde(default = "default_aux_coefficient")]
-    #[schemars(range(min = 0.0))]
-    pub aux_coefficient: f64,
-    /// Dead latents that the auxiliary loss uses a row; default: half the input width.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aux_k: Option<u32>,
+    /// Dead latents reconstruct the residual (AuxK).
+    #[serde(default, skip_serializing_if = "aux::is_default")]
+    pub aux: AuxConfig,
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
@@ -57,8 +52,8 @@ impl BatchTopkConfig {
 
     pub(in crate::sae) fn faults(&self) -> Vec<Fault> {
         let mut faults = Faults::default();
-        faults.kept(self.width, self.k, self.aux_k);
-        faults.not_negative("aux_coefficient", self.aux_coefficient);
+        faults.kept(self.width, self.k);
+        self.aux.faults(self.width, &mut faults);
         faults.annealed(self.width, self.k, self.k_start, self.k_anneal_steps);
         let rate = self.threshold_rate;
         faults.check(rate > 0.0 && rate <= 1.0, "threshold_rate", rate, "must be above 0 and at most 1");
@@ -71,7 +66,7 @@ impl BatchTopkConfig {
         CoderSettings {
             decoder: self.decoder.norm(),
             k_anneal: k_anneal(self.k_start, self.k_anneal_steps),
-            aux: aux(self.aux_k, self.aux_coefficient, d, self.width),
+            aux: self.aux.settings(d, self.width),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
         }
     }

@@ -54,6 +54,9 @@ pub struct JumpreluConfig {
     /// Whether that loss is of all latents.
     #[serde(default)]
     pub pre_act_all_latents: bool,
+    /// Whether the gradient of the thresholds' window goes on to the encoder (Anthropic, January 2025).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encoder_gradient: bool,
     /// Norms of decoder rows.
     #[serde(default)]
     pub decoder: FreeDecoder,
@@ -145,6 +148,7 @@ impl JumpreluConfig {
             warmup_steps: self.l0_warmup_steps,
             pre_act_coefficient: self.pre_act_coefficient,
             pre_act_all: self.pre_act_all_latents,
+            encoder_gradient: self.encoder_gradient,
         });
         CoderSettings {
             decoder: if self.decoder == FreeDecoder::Free { DecoderNorm::Free } else { DecoderNorm::Unit },

@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sae::coders::{
-    BatchTopkConfig, Common, Fault, Faults, RankedDecoder, default_aux_coefficient, default_dead_after,
-    default_threshold_rate,
+    AuxConfig, BatchTopkConfig, Common, Fault, Faults, RankedDecoder, aux, default_dead_after, default_threshold_rate,
 };
 use crate::sae::settings::{CoderSettings, Prefix};
 use crate::units::Count;
@@ -32,13 +31,9 @@ pub struct MatryoshkaConfig {
     #[serde(default = "default_threshold_rate")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1.0))]
     pub threshold_rate: f64,
-    /// Weight of the auxiliary loss that lets dead latents reconstruct what the widest reconstruction left; 0: off.
-    #[serde(default = "default_aux_coefficient")]
-    #[schemars(range(min = 0.0))]
-    pub aux_coefficient: f64,
-    /// Dead latents that the auxiliary loss uses a row; default: half the input width.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aux_k: Option<u32>,
+    /// Dead latents reconstruct what the widest reconstruction left (AuxK).
+    #[serde(default, skip_serializing_if = "aux::is_default")]
+    pub aux: AuxConfig,
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
@@ -53,8 +48,7 @@ impl MatryoshkaConfig {
             width: self.width,
             k: self.k,
             threshold_rate: self.threshold_rate,
-            aux_coefficient: self.aux_coefficient,
-            aux_k: self.aux_k,
+            aux: self.aux,
             dead_after_tokens: self.dead_after_tokens,
             k_start: None,
             k_anneal_steps: None,

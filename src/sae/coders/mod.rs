@@ -3,26 +3,36 @@
 //!
 //! A new coder is a file here and an arm in [`crate::sae::config::CoderConfig`]; if its blocks exist, nothing else.
 
+pub mod aux;
 pub mod batch_topk;
+pub mod feature_choice;
 pub mod gated;
+pub mod group_max;
 pub mod jumprelu;
 pub mod matryoshka;
+pub mod nested_topk;
 pub mod p_anneal;
 pub mod standard;
+pub mod top_afa;
 pub mod topk;
 
+pub use aux::{AuxConfig, AuxForm};
 pub use batch_topk::BatchTopkConfig;
+pub use feature_choice::FeatureChoiceConfig;
 pub use gated::GatedConfig;
+pub use group_max::GroupMaxConfig;
 pub use jumprelu::JumpreluConfig;
 pub use matryoshka::MatryoshkaConfig;
+pub use nested_topk::NestedTopkConfig;
 pub use p_anneal::PAnnealConfig;
 pub use standard::StandardConfig;
+pub use top_afa::TopAfaConfig;
 pub use topk::TopkConfig;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sae::settings::{AuxSettings, DecoderNorm, KAnneal};
+use crate::sae::settings::{DecoderNorm, KAnneal};
 use crate::units::Count;
 
 /// What every coder has.
@@ -78,12 +88,10 @@ impl Faults {
         }
     }
 
-    /// Latents kept a row, and those of the auxiliary loss.
-    fn kept(&mut self, width: u32, k: f64, aux_k: Option<u32>) {
+    /// Latents kept a row.
+    fn kept(&mut self, width: u32, k: f64) {
         let rule = format!("must be between 1 and `coder.width` ({width})");
         self.check(k >= 1.0 && k <= f64::from(width), "k", k, rule);
-        let rule = format!("must be at most `coder.width` ({width})");
-        self.check(aux_k.is_none_or(|k| k <= width), "aux_k", aux_k.unwrap_or(0), rule);
     }
 }
 
@@ -111,19 +119,9 @@ impl RankedDecoder {
     }
 }
 
-/// The auxiliary branch for inputs of width `d`: `aux_k`, or half of `d`.
-fn aux(aux_k: Option<u32>, coefficient: f64, d: usize, width: u32) -> Option<AuxSettings> {
-    let k = aux_k.map_or((d / 2).max(1), |k| k as usize).min(width as usize);
-    (k > 0 && coefficient > 0.0).then_some(AuxSettings { k, coefficient })
-}
-
 /// The number of latents kept, while it falls.
 fn k_anneal(start: Option<u32>, steps: Option<u64>) -> Option<KAnneal> {
     Some(KAnneal { from: f64::from(start?), steps: steps? })
-}
-
-fn default_aux_coefficient() -> f64 {
-    1.0 / 32.0
 }
 
 fn default_dead_after() -> Count {

@@ -1,4 +1,5 @@
-//! `type: p_anneal` (Karvonen et al. 2024): ReLU with a penalty whose exponent falls from 1 towards 0 while training.
+//! `type: p_anneal` (Karvonen et al. 2024): ReLU, or a gate, with a penalty whose exponent falls from 1 towards 0 while
+//! training.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ pub struct PAnnealConfig {
     /// Latents.
     #[schemars(range(min = 1))]
     pub width: u32,
+    /// What is penalised.
+    #[serde(default, skip_serializing_if = "is_standard")]
+    pub base: AnnealedBase,
     /// Weight of the penalty to start from; the reconstruction loss is summed over dimensions.
     #[schemars(range(min = 0.0))]
     pub sparsity_coefficient: f64,
@@ -44,6 +48,21 @@ pub struct PAnnealConfig {
     pub dead_after_tokens: Count,
 }
 
+/// The coder whose penalty is annealed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnnealedBase {
+    /// ReLU: the values of the code.
+    #[default]
+    Standard,
+    /// Gated, decoder rows of norm 1: the values of the gate.
+    Gated,
+}
+
+fn is_standard(base: &AnnealedBase) -> bool {
+    *base == AnnealedBase::Standard
+}
+
 fn default_start() -> u64 {
     15_000
 }
@@ -69,6 +88,9 @@ impl PAnnealConfig {
         faults.check((2..=1000).contains(&self.exponents), "exponents", self.exponents, "must be between 2 and 1000");
         faults.check((1..=1000).contains(&self.window), "window", self.window, "must be between 1 and 1000");
         faults.check(self.resample_every_steps != Some(0), "resample_every_steps", 0, "must be at least 1");
+        if let Some(every) = self.resample_every_steps {
+            faults.check(is_standard(&self.base), "resample_every_steps", every, "is only for `base: standard`");
+        }
         faults.0
     }
 
@@ -80,6 +102,10 @@ impl PAnnealConfig {
             by_norm: false,
             warmup_steps: self.sparsity_warmup_steps,
         };
+        let selection = match self.base {
+            AnnealedBase::Standard => SelectionSettings::Positive,
+            AnnealedBase::Gated => SelectionSettings::Gated { trains_decoder: false },
+        };
         CoderSettings {
             resample_every: self.resample_every_steps,
             penalties: vec![penalty],
@@ -89,7 +115,7 @@ impl PAnnealConfig {
                 exponents: self.exponents,
                 window: self.window as usize,
             }),
-            ..CoderSettings::plain(dims, SelectionSettings::Positive, self.dead_after_tokens.0)
+            ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
         }
     }
 }

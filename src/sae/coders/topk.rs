@@ -4,10 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::coder_ops::CoderDims;
-use crate::sae::coders::{
-    Common, Fault, Faults, RankedDecoder, aux, default_aux_coefficient, default_dead_after, k_anneal,
-};
-use crate::sae::settings::{AuxSettings, CoderSettings, SelectionSettings};
+use crate::sae::coders::{AuxConfig, Common, Fault, Faults, RankedDecoder, aux, default_dead_after, k_anneal};
+use crate::sae::settings::{CoderSettings, MultiSettings, SelectionSettings};
 use crate::units::Count;
 
 /// The keys.
@@ -21,13 +19,9 @@ pub struct TopkConfig {
     /// Latents kept a row.
     #[schemars(range(min = 1))]
     pub k: u32,
-    /// Weight of the auxiliary loss that lets dead latents reconstruct the residual; 0: off.
-    #[serde(default = "default_aux_coefficient")]
-    #[schemars(range(min = 0.0))]
-    pub aux_coefficient: f64,
-    /// Dead latents that the auxiliary loss uses a row; default: half the input width.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aux_k: Option<u32>,
+    /// Dead latents reconstruct the residual (AuxK).
+    #[serde(default, skip_serializing_if = "aux::is_default")]
+    pub aux: AuxConfig,
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
@@ -62,8 +56,8 @@ impl TopkConfig {
 
     pub(in crate::sae) fn faults(&self) -> Vec<Fault> {
         let mut faults = Faults::default();
-        faults.kept(self.width, f64::from(self.k), self.aux_k);
-        faults.not_negative("aux_coefficient", self.aux_coefficient);
+        faults.kept(self.width, f64::from(self.k));
+        self.aux.faults(self.width, &mut faults);
         faults.annealed(self.width, f64::from(self.k), self.k_start, self.k_anneal_steps);
         faults.not_negative("multi_coefficient", self.multi_coefficient);
         if let Some(multi_k) = self.multi_k {
@@ -80,12 +74,12 @@ impl TopkConfig {
         let dims = CoderDims::square(d, self.width as usize);
         let selection = SelectionSettings::TopK { k: self.k as usize };
         let multi_k = self.multi_k.unwrap_or(self.k.saturating_mul(4)).min(self.width) as usize;
-        let multi = AuxSettings { k: multi_k, coefficient: self.multi_coefficient };
+        let multi = MultiSettings { k: multi_k, coefficient: self.multi_coefficient };
         CoderSettings {
             multi: (multi.coefficient > 0.0).then_some(multi),
             decoder: self.decoder.norm(),
             k_anneal: k_anneal(self.k_start, self.k_anneal_steps),
-            aux: aux(self.aux_k, self.aux_coefficient, d, self.width),
+            aux: self.aux.settings(d, self.width),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
         }
     }

@@ -3,8 +3,9 @@
 //! coder's in one backward pass of the encoder.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, Subset};
+use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, Rule, Subset};
 use crate::sae::params::Params;
+use crate::sae::selection::make_room;
 
 /// Buffers of a branch, for batches of up to a fixed number of rows.
 pub struct Branch<B: CoderOps> {
@@ -14,6 +15,27 @@ pub struct Branch<B: CoderOps> {
     residual: B::Tensor,
     residual_scale: f64,
     most: usize,
+    held: Held<B>,
+}
+
+/// The latents that a branch looks at, gathered: encoder rows, biases, scores, `[n, len]` pre-activations.
+struct Held<B: CoderOps> {
+    w_enc: B::Tensor,
+    b_enc: B::Tensor,
+    score: B::Tensor,
+    u: B::Tensor,
+}
+
+/// The latents that a branch chooses from.
+pub struct Among<'a, B: CoderOps> {
+    /// Which.
+    pub subset: Subset<'a, B>,
+    /// Whether their pre-activations are held, as a score and a sign need.
+    pub holds: bool,
+    /// `[f]` weights of the ranking.
+    pub score: Option<&'a B::Tensor>,
+    /// Whether entries that are not positive count.
+    pub signed: bool,
 }
 
 impl<B: CoderOps> Branch<B> {
@@ -26,6 +48,12 @@ impl<B: CoderOps> Branch<B> {
             residual: backend.zeros(rows * dims.out),
             residual_scale: 0.0,
             most: k,
+            held: Held {
+                w_enc: backend.zeros(0),
+                b_enc: backend.zeros(0),
+                score: backend.zeros(0),
+                u: backend.zeros(0),
+            },
         }
     }
 
@@ -42,11 +70,44 @@ impl<B: CoderOps> Branch<B> {
         params: &Params<B>,
         dims: CoderDims,
         input: BranchInput<'_, B>,
-        among: Option<Subset<'_, B>>,
+        among: Option<Among<'_, B>>,
     ) {
         self.code.rows = input.n;
-        backend.encode_topk(input.c, &params.w_enc, &params.b_enc, dims, among, &mut self.code);
+        match among {
+            Some(among) if among.holds => self.encode_held(backend, params, dims, &input, among),
+            among => {
+                let among = among.map(|among| among.subset);
+                backend.encode_topk(input.c, &params.w_enc, &params.b_enc, dims, among, &mut self.code);
+            }
+        }
+        make_room(backend, &mut self.g_pre, self.code.places());
         backend.residual(&self.code, 0..u32::MAX, &params.w_dec, input.target, &mut self.residual, dims.out);
+    }
+
+    /// The code of latents that are ranked by more than the size of their pre-activations.
+    fn encode_held(
+        &mut self,
+        backend: &B,
+        params: &Params<B>,
+        CoderDims { d, out, .. }: CoderDims,
+        input: &BranchInput<'_, B>,
+        Among { subset, score, signed, .. }: Among<'_, B>,
+    ) {
+        let (k, len, n) = (self.code.k, subset.len, input.n);
+        let Held { w_enc, b_enc, score: own_score, u } = &mut self.held;
+        make_room(backend, w_enc, len * d);
+        make_room(backend, b_enc, len);
+        make_room(backend, u, n * len);
+        backend.take_rows(&params.w_enc, &subset, w_enc, d);
+        backend.take_rows(&params.b_enc, &subset, b_enc, 1);
+        backend.pre_activations(input.c, w_enc, b_enc, u, n, CoderDims { d, f: len, out, groups: 1 });
+        let score = score.map(|score| {
+            make_room(backend, own_score, len);
+            backend.take_rows(score, &subset, own_score, 1);
+            &*own_score
+        });
+        backend.select(u, len, Rule::RowLargest { k, score, signed }, &mut self.code);
+        backend.rename(&mut self.code, &subset);
     }
 
     /// Take the gradient with respect to the reconstruction as `scale * residual` back to the pre-activations, and group

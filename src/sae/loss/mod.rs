@@ -1,10 +1,12 @@
 //! What is minimised: reconstructions, penalties on the code, and the auxiliary branch. One file each.
 
 pub mod anneal;
+pub mod aux;
 pub mod branch;
 pub mod penalty;
 pub mod reconstruction;
 
+pub use aux::Aux;
 pub use branch::Branch;
 pub use penalty::Penalties;
 pub use reconstruction::Reconstruction;

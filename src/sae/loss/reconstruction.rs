@@ -1,24 +1,27 @@
-//! Reconstructions of the target from the first latents of the code: one from all of them in a plain coder, several from
-//! nested prefixes in a Matryoshka one (Bussmann et al. 2025).
+//! Reconstructions of the target from parts of the code: one from all of it in a plain coder, several from nested parts in
+//! others.
 //!
 //! ```text
-//! L = sum_r weight_r 1/n sum_b |target - sum_(i < width_r) f_i w_i|^2
+//! L = sum_r weight_r 1/n sum_b |target - sum_(i in part r) f_i w_i|^2
 //! ```
 //!
-//! A latent takes part in its own and all wider reconstructions, so the gradient that reaches it is a sum over them. It is
-//! kept, per prefix, as a residual: with `t_r = sum_(s >= r) weight_s / weight_last residual_s` the gradient with respect
-//! to what latents of prefix `r` (and of none before) add is `-2 weight_last / n t_r`.
+//! Parts are the first latents (Bussmann et al. 2025, Matryoshka) or the largest values of each row (Zaigrajew et al. 2025):
+//! part `r` has everything of part `r - 1`, so a latent takes part in its own and all wider reconstructions, and the
+//! gradient that reaches it is a sum over them. It is kept, per part, as a residual: with `t_r = sum_(s >= r) weight_s /
+//! weight_last residual_s` the gradient with respect to what part `r` adds to the ones before is `-2 weight_last / n t_r`.
 
 use std::ops::Range;
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, SquareSums};
-use crate::sae::selection::Input;
-use crate::sae::settings::Prefix;
+use crate::sae::selection::{Entries, Input};
+use crate::sae::settings::{NestedBy, Prefix};
 
 /// Residuals of the reconstructions.
 pub struct Reconstruction<B: CoderOps> {
     prefixes: Vec<Prefix>,
+    /// Where parts are by rank: the entries that each adds to the ones before.
+    ranks: Vec<Entries<B>>,
     /// `[rows, out]` for each prefix; `t_r` after [`Reconstruction::forward`].
     residuals: Vec<B::Tensor>,
     scale: f64,
@@ -26,25 +29,29 @@ pub struct Reconstruction<B: CoderOps> {
 
 impl<B: CoderOps> Reconstruction<B> {
     /// For batches of up to `rows` rows; there is at least one prefix.
-    pub fn new(backend: &B, dims: CoderDims, prefixes: Vec<Prefix>, rows: usize) -> Self {
+    pub fn new(backend: &B, dims: CoderDims, (by, prefixes): (NestedBy, Vec<Prefix>), rows: usize) -> Self {
         let residuals = prefixes.iter().map(|_| backend.zeros(rows * dims.out)).collect();
-        Self { prefixes, residuals, scale: 0.0 }
+        let ranked = if by == NestedBy::Rank { prefixes.len() } else { 0 };
+        let ranks = (0..ranked).map(|_| Entries::new(backend, dims.f)).collect();
+        Self { prefixes, ranks, residuals, scale: 0.0 }
     }
 
     /// Subtract the reconstructions from the target: the loss, and the sums of squares of the widest one's residual.
     pub fn forward(&mut self, input: &Input<'_, B>, code: &Code<B>) -> (f64, SquareSums) {
-        let Input { backend, params, dims, target, n, .. } = *input;
+        let Input { backend, dims, n, .. } = *input;
         let d = dims.out;
+        for r in 0..self.ranks.len() {
+            let from = if r == 0 { 0 } else { self.prefixes[r - 1].width };
+            backend.rank_range(code, from..self.prefixes[r].width, &mut self.ranks[r].code);
+            self.ranks[r].group(backend, dims.f);
+        }
         let last = self.prefixes.len() - 1;
         let mut loss = 0.0;
         for r in 0..last {
             self.subtract(input, code, r);
             loss += self.prefixes[r].weight * backend.sum_squares(&self.residuals[r], n * d) / n as f64;
         }
-        match last {
-            0 => backend.residual(code, 0..u32::MAX, &params.w_dec, target, &mut self.residuals[0], d),
-            _ => self.subtract(input, code, last),
-        }
+        self.subtract(input, code, last);
         let left = backend.square_sums(&self.residuals[last], n, d);
         let weight = self.prefixes[last].weight;
         for r in (0..last).rev() {
@@ -59,22 +66,32 @@ impl<B: CoderOps> Reconstruction<B> {
 
     fn subtract(&mut self, input: &Input<'_, B>, code: &Code<B>, r: usize) {
         let latents = self.latents(r);
+        let code = self.ranks.get(r).map_or(code, |part| &part.code);
         let (before, after) = self.residuals.split_at_mut(r);
         let from = before.last().unwrap_or(input.target);
         input.backend.residual(code, latents, &input.params.w_dec, from, &mut after[0], input.dims.out);
     }
 
-    /// The latents that prefix `r` has and none before it.
+    /// The latents that prefix `r` has and none before it; all where parts are by rank.
     fn latents(&self, r: usize) -> Range<u32> {
+        if !self.ranks.is_empty() || self.prefixes.len() == 1 {
+            return 0..u32::MAX;
+        }
         let from = if r == 0 { 0 } else { self.prefixes[r - 1].width };
         from as u32..self.prefixes[r].width as u32
     }
 
-    /// The gradient with respect to each entry's value, at the places of `code`.
-    pub fn entry_gradients(&self, input: &Input<'_, B>, code: &Code<B>, out: &mut B::Tensor) {
+    /// The gradient with respect to each entry's value: at the places of `code`, or where parts are by rank at those of the
+    /// parts, which [`Reconstruction::terms`] gives.
+    pub fn entry_gradients(&mut self, input: &Input<'_, B>, code: &Code<B>, out: &mut B::Tensor) {
         let Input { backend, params, dims, .. } = *input;
         for (r, residual) in self.residuals.iter().enumerate() {
-            backend.entry_dots(code, self.latents(r), &params.w_dec, residual, self.scale, out, dims.out);
+            let latents = self.latents(r);
+            let (code, out) = match self.ranks.get_mut(r) {
+                Some(Entries { code, g, .. }) => (&*code, g),
+                None => (code, &mut *out),
+            };
+            backend.entry_dots(code, latents, &params.w_dec, residual, self.scale, out, dims.out);
         }
     }
 
@@ -85,13 +102,12 @@ impl<B: CoderOps> Reconstruction<B> {
         by_latent: &'a ByLatent<B>,
         g_pre: &'a B::Tensor,
     ) -> Vec<GradientTerm<'a, B>> {
-        let term = |(r, residual): (usize, &'a B::Tensor)| GradientTerm {
-            code,
-            by_latent,
-            g_pre,
-            residual,
-            residual_scale: self.scale,
-            latents: self.latents(r),
+        let term = |(r, residual): (usize, &'a B::Tensor)| {
+            let (code, by_latent, g_pre) = match self.ranks.get(r) {
+                Some(part) => (&part.code, &part.by_latent, &part.g),
+                None => (code, by_latent, g_pre),
+            };
+            GradientTerm { code, by_latent, g_pre, residual, residual_scale: self.scale, latents: self.latents(r) }
         };
         self.residuals.iter().enumerate().map(term).collect()
     }
@@ -99,6 +115,14 @@ impl<B: CoderOps> Reconstruction<B> {
     /// The gradient of what is added to every reconstruction, `[out]`: overwrites `out`.
     pub fn bias_gradient(&self, input: &Input<'_, B>, out: &mut B::Tensor) {
         input.backend.column_sums(&self.residuals[0], self.scale, out, input.n, input.dims.out);
+    }
+
+    /// Add `scale * residual` (the first `len` numbers) to the gradient with respect to every latent's contribution. What
+    /// was left is no longer to be had.
+    pub fn pull(&mut self, backend: &B, residual: &B::Tensor, scale: f64, len: usize) {
+        for own in &mut self.residuals {
+            backend.combine(scale / self.scale, residual, 1.0, own, len);
+        }
     }
 
     /// `[n, out]` what the widest reconstruction left.

@@ -96,6 +96,10 @@ impl<B: CoderOps> Selection<B> for Gated<B> {
         }]
     }
 
+    fn penalized(&self) -> Option<&Code<B>> {
+        Some(&self.gate.code)
+    }
+
     /// The sum over all terms was that of `q`, which the input's bias needs; `b_enc` is the gate's alone.
     fn finish(&mut self, input: &Input<'_, B>, gradients: &mut Gradients<B>) {
         input.backend.entry_sums(&self.gate.by_latent, &self.gate.g, None, input.dims.f, &mut gradients.b_enc);

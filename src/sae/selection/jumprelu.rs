@@ -7,7 +7,10 @@
 //! ```
 //!
 //! where `dL/df` is taken in the whole window, also where `f` is 0, and `w_i` is the weight of the penalty on active
-//! latents ([`L0Penalty`]). Nothing else of the window reaches `u`. Thresholds are kept at 0 or above.
+//! latents ([`L0Penalty`]). Thresholds are kept at 0 or above.
+//!
+//! With `encoder_gradient` what reaches the threshold reaches `u` too, with the other sign: moving `u` up is as good as
+//! moving the threshold down. Otherwise nothing of the window does.
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{Code, CoderDims, GradientTerm, PenaltyGradients, PenaltyShape, Rule, Subset};
@@ -108,6 +111,19 @@ impl<B: CoderOps> Selection<B> for JumpRelu<B> {
         let counts = self.window.counts(backend, dims.f);
         let values = host(backend, threshold, dims.f);
         let (auxiliary, lifted) = self.pre_activation_loss(input, pass);
+        if self.settings.encoder_gradient {
+            let of_latents = |of: &dyn Fn(usize) -> f64| {
+                let mut t = backend.zeros(dims.f);
+                backend.write_f64(&mut t, 0, &(0..dims.f).map(of).collect::<Vec<_>>());
+                t
+            };
+            let gain = of_latents(&|i| values[i] / bandwidth);
+            let offset = of_latents(&|i| coefficient * weight(i) / bandwidth);
+            backend.scale_entries(&self.window.code, &gain, &mut self.window.g);
+            // the sum of the latents' weights has these as its gradient
+            let out = PenaltyGradients { values: &mut self.window.g, weights: None };
+            backend.penalize(&self.window.code, Some(&offset), PenaltyShape::Linear, 1.0, out);
+        }
         let gradient: Vec<f64> = (0..dims.f)
             .map(|i| lifted[i] - (values[i] * sums[i] + coefficient * weight(i) * counts[i]) / bandwidth)
             .collect();
@@ -116,15 +132,15 @@ impl<B: CoderOps> Selection<B> for JumpRelu<B> {
     }
 
     fn terms<'a>(&'a self, input: &Input<'a, B>) -> Vec<GradientTerm<'a, B>> {
-        let below = &self.below;
-        let term = || GradientTerm {
-            code: &below.code,
-            by_latent: &below.by_latent,
-            g_pre: &below.g,
+        let term = |entries: &'a Entries<B>| GradientTerm {
+            code: &entries.code,
+            by_latent: &entries.by_latent,
+            g_pre: &entries.g,
             residual: input.c,
             residual_scale: 0.0,
             latents: 0..u32::MAX,
         };
-        self.has_below.then(term).into_iter().collect()
+        let below = self.has_below.then(|| term(&self.below));
+        below.into_iter().chain(self.settings.encoder_gradient.then(|| term(&self.window))).collect()
     }
 }

@@ -3,9 +3,12 @@
 //! No gradient flows through a choice of latents; where a method estimates one (JumpReLU), its file says how.
 
 pub mod batch_topk;
+pub mod feature_choice;
 pub mod gated;
+pub mod group_max;
 pub mod jumprelu;
 pub mod positive;
+pub mod top_afa;
 pub mod topk;
 
 use crate::compute::CoderOps;
@@ -13,6 +16,7 @@ use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm};
 use crate::sae::loss::{Penalties, Reconstruction};
 use crate::sae::params::{Gradients, Params};
 use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
+use crate::sae::state::CoderState;
 
 /// What a step works on.
 pub struct Input<'a, B: CoderOps> {
@@ -36,6 +40,8 @@ pub struct Input<'a, B: CoderOps> {
     pub dead: &'a [u32],
     /// Steps before this one.
     pub step: u64,
+    /// What is remembered.
+    pub state: &'a CoderState,
 }
 
 /// The backward pass of one batch, from the code to the pre-activations.
@@ -50,7 +56,7 @@ pub struct Pass<'a, B: CoderOps> {
     /// pre-activations.
     pub g_code: &'a mut B::Tensor,
     /// The reconstructions.
-    pub reconstruction: &'a Reconstruction<B>,
+    pub reconstruction: &'a mut Reconstruction<B>,
     /// Penalties on values.
     pub penalties: &'a mut Penalties<B>,
     /// Gradients; a selection sets those of its own parameters.
@@ -82,6 +88,11 @@ pub trait Selection<B: CoderOps>: Send + Sync {
         Vec::new()
     }
 
+    /// What the penalties are on, where that is not the code.
+    fn penalized(&self) -> Option<&Code<B>> {
+        None
+    }
+
     /// The last word on gradients, after those of all terms were summed.
     fn finish(&mut self, _input: &Input<'_, B>, _gradients: &mut Gradients<B>) {}
 }
@@ -94,6 +105,13 @@ pub fn build<B: CoderOps>(backend: &B, settings: &CoderSettings, rows: usize) ->
         SelectionSettings::TopK { k } => Box::new(topk::TopK::new(backend, dims, rows, (*k, anneal), ranked)),
         SelectionSettings::BatchTopK { k, .. } => {
             Box::new(batch_topk::BatchTopK::new(backend, dims, rows, (*k, anneal), ranked))
+        }
+        SelectionSettings::TopAfa { coefficient, .. } => {
+            Box::new(top_afa::TopAfa::new(backend, dims, rows, *coefficient))
+        }
+        SelectionSettings::GroupMax { groups } => Box::new(group_max::GroupMax::new(backend, dims, rows, *groups)),
+        SelectionSettings::FeatureChoice(own) => {
+            Box::new(feature_choice::FeatureChoice::new(backend, dims, rows, *own))
         }
         SelectionSettings::Positive => Box::new(positive::Positive::new(backend, dims, rows)),
         SelectionSettings::JumpRelu(own) => Box::new(jumprelu::JumpRelu::new(backend, dims, rows, own.clone())),

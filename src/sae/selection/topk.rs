@@ -30,7 +30,7 @@ impl<B: CoderOps> Selection<B> for TopK<B> {
             None => backend.encode_topk(c, &params.w_enc, &params.b_enc, dims, None, code),
             Some(u) => {
                 backend.pre_activations(c, &params.w_enc, &params.b_enc, u, n, dims);
-                backend.select(u, dims.f, Rule::RowLargest { k, score: Some(norms) }, code);
+                backend.select(u, dims.f, Rule::RowLargest { k, score: Some(norms), signed: false }, code);
             }
         }
     }

@@ -175,6 +175,16 @@ fn entry_ops<B: CoderOps>(
             results.push(("penalize", all.concat()));
         }
     }
+    let (wide, mut set) = (backend.upload(&random((3 * f + 1) * 2, "wide")), backend.index(f));
+    backend.write_index(&mut set, &(0..f as u32).map(|i| 3 * i + 1).collect::<Vec<_>>());
+    let subset = Subset { latents: &set, len: f };
+    let mut gathered = backend.zeros(f * 2);
+    backend.take_rows(&wide, &subset, &mut gathered, 2);
+    results.push(("take_rows", read(backend, &gathered, f * 2)));
+    let mut renamed = Code::new(backend, 0, 0);
+    backend.affine_entries(code, &weight, &weight, &mut renamed);
+    backend.rename(&mut renamed, &subset);
+    results.push(("rename", dense(backend, &renamed, 3 * f + 1)));
     let mut scaled = Code::new(backend, 0, 0);
     backend.affine_entries(code, &gain, &offset, &mut scaled);
     results.push(("affine_entries", dense(backend, &scaled, f)));
@@ -182,6 +192,18 @@ fn entry_ops<B: CoderOps>(
     backend.group_by_latent(code, f, &mut by_latent);
     let mut a = backend.upload(&random(n * k, "a"));
     backend.scale_entries(code, &gain, &mut a);
+    backend.entry_minima(&by_latent, &a, f, &mut sums);
+    results.push(("entry_minima", read(backend, &sums, f).iter().map(|x| x.min(1e6)).collect()));
+    let mut values = backend.upload(&random(n * k, "values"));
+    let norm = backend.upload(&random(n, "norm"));
+    let mut all = vec![backend.norm_distance(code, &norm, 0.5, &mut values)];
+    all.extend(read(backend, &values, n * k));
+    results.push(("norm_distance", all));
+    for ranks in [0..1, 0..k + 3, 1..k.div_ceil(2)] {
+        let mut some = Code::new(backend, 0, 0);
+        backend.rank_range(code, ranks, &mut some);
+        results.push(("rank_range", dense(backend, &some, f)));
+    }
     for b in [None, Some(&code.values)] {
         backend.entry_sums(&by_latent, &a, b, f, &mut sums);
         results.push(("scale_entries, entry_sums", read(backend, &sums, f)));
@@ -198,14 +220,24 @@ fn selections<B: CoderOps>(backend: &B, (n, _, f, k): (usize, usize, usize, usiz
     let (score, mut set) = (Some(&threshold), backend.index(f));
     let among: Vec<u32> = (0..f as u32).filter(|i| i % 3 == 1).collect();
     backend.write_index(&mut set, &among);
+    let mut counts = backend.index(f);
+    backend.write_index(&mut counts, &(0..f as u32).map(|i| i * 7 % 90).collect::<Vec<_>>());
+    let norms: Vec<f32> = random(n, "norm").iter().map(|x| x.abs() * (k as f32).sqrt()).collect();
+    let norm = backend.upload(&norms);
     let below = Rule::Below { threshold: &threshold, among: Subset { latents: &set, len: among.len() } };
     let rules: Vec<(&str, Rule<'_, B>)> = vec![
         ("positive", Rule::Positive),
         ("above", Rule::Above(&threshold)),
         ("near", Rule::Near { threshold: &threshold, half_width: 0.3 }),
         ("below", below),
-        ("row", Rule::RowLargest { k, score: None }),
-        ("row by score", Rule::RowLargest { k, score }),
+        ("row", Rule::RowLargest { k, score: None, signed: false }),
+        ("row by score", Rule::RowLargest { k, score, signed: false }),
+        ("row, signed", Rule::RowLargest { k: k + f / 2, score, signed: true }),
+        ("row norm", Rule::RowNorm { norm: &norm, score: None }),
+        ("row norm by score", Rule::RowNorm { norm: &norm, score }),
+        ("one group", Rule::GroupLargest { groups: 1 }),
+        ("groups", Rule::GroupLargest { groups: (1..=f.min(9)).rev().find(|groups| f % groups == 0).unwrap() }),
+        ("columns", Rule::ColumnLargest { counts: &counts }),
         ("batch", Rule::BatchLargest { count: n * k / 2, score: None }),
         ("batch by score", Rule::BatchLargest { count: n * k / 3 + 1, score }),
         ("batch, all", Rule::BatchLargest { count: n * f + 5, score: None }),

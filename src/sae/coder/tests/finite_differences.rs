@@ -40,6 +40,85 @@ fn dense_loss(params: &Params<Reference>, k: [usize; 2], x: &[f64], n: usize, de
     loss + if dead.is_empty() { 0.0 } else { aux / spread / 32.0 }
 }
 
+/// AuxK as its forms state it, densely, of one set of dead latents; the residual is that of `frozen`, or of the parameters.
+fn dense_aux_loss(
+    params: &Params<Reference>,
+    aux: &AuxSettings,
+    y: &[f64],
+    n: usize,
+    dead: &[u32],
+    frozen: Option<&[f64]>,
+) -> f64 {
+    let (d, f) = (params.b_dec.len(), params.b_enc.len());
+    let around_mean = |rows: &[f64]| -> f64 {
+        let mean = |p: usize| (0..n).map(|b| rows[b * d + p]).sum::<f64>() / n as f64;
+        (0..d).map(|p| (0..n).map(|b| (rows[b * d + p] - mean(p)).powi(2)).sum::<f64>()).sum()
+    };
+    let u = |b: usize, i: usize| {
+        params.b_enc[i] + (0..d).map(|p| (y[b * d + p] - params.b_dec[p]) * params.w_enc[i * d + p]).sum::<f64>()
+    };
+    let mut of_row = Vec::new();
+    let mut residual = Vec::new();
+    for b in 0..n {
+        // the main code keeps the three largest positive
+        let mut kept: Vec<usize> = (0..f).filter(|&i| u(b, i) > 0.0).collect();
+        kept.sort_by(|&i, &j| u(b, j).total_cmp(&u(b, i)));
+        kept.truncate(3);
+        residual.extend((0..d).map(|p| {
+            y[b * d + p] - params.b_dec[p] - kept.iter().map(|&i| u(b, i) * params.w_dec[i * d + p]).sum::<f64>()
+        }));
+        let mut from: Vec<usize> = dead.iter().map(|&i| i as usize).filter(|&i| !aux.relu || u(b, i) > 0.0).collect();
+        from.sort_by(|&i, &j| u(b, j).total_cmp(&u(b, i)));
+        from.truncate(aux.k);
+        of_row.extend((0..d).map(|p| from.iter().map(|&i| u(b, i) * params.w_dec[i * d + p]).sum::<f64>()));
+    }
+    let left = frozen.unwrap_or(&residual);
+    let divisor = match aux.per {
+        AuxDivisor::Residual => around_mean(left),
+        AuxDivisor::Rows => n as f64,
+    };
+    let share = aux.full_at.map_or(1.0, |full| (dead.len() as f64 / full).min(1.0));
+    let error: f64 = left.iter().zip(&of_row).map(|(r, e)| (r - e).powi(2)).sum();
+    residual.iter().map(|r| r * r).sum::<f64>() / n as f64 + aux.coefficient * share / divisor * error
+}
+
+#[test]
+fn every_form_of_auxk() {
+    let (n, d) = (5, 4);
+    let mut negative = 0;
+    for form in ["gao", "saelens", "sparsify", "bussmann"] {
+        for (relu, dead) in [(true, vec![1, 2, 5, 6]), (false, vec![1, 2, 5, 6]), (false, vec![4])] {
+            let settings = configured(
+                serde_json::json!({
+                    "type": "topk", "width": 7, "k": 3, "aux": {"form": form, "relu": relu, "k": 2, "coefficient": 0.3}
+                }),
+                d,
+            );
+            let aux = settings.aux.unwrap();
+            let rows = Reference.upload(&random_rows(n, d, "finite differences"));
+            let mut coder = Coder::new(&Reference, settings.clone(), random_params(&Reference, &settings, "aux"), n);
+            let report = coder.loss_and_gradients(&Reference, &batch(&rows, n, &dead));
+            let frozen = aux.detached.then(|| coder.residual().clone());
+            let loss = |params: &Params<Reference>| dense_aux_loss(params, &aux, &rows, n, &dead, frozen.as_deref());
+            assert!((loss(&coder.params) / report.loss() - 1.0).abs() < 1e-12, "{form}: loss {}", report.loss());
+            assert!(report.auxiliary_loss > 0.0);
+            compare(form, &coder.params, &coder.gradients, &[], loss);
+            let values = |i: u32| {
+                let at = i as usize * d;
+                (0..n)
+                    .map(|b| {
+                        (0..d).map(|p| (rows[b * d + p] - coder.params.b_dec[p]) * coder.params.w_enc[at + p]).sum()
+                    })
+                    .map(|dot: f64| dot + coder.params.b_enc[i as usize])
+                    .filter(|u| *u < 0.0)
+                    .count()
+            };
+            negative += if relu { 0 } else { dead.iter().map(|&i| values(i)).sum() };
+        }
+    }
+    assert!(negative > 0, "no dead latent had a negative pre-activation");
+}
+
 /// The largest difference between `gradients` and those of `loss`, as a share of each parameter's largest.
 fn compare(
     what: &str,
@@ -107,6 +186,7 @@ fn every_kind_of_coder() {
         coder.loss_and_gradients(&Reference, &Batch { target, ..batch(&rows, n, &[]) });
         let skip: &[&str] = match settings.selection {
             SelectionSettings::JumpRelu(_) => &["threshold"],
+            SelectionSettings::TopAfa { .. } => &["b_enc"],
             SelectionSettings::Gated { trains_decoder: false } => &["w_dec", "b_dec"],
             _ if !settings.target.bias => &["b_dec"],
             _ => &[],
@@ -144,5 +224,37 @@ fn thresholds_follow_the_expected_loss() {
         let expected = 0.99 * t * t - 0.05;
         let found = coder.gradients.extra("threshold")[0];
         assert!((found - expected).abs() < 0.005, "t = {t}: {found} instead of {expected}");
+    }
+}
+
+/// As above, of the encoder's bias: with the window's gradient it is the derivative of the expected loss, without it lacks
+/// what moves over the threshold.
+#[test]
+fn the_window_s_gradient_in_the_encoder_follows_the_expected_loss() {
+    let n = 40_000;
+    let x: Vec<f64> = (0..n).map(|i| (f64::from(i) + 0.5) / f64::from(n)).collect();
+    for (passes, t) in [(true, 0.3), (true, 0.5), (false, 0.3)] {
+        let settings = configured(
+            serde_json::json!({
+                "type": "jumprelu", "width": 1, "l0_coefficient": 0.05, "bandwidth": 0.02, "l0_warmup_steps": 0,
+                "encoder_gradient": passes
+            }),
+            1,
+        );
+        let params = PerParam {
+            w_enc: vec![1.0],
+            b_enc: vec![0.0],
+            w_dec: vec![0.9],
+            b_dec: vec![0.0],
+            extra: vec![("threshold", vec![t])],
+        };
+        let mut coder = Coder::new(&Reference, settings, params, n as usize);
+        coder.loss_and_gradients(&Reference, &batch(&x, n as usize, &[]));
+        // d/db of int_t^1 (x - 0.9 (x + b))^2 dx, and of the border at x = t - b
+        let smooth = -0.09 * (1.0 - t * t);
+        let border = 0.05 - 0.99 * t * t;
+        let expected = if passes { smooth + border } else { smooth };
+        let found = coder.gradients.b_enc[0];
+        assert!((found - expected).abs() < 0.005, "t = {t}, {passes}: {found} instead of {expected}");
     }
 }

@@ -136,6 +136,7 @@ fn jumprelu(sparsity: L0Penalty, pre_act_coefficient: f64) -> SelectionSettings 
         warmup_steps: 0,
         pre_act_coefficient,
         pre_act_all: true,
+        encoder_gradient: false,
     })
 }
 
@@ -174,6 +175,35 @@ fn nested_prefixes() {
     let settings = CoderSettings { prefixes, ..plain(SelectionSettings::Positive) };
     let run = run("matryoshka_prefix", settings, "b_enc", &[], &[]);
     run.loss(run.report.reconstruction_loss, &["prefix_losses"]);
+}
+
+#[test]
+fn top_afa() {
+    let case = case("top_afa");
+    let (inputs, expected) = (&case["inputs"], &case["expected"]);
+    let params = PerParam {
+        w_enc: turned(&numbers(&inputs["W_enc"]), D, F),
+        b_enc: vec![0.0; F],
+        w_dec: numbers(&inputs["W_dec"]),
+        b_dec: numbers(&inputs["b_dec"]),
+        extra: Vec::new(),
+    };
+    let settings = plain(SelectionSettings::TopAfa { coefficient: 0.1, threshold_rate: 0.01 });
+    let x = numbers(&inputs["x"]);
+    let mut coder = Coder::new(&Reference, settings, params, N);
+    let report = coder.loss_and_gradients(&Reference, &batch(&x, N, &[]));
+    assert_close(&dense(coder.code(), F), &numbers(&expected["f"]), 1e-8, "code");
+    assert_close(&[report.sparsity_loss], &numbers(&Value::from(vec![expected["afa_loss"].clone()])), 1e-8, "loss");
+    let (mut lengths, code) = (vec![0.0; N], coder.code());
+    Reference.row_norms(&x, &mut lengths, N, D);
+    let mut gradient = vec![0.0; code.places()];
+    Reference.norm_distance(code, &lengths, 0.1 / N as f64, &mut gradient);
+    let mut by_latent = vec![0.0; N * F];
+    for place in (0..code.places()).filter(|&place| code.values[place] > 0.0) {
+        by_latent[place / code.k * F + code.latents[place] as usize] = gradient[place];
+    }
+    assert_close(&by_latent, &numbers(&expected["g_f_afa"]), 1e-8, "gradient");
+    assert!(coder.gradients.b_enc.iter().all(|g| *g == 0.0), "the encoder has no bias");
 }
 
 #[test]

@@ -4,10 +4,11 @@ use super::*;
 
 /// Coders of 4 values that reconstruct others, or have parts.
 pub(super) fn other_targets() -> Vec<(&'static str, CoderSettings)> {
-    let topk = |d: usize| configured(serde_json::json!({"type": "topk", "width": 7, "k": 3, "aux_coefficient": 0}), d);
+    let topk =
+        |d: usize| configured(serde_json::json!({"type": "topk", "width": 7, "k": 3, "aux": {"coefficient": 0}}), d);
     let standard = |d| configured(serde_json::json!({"type": "standard", "width": 7, "l1_coefficient": 0.3}), d);
     let ranked = serde_json::json!({
-        "type": "batch_topk", "width": 7, "k": 2.5, "decoder": "ranked", "aux_coefficient": 0
+        "type": "batch_topk", "width": 7, "k": 2.5, "decoder": "ranked", "aux": {"coefficient": 0}
     });
     let tanh = serde_json::json!({
         "type": "jumprelu", "width": 7, "l0_coefficient": 0.2, "sparsity": "tanh", "decoder": "free",
@@ -15,7 +16,7 @@ pub(super) fn other_targets() -> Vec<(&'static str, CoderSettings)> {
     });
     let gated = serde_json::json!({"type": "gated", "width": 7, "l1_coefficient": 0.3, "decoder": "free"});
     let nested = serde_json::json!({
-        "type": "matryoshka", "width": 7, "k": 3, "widths": [2, 4], "aux_coefficient": 0
+        "type": "matryoshka", "width": 7, "k": 3, "widths": [2, 4], "aux": {"coefficient": 0}
     });
     vec![
         ("topk transcoder", topk(3).reading(4)),
@@ -42,7 +43,7 @@ fn the_cpu_agrees_with_the_reference() {
     let cpu = Cpu::new(2).unwrap();
     let (n, d, f) = (200, 24, 90);
     let coder = |json: Value, out| configured(json, out);
-    let topk = serde_json::json!({"type": "topk", "width": f, "k": 6, "aux_k": 9});
+    let topk = serde_json::json!({"type": "topk", "width": f, "k": 6, "aux": {"k": 9}});
     let standard = serde_json::json!({"type": "standard", "width": f, "l1_coefficient": 0.3});
     for settings in [
         coder(topk.clone(), 10).reading(d),
@@ -75,7 +76,7 @@ fn the_cpu_agrees_with_the_reference() {
 #[test]
 fn the_input_as_another_target_is_an_autoencoder() {
     let n = 9;
-    let json = serde_json::json!({"type": "topk", "width": 7, "k": 3, "aux_k": 2});
+    let json = serde_json::json!({"type": "topk", "width": 7, "k": 3, "aux": {"k": 2}});
     let settings = configured(json, 4);
     let rows = Reference.upload(&random_rows(n, 4, "same"));
     let run = |settings: CoderSettings, target: Option<&Vec<f64>>| {
