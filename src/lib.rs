@@ -27,7 +27,9 @@
 //! | [`replay`] | stored shards back to batches, in the order of the run or shuffled | networks |
 //! | [`shuffle`], [`import`], [`export`] | datasets made from datasets, from others' files; rows in others' formats | networks |
 //! | [`sae`] | the maths of sparse coders | where rows come from, I/O |
-//! | [`trainer`] | the online loop: mixing buffer, step, checkpoint, evaluation | I/O |
+//! | [`evaluation`] | how good a coder is: metrics as plain maths | I/O, models |
+//! | [`trainer`] | the online loop: mixing buffer, step, checkpoint | I/O |
+//! | [`report`] | evaluations as JSON and as a page | where they come from |
 //! | [`config`] | YAML to a resolved pipeline, all problems at once | running things |
 //! | [`pipeline`] | stages, queues, lifecycle | HTTP, command line |
 //! | [`admin`], [`cli`] | HTTP endpoints; commands | - |
@@ -49,6 +51,7 @@ pub mod config;
 pub mod corpus;
 pub mod dataset;
 pub mod error;
+pub mod evaluation;
 pub mod export;
 pub mod hooks;
 pub mod hub;
@@ -56,6 +59,7 @@ pub mod import;
 pub mod model;
 pub mod pipeline;
 pub mod replay;
+pub mod report;
 pub mod runtime;
 pub mod sae;
 pub mod shuffle;

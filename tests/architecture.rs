@@ -78,6 +78,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("export", &["error", "dataset", "store", "replay"]),
     ("sae", &["error", "units", "compute", "runtime::rng"]),
+    ("evaluation", &["error", "compute", "runtime::rng", "sae"]),
     (
         "trainer",
         &[
@@ -85,6 +86,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "units",
             "accounting",
             "sae",
+            "evaluation",
             "activation",
             "compute",
             "hooks",
@@ -93,6 +95,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("report", &["error", "evaluation", "trainer::history"]),
     (
         "config",
         &[
@@ -134,6 +137,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "sink",
             "replay",
             "sae",
+            "evaluation",
+            "report",
             "trainer",
             "config",
         ],
@@ -160,6 +165,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "sink",
             "replay",
             "sae",
+            "evaluation",
+            "report",
             "trainer",
             "replay",
             "shuffle",

@@ -5,6 +5,7 @@
 //! 78 wrong configuration.
 
 mod compact;
+mod eval;
 mod export;
 mod failure;
 mod gc;
@@ -130,6 +131,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Write a trained coder, or stored activations, in another tool's format
     Export(export::ExportArgs),
+    /// Judge trained coders on held-out text or rows: metrics as JSON, and a page with plots
+    Eval(eval::EvalArgs),
     /// List what can be captured from a model: names, widths, heads, bytes a token; loads no weights
     Sites(sites::SitesArgs),
     /// Check the model's arithmetic on this machine against the f64 reference, site by site
@@ -179,6 +182,7 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
         Command::Shuffle(args) => shuffle::execute(&args, globals),
         Command::Import(args) => import::execute(&args, globals),
         Command::Export(args) => export::execute(&args, globals),
+        Command::Eval(args) => eval::execute(&args, globals),
         Command::Sites(args) => sites::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),

@@ -14,7 +14,7 @@ use super::{Globals, Outcome, output};
 use crate::admin::{AdminServer, Board, Watched};
 use crate::compute::cpu::heap::Heap;
 use crate::error::{ErrorKind, ResultExt};
-use crate::pipeline::evaluate::Evaluation;
+use crate::evaluation::Evaluation;
 use crate::pipeline::summary::{RunSummary, TrainerSummary};
 use crate::pipeline::{
     self,
@@ -228,7 +228,7 @@ fn trainer_cell(t: &TrainerSummary) -> String {
         t.l0,
         100.0 * t.dead_fraction
     )];
-    if let Some(Evaluation { reconstruction: e, language_model }) = &t.evaluation {
+    if let Some(Evaluation { reconstruction: e, sparsity, language_model }) = &t.evaluation {
         lines.push(format!(
             "held out: {} rows, FVU {:.4}, explained variance {:.4}, cosine {:.4}, MSE {:.3}, L0 {:.1}, never active {:.1}%",
             e.rows,
@@ -236,8 +236,8 @@ fn trainer_cell(t: &TrainerSummary) -> String {
             e.explained_variance,
             e.cosine,
             e.mse,
-            e.l0,
-            100.0 * e.dead_fraction
+            sparsity.l0,
+            100.0 * sparsity.dead_fraction
         ));
         if let Some(m) = language_model {
             lines.push(format!(

@@ -1,24 +1,29 @@
-//! Metrics of trained coders on held-out text: how well they reconstruct, and what the model loses when it reads the
-//! reconstruction instead of the activation.
+//! Trained coders on held-out text: how well they reconstruct, and what the model loses when it reads the reconstruction
+//! instead of the activation.
 //!
-//! Each held-out batch is computed once clean and, for each coder, twice more: with the coder's reconstruction in place
-//! of the activation, and with zeros. Both replacements touch exactly the rows that training would keep (special tokens,
-//! excluded positions and outliers stay as they are), and cross-entropy is averaged over those of them that have a next
-//! token in their attention context. Of a coder of one head only that head is replaced. Definitions are those of [`crate::trainer::metrics`].
+//! Each held-out batch is computed once clean; for each site once with zeros in place of its activations (and once with
+//! their mean, where that was measured); and for each coder once with its reconstructions. Replacements touch exactly the
+//! rows that training would keep (special tokens, excluded positions and outliers stay as they are), and cross-entropy is
+//! averaged over those of them that have a next token in their attention context. Of a coder of one head only that head
+//! is replaced. Definitions are those of [`crate::evaluation`].
 
-use serde::{Deserialize, Serialize};
-
-use crate::activation::capture::columns;
 use crate::activation::keep::squared_norm;
 use crate::activation::{ActivationBatch, KeepRule};
 use crate::compute::Backend;
 use crate::error::Result;
-use crate::hooks::{HookPoint, Site, SiteWidth, Taps, Want};
+use crate::evaluation::Evaluation;
+use crate::evaluation::dark_matter::DarkMatterSums;
+use crate::evaluation::language_model::{LanguageModelSums, TokenLosses};
+use crate::evaluation::reconstruction::ReconstructionSums;
+use crate::evaluation::sample::CodeSample;
+use crate::evaluation::sparsity::SparsitySums;
+use crate::hooks::{HookPoint, Site, SiteWidth};
 use crate::model::Model;
+use crate::pipeline::splice::{self, Compared, SpliceTap};
+use crate::sae::codes::Codes;
 use crate::tokens::TokenBatch;
-use crate::trainer::metrics::{
-    LanguageModelMetrics, LanguageModelSums, ReconstructionMetrics, ReconstructionSums, TokenLosses,
-};
+
+pub use crate::pipeline::splice::LOGIT_ROWS;
 
 /// A coder under evaluation: something that reconstructs rows of one site in raw space.
 pub trait Reconstruct {
@@ -31,247 +36,320 @@ pub trait Reconstruct {
     /// Latents.
     fn n_latents(&self) -> usize;
 
-    /// `out = decode(encode(rows))`, `[n, width]`; `l0` gets the number of active latents of each row; `fired[i]` counts
-    /// the rows in which latent `i` is active.
-    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()>;
+    /// `out = decode(encode(rows))`, `[n, width]`, and the codes between; both are overwritten.
+    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()>;
 }
 
-/// Metrics of one coder on held-out text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// Reconstruction metrics.
-    #[serde(flatten)]
-    pub reconstruction: ReconstructionMetrics,
-    /// Metrics in the host model; absent where changing the site changes nothing downstream.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub language_model: Option<LanguageModelMetrics>,
+/// How much is measured.
+#[derive(Clone, Debug, Default)]
+pub struct Depth {
+    /// For each coder the mean of its rows over the sample ([`Means`]), if it was measured.
+    pub means: Option<Vec<Vec<f64>>>,
+    /// Whether codes are kept and errors are analysed.
+    pub closely: bool,
 }
 
 /// Running sums for one coder.
-struct Sums {
-    reconstruction: ReconstructionSums,
-    language_model: Option<LanguageModelSums>,
+pub struct CoderSums {
+    /// Rows and reconstructions.
+    pub reconstruction: ReconstructionSums,
+    /// Codes.
+    pub sparsity: SparsitySums,
+    /// In the host model.
+    pub language_model: Option<LanguageModelSums>,
+    /// Codes of the first rows, if they are kept.
+    pub sample: Option<CodeSample>,
+    /// Moments of errors, if they are analysed.
+    pub dark_matter: Option<DarkMatterSums>,
+    mean: Option<Vec<f32>>,
+    codes: Codes,
+    out: Vec<f32>,
 }
 
-/// Rows of logits computed at a time.
-pub const LOGIT_ROWS: usize = 128;
+impl CoderSums {
+    fn new(coder: &dyn Reconstruct, mean: Option<&Vec<f64>>, closely: bool) -> Self {
+        let width = coder.width();
+        Self {
+            reconstruction: match mean {
+                Some(mean) => ReconstructionSums::about(mean.clone()),
+                None => ReconstructionSums::new(width),
+            },
+            sparsity: SparsitySums::new(coder.n_latents()),
+            language_model: None,
+            sample: closely.then(CodeSample::default),
+            dark_matter: if closely { DarkMatterSums::new(width) } else { None },
+            mean: mean.map(|mean| mean.iter().map(|&x| x as f32).collect()),
+            codes: Codes::default(),
+            out: Vec::new(),
+        }
+    }
 
-/// Evaluate `coders` on batches of held-out text until `tokens` have been computed. `None` for all where there is no
-/// held-out text.
+    /// Reconstruct `rows`, whose ids ascend from batch to batch; `self.out` holds the reconstructions.
+    fn add(&mut self, coder: &dyn Reconstruct, rows: &[f32], ids: &[u64]) -> Result<()> {
+        coder.reconstruct(rows, &mut self.out, &mut self.codes)?;
+        self.reconstruction.add(rows, &self.out);
+        self.sparsity.add(&self.codes);
+        if let Some(sample) = &mut self.sample {
+            sample.add(ids, &self.codes);
+        }
+        if let Some(dark_matter) = &mut self.dark_matter {
+            dark_matter.add(rows, &self.out);
+        }
+        Ok(())
+    }
+
+    /// The metrics; `None` without rows.
+    pub fn evaluation(&self) -> Option<Evaluation> {
+        Some(Evaluation {
+            reconstruction: self.reconstruction.finish()?,
+            sparsity: self.sparsity.finish()?,
+            language_model: self.language_model.as_ref().and_then(LanguageModelSums::finish),
+        })
+    }
+}
+
+fn new_sums(coders: &[&dyn Reconstruct], depth: &Depth) -> Vec<CoderSums> {
+    let mean = |i: usize| depth.means.as_ref().and_then(|means| means.get(i));
+    coders.iter().enumerate().map(|(i, coder)| CoderSums::new(*coder, mean(i), depth.closely)).collect()
+}
+
+/// Evaluate `coders` on batches of held-out text until `tokens` have been computed.
 pub fn evaluate<B: Backend>(
     model: &mut dyn Model<B>,
     coders: &[&dyn Reconstruct],
     keep: &KeepRule,
     tokens: u64,
+    depth: &Depth,
     mut next_batch: impl FnMut() -> Result<Option<TokenBatch>>,
-) -> Result<Vec<Option<Evaluation>>> {
-    let mut sums: Vec<Sums> = coders
-        .iter()
-        .map(|coder| Sums {
-            reconstruction: ReconstructionSums::new(coder.width(), coder.n_latents()),
-            language_model: coder.point().site.edits_propagate().then(LanguageModelSums::default),
-        })
-        .collect();
+) -> Result<Vec<CoderSums>> {
+    let mut sums = new_sums(coders, depth);
+    for (coder, sums) in coders.iter().zip(&mut sums) {
+        sums.language_model = coder.point().site.edits_propagate().then(LanguageModelSums::default);
+    }
     let mut seen = 0;
     while seen < tokens {
         let Some(batch) = next_batch()? else { break };
         if batch.n_tokens() == 0 {
             continue;
         }
+        evaluate_batch(model, coders, keep, (&batch, seen), &mut sums)?;
         seen += batch.n_tokens() as u64;
-        evaluate_batch(model, coders, keep, &batch, &mut sums)?;
     }
-    let finish = |s: &Sums| {
-        let language_model = s.language_model.as_ref().and_then(LanguageModelSums::finish);
-        s.reconstruction.finish().map(|reconstruction| Evaluation { reconstruction, language_model })
-    };
-    Ok(sums.iter().map(finish).collect())
+    Ok(sums)
 }
 
-/// Evaluate `coders` on stored rows, at least `rows` of them where there are as many: how well they reconstruct. `None` for
-/// all where nothing is held out.
+/// Evaluate `coders` on stored rows, at least `rows` of them where there are as many: how well they reconstruct.
 pub fn evaluate_rows(
     coders: &[&dyn Reconstruct],
     rows: u64,
+    depth: &Depth,
     mut next_batch: impl FnMut() -> Result<Option<ActivationBatch>>,
-) -> Result<Vec<Option<Evaluation>>> {
-    let new = |coder: &&dyn Reconstruct| ReconstructionSums::new(coder.width(), coder.n_latents());
-    let mut sums: Vec<ReconstructionSums> = coders.iter().map(new).collect();
+) -> Result<Vec<CoderSums>> {
+    let mut sums = new_sums(coders, depth);
     let mut seen = 0;
     while seen < rows {
         let Some(batch) = next_batch()? else { break };
-        seen += batch.n_rows() as u64;
+        let ids: Vec<u64> = (seen..seen + batch.n_rows() as u64).collect();
         for (coder, sums) in coders.iter().zip(&mut sums) {
-            let Some(site) = batch.site(coder.point()) else { continue };
-            let (mut out, mut l0) = (Vec::new(), Vec::new());
-            coder.reconstruct(&site.data, &mut out, &mut l0, sums.fired_mut())?;
-            sums.add(&site.data, &out, &l0);
+            if let Some(site) = batch.site(coder.point()) {
+                sums.add(*coder, &site.data, &ids)?;
+            }
+        }
+        seen += batch.n_rows() as u64;
+    }
+    Ok(sums)
+}
+
+/// The mean row of each coder's site over a sample.
+pub struct Means {
+    sums: Vec<(u64, Vec<f64>)>,
+}
+
+impl Means {
+    fn new(coders: &[&dyn Reconstruct]) -> Self {
+        Self { sums: coders.iter().map(|coder| (0, vec![0.0; coder.width()])).collect() }
+    }
+
+    fn add(&mut self, coder: usize, rows: &[f32]) {
+        let (n, sum) = &mut self.sums[coder];
+        for row in rows.chunks_exact(sum.len()) {
+            *n += 1;
+            sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
         }
     }
-    let finish = |sums: &ReconstructionSums| {
-        sums.finish().map(|reconstruction| Evaluation { reconstruction, language_model: None })
-    };
-    Ok(sums.iter().map(finish).collect())
+
+    fn finish(self) -> Vec<Vec<f64>> {
+        let mean = |(n, sum): (u64, Vec<f64>)| sum.into_iter().map(|x| x / n.max(1) as f64).collect();
+        self.sums.into_iter().map(mean).collect()
+    }
+
+    /// Of the rows that [`evaluate`] will judge.
+    pub fn of_text<B: Backend>(
+        model: &mut dyn Model<B>,
+        coders: &[&dyn Reconstruct],
+        keep: &KeepRule,
+        tokens: u64,
+        mut next_batch: impl FnMut() -> Result<Option<TokenBatch>>,
+    ) -> Result<Vec<Vec<f64>>> {
+        let (mut means, mut seen) = (Self::new(coders), 0);
+        while seen < tokens {
+            let Some(batch) = next_batch()? else { break };
+            seen += batch.n_tokens() as u64;
+            let allowed = keep.by_token(&batch, &mut vec![Default::default(); batch.n_sequences()]);
+            let mut tap = SpliceTap::default();
+            coders.iter().for_each(|coder| tap.capture(coder.point(), coder.width(), &allowed));
+            model.forward(&batch, &mut tap)?;
+            for (i, coder) in coders.iter().enumerate() {
+                let values = &tap.captured[i].data;
+                let kept = Kept::of((coder.point(), coder.width()), keep, &allowed, values);
+                means.add(i, &kept.rows);
+            }
+        }
+        Ok(means.finish())
+    }
+
+    /// Of the rows that [`evaluate_rows`] will judge.
+    pub fn of_rows(
+        coders: &[&dyn Reconstruct],
+        rows: u64,
+        mut next_batch: impl FnMut() -> Result<Option<ActivationBatch>>,
+    ) -> Result<Vec<Vec<f64>>> {
+        let (mut means, mut seen) = (Self::new(coders), 0);
+        while seen < rows {
+            let Some(batch) = next_batch()? else { break };
+            seen += batch.n_rows() as u64;
+            for (i, coder) in coders.iter().enumerate() {
+                if let Some(site) = batch.site(coder.point()) {
+                    means.add(i, &site.data);
+                }
+            }
+        }
+        Ok(means.finish())
+    }
+}
+
+/// The rows of a site in a batch that are judged.
+struct Kept {
+    site: SiteWidth,
+    /// Which of the captured rows they are.
+    at: Vec<usize>,
+    /// Which rows of the batch they are.
+    positions: Vec<u32>,
+    /// Their values.
+    rows: Vec<f32>,
+}
+
+impl Kept {
+    /// Of `values` at the rows `allowed` of a batch.
+    fn of(site: SiteWidth, keep: &KeepRule, allowed: &[u32], values: &[f32]) -> Self {
+        let (point, width) = site;
+        let row = |j: usize| &values[j * width..][..width];
+        let at: Vec<usize> =
+            (0..allowed.len()).filter(|&j| keep.by_value(point, squared_norm(row(j))).is_none()).collect();
+        let positions = at.iter().map(|&j| allowed[j]).collect();
+        let rows = at.iter().flat_map(|&j| row(j)).copied().collect();
+        Self { site, at, positions, rows }
+    }
+}
+
+/// What the model says without a site: once for all coders of it.
+struct Ablated {
+    /// Rows of the batch that are scored.
+    scored: Vec<u32>,
+    targets: Vec<u32>,
+    /// `[scored, d_model]` the final norm's output.
+    clean: Vec<f32>,
+    zero: Vec<Compared>,
+    mean: Option<Vec<Compared>>,
 }
 
 fn evaluate_batch<B: Backend>(
     model: &mut dyn Model<B>,
     coders: &[&dyn Reconstruct],
     keep: &KeepRule,
-    batch: &TokenBatch,
-    sums: &mut [Sums],
+    (batch, seen): (&TokenBatch, u64),
+    sums: &mut [CoderSums],
 ) -> Result<()> {
-    let mut dropped = vec![Default::default(); batch.n_sequences()];
-    let allowed = keep.by_token(batch, &mut dropped);
-    let any_language_model = sums.iter().any(|s| s.language_model.is_some());
+    let allowed = keep.by_token(batch, &mut vec![Default::default(); batch.n_sequences()]);
     let mut clean = SpliceTap::default();
-    for coder in coders {
-        clean.capture(coder.point(), coder.width(), &allowed);
-    }
-    if any_language_model {
-        let width = model.spec().d_model;
-        clean.capture(HookPoint::outside(Site::LnFinalOut), width, &allowed);
+    coders.iter().for_each(|coder| clean.capture(coder.point(), coder.width(), &allowed));
+    if sums.iter().any(|s| s.language_model.is_some()) {
+        clean.capture(HookPoint::outside(Site::LnFinalOut), model.spec().d_model, &allowed);
     }
     model.forward(batch, &mut clean)?;
-    let next_token = targets(batch);
+    let mut sites: Vec<(Kept, Option<Ablated>)> = Vec::new();
     for (i, coder) in coders.iter().enumerate() {
-        let (point, width) = (coder.point(), coder.width());
-        let values = &clean.captured[i].data;
-        let kept: Vec<usize> = (0..allowed.len())
-            .filter(|&j| keep.by_value(point, squared_norm(&values[j * width..][..width])).is_none())
-            .collect();
-        let rows: Vec<f32> = kept.iter().flat_map(|&j| &values[j * width..][..width]).copied().collect();
-        let (mut out, mut l0) = (Vec::new(), Vec::new());
-        coder.reconstruct(&rows, &mut out, &mut l0, sums[i].reconstruction.fired_mut())?;
-        sums[i].reconstruction.add(&rows, &out, &l0);
-        let Some(sums) = &mut sums[i].language_model else { continue };
-        let positions: Vec<u32> = kept.iter().map(|&j| allowed[j]).collect();
-        let scored: Vec<usize> = kept.iter().copied().filter(|&j| next_token[allowed[j] as usize].is_some()).collect();
-        let scored_rows: Vec<u32> = scored.iter().map(|&j| allowed[j]).collect();
-        let final_width = model.spec().d_model;
-        let spliced = replaced(model, batch, point, width, &positions, &out, &scored_rows)?;
-        let ablated = replaced(model, batch, point, width, &positions, &vec![0.0; out.len()], &scored_rows)?;
-        let hidden = &clean.captured.last().expect("the final norm was asked for").data;
-        let original: Vec<f32> =
-            scored.iter().flat_map(|&j| &hidden[j * final_width..][..final_width]).copied().collect();
-        let target_ids: Vec<u32> = scored_rows.iter().filter_map(|&r| next_token[r as usize]).collect();
-        score(model, [&original, &spliced, &ablated], &target_ids, final_width, sums)?;
+        let site = (coder.point(), coder.width());
+        let known = sites.iter().position(|(kept, _)| kept.site == site);
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let kept = Kept::of(site, keep, &allowed, &clean.captured[i].data);
+                let ablated = match (&sums[i].language_model, clean.captured.last()) {
+                    (Some(_), Some(hidden)) => {
+                        let mean = sums[i].mean.as_deref();
+                        Some(ablate(model, batch, (&kept, &allowed), &hidden.data, mean)?)
+                    }
+                    _ => None,
+                };
+                sites.push((kept, ablated));
+                sites.len() - 1
+            }
+        };
+        let (kept, ablated) = &sites[known];
+        let ids: Vec<u64> = kept.positions.iter().map(|&row| seen + u64::from(row)).collect();
+        sums[i].add(*coder, &kept.rows, &ids)?;
+        if let Some(ablated) = ablated {
+            splice_in(model, batch, kept, ablated, &mut sums[i])?;
+        }
     }
     Ok(())
 }
 
-/// The final norm's output at `scored` rows when `positions` of `point` hold `values` instead.
-fn replaced<B: Backend>(
+/// Compute the batch without a site: zeros in its place, and its mean if that is known.
+fn ablate<B: Backend>(
     model: &mut dyn Model<B>,
     batch: &TokenBatch,
-    point: HookPoint,
-    width: usize,
-    positions: &[u32],
-    values: &[f32],
-    scored: &[u32],
-) -> Result<Vec<f32>> {
-    let splice = Splice { site: (point, width), positions, values };
-    let mut tap = SpliceTap { splice: Some(splice), ..SpliceTap::default() };
-    tap.capture(HookPoint::outside(Site::LnFinalOut), model.spec().d_model, scored);
-    model.forward(batch, &mut tap)?;
-    Ok(std::mem::take(&mut tap.captured[0].data))
+    (kept, allowed): (&Kept, &[u32]),
+    hidden: &[f32],
+    mean: Option<&[f32]>,
+) -> Result<Ablated> {
+    let width = model.spec().d_model;
+    let next_token = splice::targets(batch);
+    let at: Vec<usize> = kept.at.iter().copied().filter(|&j| next_token[allowed[j] as usize].is_some()).collect();
+    let scored: Vec<u32> = at.iter().map(|&j| allowed[j]).collect();
+    let targets: Vec<u32> = scored.iter().filter_map(|&row| next_token[row as usize]).collect();
+    let clean: Vec<f32> = at.iter().flat_map(|&j| &hidden[j * width..][..width]).copied().collect();
+    let mut with = |values: Vec<f32>| {
+        let other = splice::replaced(model, batch, kept.site, &kept.positions, &values, &scored)?;
+        splice::compare(model, &clean, &other, &targets, width)
+    };
+    let zero = with(vec![0.0; kept.rows.len()])?;
+    let mean = mean.map(|mean| with(mean.repeat(kept.positions.len()))).transpose()?;
+    Ok(Ablated { scored, targets, clean, zero, mean })
 }
 
-/// Cross-entropy and divergence of each scored row, a block of logits at a time.
-fn score<B: Backend>(
+/// Compute the batch with the reconstructions in `sums`, and add what the model says.
+fn splice_in<B: Backend>(
     model: &mut dyn Model<B>,
-    hidden: [&[f32]; 3],
-    targets: &[u32],
-    width: usize,
-    sums: &mut LanguageModelSums,
+    batch: &TokenBatch,
+    kept: &Kept,
+    ablated: &Ablated,
+    sums: &mut CoderSums,
 ) -> Result<()> {
-    let mut logits: [Vec<f32>; 3] = Default::default();
-    for (block, targets) in targets.chunks(LOGIT_ROWS).enumerate() {
-        let rows = block * LOGIT_ROWS * width..(block * LOGIT_ROWS + targets.len()) * width;
-        for (hidden, logits) in hidden.iter().zip(&mut logits) {
-            model.unembed(&hidden[rows.clone()], logits)?;
-        }
-        let v = logits[0].len() / targets.len();
-        for (j, &target) in targets.iter().enumerate() {
-            let [clean, spliced, ablated] = logits.each_ref().map(|l| log_softmax(&l[j * v..(j + 1) * v]));
-            sums.add(&TokenLosses {
-                clean: -clean[target as usize],
-                spliced: -spliced[target as usize],
-                zero_ablated: -ablated[target as usize],
-                kl: clean.iter().zip(&spliced).map(|(p, q)| p.exp() * (p - q)).sum(),
-            });
-        }
+    let other = splice::replaced(model, batch, kept.site, &kept.positions, &sums.out, &ablated.scored)?;
+    let width = model.spec().d_model;
+    let found = splice::compare(model, &ablated.clean, &other, &ablated.targets, width)?;
+    let Some(language_model) = &mut sums.language_model else { return Ok(()) };
+    for (j, (spliced, zero)) in found.iter().zip(&ablated.zero).enumerate() {
+        language_model.add(&TokenLosses {
+            clean: spliced.clean,
+            spliced: spliced.other,
+            zero_ablated: zero.other,
+            mean_ablated: ablated.mean.as_ref().map(|mean| mean[j].other),
+            kl: spliced.kl,
+            kl_zero_ablated: zero.kl,
+        });
     }
     Ok(())
-}
-
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
-    let shift = f64::from(max) + sum.ln();
-    logits.iter().map(|&x| f64::from(x) - shift).collect()
-}
-
-/// `[n_tokens]` the token after each row within its attention context.
-fn targets(batch: &TokenBatch) -> Vec<Option<u32>> {
-    let mut next = vec![None; batch.n_tokens()];
-    for segment in &batch.segments {
-        let rows = segment.start as usize..(segment.start + segment.len) as usize;
-        let following = batch.ids[rows.clone()].iter().skip(1);
-        next[rows].iter_mut().zip(following).for_each(|(next, &id)| *next = Some(id));
-    }
-    next
-}
-
-/// Captures rows of some points, and replaces rows of at most one.
-#[derive(Default)]
-struct SpliceTap<'a> {
-    captured: Vec<Captured<'a>>,
-    splice: Option<Splice<'a>>,
-}
-
-/// Values `[positions.len(), width]` that stand in for those of a site.
-struct Splice<'a> {
-    site: SiteWidth,
-    positions: &'a [u32],
-    values: &'a [f32],
-}
-
-struct Captured<'a> {
-    site: SiteWidth,
-    rows: &'a [u32],
-    data: Vec<f32>,
-}
-
-impl<'a> SpliceTap<'a> {
-    fn capture(&mut self, point: HookPoint, width: usize, rows: &'a [u32]) {
-        self.captured.push(Captured { site: (point, width), rows, data: vec![0.0; rows.len() * width] });
-    }
-}
-
-impl<B: Backend> Taps<B> for SpliceTap<'_> {
-    fn wants(&self, point: HookPoint) -> Want {
-        if self.splice.as_ref().is_some_and(|splice| splice.site.0.whole() == point) {
-            Want::Edit
-        } else if self.captured.iter().any(|c| c.site.0.whole() == point) {
-            Want::Read
-        } else {
-            Want::Nothing
-        }
-    }
-
-    fn visit(&mut self, backend: &B, point: HookPoint, value: &mut B::Tensor, _: usize, width: usize) -> Result<()> {
-        if let Some(Splice { site, positions, values }) = &self.splice
-            && site.0.whole() == point
-        {
-            let columns = columns(*site, width)?;
-            for (&row, values) in positions.iter().zip(values.chunks_exact(columns.len())) {
-                backend.write(value, row as usize * width + columns.start, values);
-            }
-        }
-        for captured in self.captured.iter_mut().filter(|c| c.site.0.whole() == point) {
-            backend.gather_rows(value, width, columns(captured.site, width)?, captured.rows, &mut captured.data);
-        }
-        Ok(())
-    }
 }

@@ -9,14 +9,16 @@ use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
+use crate::evaluation::Evaluation;
 use crate::hooks::HookPoint;
 use crate::model::Model;
 use crate::pipeline::build::{Ended, Shared};
-use crate::pipeline::evaluate::{Evaluation, Reconstruct, evaluate, evaluate_rows};
+use crate::pipeline::evaluate::{CoderSums, Depth, Reconstruct, evaluate, evaluate_rows};
 use crate::pipeline::stages::train::Trained;
 use crate::pipeline::status::RunState;
 use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, TrainerSummary};
 use crate::replay::{Reader, ReplayConfig, Source};
+use crate::sae::codes::Codes;
 use crate::sae::export::ExportMetadata;
 use crate::store::{Location, objects};
 use crate::testing::failpoint;
@@ -95,8 +97,8 @@ impl Reconstruct for Trainer<Cpu> {
         Trainer::n_latents(self)
     }
 
-    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
-        Trainer::reconstruct(self, rows, out, l0, fired)
+    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()> {
+        self.code(rows, out, codes)
     }
 }
 
@@ -153,14 +155,15 @@ fn judge(
     let results = match (held_out, model) {
         (JudgedOn::Text { corpus, tokenizer, tokens: policy, keep }, Some(mut model)) => {
             let mut stream = HoldoutStream::new(corpus, tokenizer, &policy)?;
-            evaluate(model.as_mut(), &coders, &keep, tokens, || stream.next_batch())?
+            evaluate(model.as_mut(), &coders, &keep, tokens, &Depth::default(), || stream.next_batch())?
         }
         (JudgedOn::Text { .. }, None) => return Err(Error::internal("there is no model to evaluate with")),
         (JudgedOn::Rows(source, config), _) => {
             let mut reader = Reader::held_out(*source, &config)?;
-            evaluate_rows(&coders, tokens, || shared.io.block_on(reader.next()))?
+            evaluate_rows(&coders, tokens, &Depth::default(), || shared.io.block_on(reader.next()))?
         }
     };
+    let results: Vec<Option<Evaluation>> = results.iter().map(CoderSums::evaluation).collect();
     if results.iter().all(Option::is_none) {
         tracing::warn!("nothing is held out: raise corpus.holdout (or replay.holdout) to have coders evaluated");
     }
@@ -256,7 +259,7 @@ fn summarise(
             rows: report.rows,
             loss: report.loss,
             fvu: evaluation.as_ref().map_or(report.fvu, |e| e.reconstruction.fvu),
-            l0: evaluation.as_ref().map_or(report.l0, |e| e.reconstruction.l0),
+            l0: evaluation.as_ref().map_or(report.l0, |e| e.sparsity.l0),
             dead_fraction: report.dead_fraction,
             checkpoint: outcome.checkpoint,
             exported: outcome.exported,

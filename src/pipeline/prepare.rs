@@ -126,8 +126,6 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let format = harvest.model.dtype.matrix_format();
     let mut model = model::load(Arc::clone(&backend), &source, batch_shape(&harvest.tokens), format)?;
     shared.status.readiness.release(Latch::ModelLoaded);
-    let special: Vec<u32> = tokenizer.special_ids().collect();
-    let mut keep = KeepRule::new(&harvest.tokens.exclude, &special);
     let in_dataset = loaded.stores.counted(metrics.store("dataset"));
     let stored = pipeline.dataset.as_ref().map(|d| in_dataset.open(&d.url)).transpose()?;
     let found = match &stored {
@@ -140,17 +138,9 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     };
     // what a dataset was begun with decides which of its rows are kept, whatever is captured now
     sites.capture_too(&division.judged);
-    keep = keep.judging(division.judged.iter().map(|&(point, _)| point));
-    if let Some(factor) = harvest.tokens.exclude.norm_above_median {
-        let limits = match found.as_ref().and_then(|(h, _)| header::stored_limits(h, &division.judged)) {
-            Some(limits) => limits,
-            None => {
-                let batches = first_batches(pipeline, &corpus, &tokenizer)?;
-                norm_limits(model.as_mut(), &division.judged, &keep, factor, batches)?
-            }
-        };
-        keep = keep.with_norm_limits(limits);
-    }
+    let stored_header = found.as_ref().map(|(header, _)| header);
+    let from = KeepSource { corpus: &corpus, tokenizer: &tokenizer, judged: &division.judged, stored: stored_header };
+    let mut keep = keep_rule(pipeline, model.as_mut(), &from)?;
     let identity = Stream::of(loaded, &located, &source, &division.judged, &tokenizer, &corpus)?;
     let storing = match (stored, &pipeline.dataset) {
         (Some(location), Some(config)) => {
@@ -171,6 +161,32 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let trainers = restore_trainers(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
     Ok(Prepared { model, sites, corpus, tokenizer, keep, storing, trainers })
+}
+
+/// What decides which rows are kept.
+pub(super) struct KeepSource<'a> {
+    pub(super) corpus: &'a Arc<Corpus>,
+    pub(super) tokenizer: &'a Arc<Tokenizer>,
+    /// Sites whose values decide.
+    pub(super) judged: &'a [SiteWidth],
+    /// The dataset, which may know the norm limits.
+    pub(super) stored: Option<&'a DatasetHeader>,
+}
+
+/// The rule by which the pipeline's rows are kept; norm limits that no dataset knows are measured.
+pub(super) fn keep_rule(pipeline: &Pipeline, model: &mut dyn Model<Cpu>, from: &KeepSource<'_>) -> Result<KeepRule> {
+    let exclude = &pipeline.harvest()?.tokens.exclude;
+    let special: Vec<u32> = from.tokenizer.special_ids().collect();
+    let keep = KeepRule::new(exclude, &special).judging(from.judged.iter().map(|&(point, _)| point));
+    let Some(factor) = exclude.norm_above_median else { return Ok(keep) };
+    let limits = match from.stored.and_then(|header| header::stored_limits(header, from.judged)) {
+        Some(limits) => limits,
+        None => {
+            let batches = first_batches(pipeline, from.corpus, from.tokenizer)?;
+            norm_limits(model, from.judged, &keep, factor, batches)?
+        }
+    };
+    Ok(keep.with_norm_limits(limits))
 }
 
 /// The headers of the dataset at `location`, if there is one, and of its column groups.
@@ -195,7 +211,7 @@ fn begun_meanwhile(error: Error, was_absent: bool, location: &Location, shared: 
 }
 
 /// All problems with sites, as one configuration error.
-fn site_error(problems: Problems) -> Error {
+pub(super) fn site_error(problems: Problems) -> Error {
     Error::config(problems.to_string())
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::error::ErrorKind;
-use crate::pipeline::evaluate::Evaluation;
+use crate::evaluation::Evaluation;
 use crate::pipeline::status::RowsFrom;
 use crate::store::prices::Spent;
 

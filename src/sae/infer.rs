@@ -2,6 +2,7 @@
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, Rule};
+use crate::sae::codes::Codes;
 use crate::sae::params::Params;
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{self, Scales};
@@ -82,14 +83,23 @@ impl<B: CoderOps> Inference<'_, B> {
         l0: &mut Vec<u32>,
         fired: &mut [u64],
     ) {
+        assert!(fired.len() == self.dims.f, "reconstruct: {} latents", self.dims.f);
+        let mut codes = Codes::default();
+        self.code(backend, scales, rows, out, &mut codes);
+        codes.count(l0, fired);
+    }
+
+    /// As [`Inference::reconstruct`], with the codes themselves, which are overwritten. Values are those of the scaled
+    /// input.
+    pub fn code(&self, backend: &B, scales: &Scales, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) {
         let CoderDims { d, out: width, groups, .. } = self.dims;
         let d = d * groups;
-        assert!(rows.len().is_multiple_of(d) && fired.len() == self.dims.f, "reconstruct: rows of width {d}");
+        assert!(rows.len().is_multiple_of(d), "reconstruct: rows of width {d}");
         out.clear();
         out.resize(rows.len() / d * width, 0.0);
-        l0.clear();
+        codes.clear();
         let mut scratch = self.scratch(backend, ROWS.min(rows.len() / d));
-        let mut latents = Vec::new();
+        let (mut latents, mut values) = (Vec::new(), Vec::new());
         for (rows, out) in rows.chunks(ROWS * d).zip(out.chunks_mut(ROWS * width)) {
             let mut scaled = rows.to_vec();
             let by = self.rows.apply(&mut scaled, d);
@@ -107,13 +117,15 @@ impl<B: CoderOps> Inference<'_, B> {
             scales::undo(out, &scales.output);
             self.rows.undo(out, width, &by);
             latents.resize(code.places(), 0);
+            values.resize(code.places(), 0.0);
             backend.read_index(&code.latents, &mut latents);
+            backend.read(&code.values, 0, &mut values);
             if code.k == 0 {
-                l0.extend(std::iter::repeat_n(0, code.rows));
+                (0..code.rows).for_each(|_| codes.push(&[], &[]));
             }
-            for row in latents.chunks_exact(code.k.max(1)) {
-                let active = row.iter().take_while(|&&i| i != NO_LATENT);
-                l0.push(active.map(|&i| fired[i as usize] += 1).count() as u32);
+            for (latents, values) in latents.chunks_exact(code.k.max(1)).zip(values.chunks_exact(code.k.max(1))) {
+                let active = latents.iter().take_while(|&&i| i != NO_LATENT).count();
+                codes.push(&latents[..active], &values[..active]);
             }
         }
     }

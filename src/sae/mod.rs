@@ -15,7 +15,7 @@
 //! | what is remembered besides parameters | [`state`] | inference threshold, annealing |
 //! | update | [`optim`] | clipping, schedule, Adam, schedule-free signs, Muon, averages |
 //! | rows scaled each by itself | [`rows`] | to one norm, to mean 0 and deviation 1 |
-//! | rows that are not trained on | [`infer`] | the code without what only a batch has |
+//! | rows that are not trained on | [`infer`], [`codes`] | the code without what only a batch has |
 //! | exchange with other tools | [`export`], [`sparsify`] | SAELens and sparsify folders |
 //!
 //! [`coders`] has one file for each coder that people train: its YAML keys and its composition. [`coder`] puts the blocks
@@ -27,6 +27,7 @@
 
 pub mod coder;
 pub mod coders;
+pub mod codes;
 pub mod config;
 pub mod constraint;
 pub mod dead;

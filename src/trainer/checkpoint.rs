@@ -1,7 +1,7 @@
 //! A trainer's whole state as files of bytes.
 //!
 //! ```text
-//! state.json           settings, counters, source cursor, dropped rows, random streams, last report
+//! state.json           settings, counters, source cursor, dropped rows, random streams, last report, history
 //! tensors.safetensors  parameters (`w_enc`, ...), what the optimiser remembers (`adam.m.w_enc`, ...), an average of the
 //!                      parameters if there is one (`average.w_enc`, ...), `silent_tokens`; once training has begun
 //! buffer.safetensors   the mixing buffer: `rows` [n, width], `doc_ids` [n], `draws` [n]
@@ -30,6 +30,7 @@ use crate::sae::params::{PerParam, names, shapes};
 use crate::sae::state::CoderState;
 use crate::sae::{Coder, CoderSettings};
 use crate::trainer::config::TrainerConfig;
+use crate::trainer::history::History;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::step::{Counters, Training};
 use crate::trainer::{StepReport, TrainerSettings};
@@ -51,6 +52,8 @@ pub(super) struct State {
     pub(super) report: StepReport,
     pub(super) buffer_rng: RngState,
     pub(super) training: Option<TrainingState>,
+    #[serde(default, skip_serializing_if = "History::is_empty")]
+    pub(super) history: History,
 }
 
 /// The scalars of [`Training`].
@@ -239,7 +242,7 @@ pub(super) fn read_state(files: &[(String, Vec<u8>)], settings: &TrainerSettings
 
 pub(super) fn new_state(
     settings: &TrainerSettings,
-    (cursor, dropped, report): (&SourceCursor, &DropCounts, &StepReport),
+    (cursor, dropped, report, history): (&SourceCursor, &DropCounts, &StepReport, &History),
     buffer: &MixingBuffer,
     training: Option<TrainingState>,
 ) -> Result<State> {
@@ -249,6 +252,7 @@ pub(super) fn new_state(
         cursor: cursor.clone(),
         dropped: dropped.clone(),
         report: report.clone(),
+        history: history.clone(),
         buffer_rng: buffer.rng().state(),
         training,
     })

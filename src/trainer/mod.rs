@@ -10,7 +10,7 @@
 
 mod checkpoint;
 pub mod config;
-pub mod metrics;
+pub mod history;
 pub mod mixing_buffer;
 mod normalise;
 mod plan;
@@ -28,11 +28,13 @@ use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::hooks::{HookPoint, SiteWidth};
 use crate::runtime::rng::Seed;
+use crate::sae::codes::Codes;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
 use crate::sae::infer::Inference;
 use crate::sae::{Coder, Params, sparsify};
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
+use crate::trainer::history::History;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::plan::Plan;
 use crate::trainer::step::Training;
@@ -66,7 +68,7 @@ pub struct StepReport {
     /// The part of auxiliary losses.
     pub auxiliary_loss: f64,
     /// Fraction of variance unexplained, of the batch (see
-    /// [`crate::trainer::metrics::ReconstructionMetrics::fvu`]); before the step's update.
+    /// [`crate::evaluation::reconstruction::ReconstructionMetrics::fvu`]); before the step's update.
     pub fvu: f64,
     /// Latents that fired, a row.
     pub l0: f64,
@@ -105,6 +107,7 @@ pub struct Trainer<B: CoderOps> {
     cursor: SourceCursor,
     dropped: DropCounts,
     report: StepReport,
+    history: History,
     /// `[batch_rows, width]` scratch.
     batch: Vec<f32>,
 }
@@ -163,6 +166,7 @@ impl<B: CoderOps> Trainer<B> {
             cursor: SourceCursor::default(),
             dropped: DropCounts::new(),
             report: StepReport::default(),
+            history: History::default(),
             batch: Vec::new(),
         })
     }
@@ -246,6 +250,7 @@ impl<B: CoderOps> Trainer<B> {
             report.dead_fraction = training.dead.dead_fraction();
             report.grad_norm = outcome.gradient_norm;
             report.learning_rate = outcome.learning_rate;
+            self.history.add(report);
         }
         Ok(())
     }
@@ -270,6 +275,11 @@ impl<B: CoderOps> Trainer<B> {
         self.report.clone()
     }
 
+    /// The steps so far.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
     /// Rows that were offered and never trained on.
     pub fn dropped(&self) -> &DropCounts {
         &self.dropped
@@ -291,7 +301,7 @@ impl<B: CoderOps> Trainer<B> {
     /// `Internal` only.
     pub fn save(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let scalars = self.training.as_ref().map(TrainingState::of);
-        let about = (&self.cursor, &self.dropped, &self.report);
+        let about = (&self.cursor, &self.dropped, &self.report, &self.history);
         let state = checkpoint::new_state(&self.settings, about, &self.buffer, scalars)?;
         checkpoint::write(&*self.backend, &state, self.training.as_ref(), &self.buffer, self.settings.width())
     }
@@ -311,8 +321,8 @@ impl<B: CoderOps> Trainer<B> {
             Some(scalars) => Some(checkpoint::read_training(&*backend, files, scalars, &plan.coder, how)?),
             None => None,
         };
-        let (cursor, dropped, report) = (state.cursor, state.dropped, state.report);
-        Ok(Self { backend, settings, plan, buffer, training, cursor, dropped, report, batch: Vec::new() })
+        let (cursor, dropped, report, history) = (state.cursor, state.dropped, state.report, state.history);
+        Ok(Self { backend, settings, plan, buffer, training, cursor, dropped, report, history, batch: Vec::new() })
     }
 
     /// The coder as a SAELens folder: (file name, bytes).
@@ -349,12 +359,23 @@ impl<B: CoderOps> Trainer<B> {
     /// # Errors
     /// `Data` if no step was made yet.
     pub fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
+        let mut codes = Codes::default();
+        self.code(rows, out, &mut codes)?;
+        codes.count(l0, fired);
+        Ok(())
+    }
+
+    /// As [`Trainer::reconstruct`], with the codes themselves, which are overwritten.
+    ///
+    /// # Errors
+    /// `Data` if no step was made yet.
+    pub fn code(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()> {
         let training = self.started()?;
         let backend = &*self.backend;
         training.judged(backend, |coder, params| {
             let inference = coder.inference(backend, params);
             let inference = Inference { rows: self.settings.config.normalize.rows(), ..inference };
-            inference.reconstruct(backend, &training.scales, rows, out, l0, fired);
+            inference.code(backend, &training.scales, rows, out, codes);
         });
         Ok(())
     }

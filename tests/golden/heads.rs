@@ -4,7 +4,8 @@ use harvestd::activation::{KeepRule, capture};
 use harvestd::compute::cpu::Cpu;
 use harvestd::error::Result;
 use harvestd::hooks::{self, HookPoint, Site};
-use harvestd::pipeline::evaluate::{Reconstruct, evaluate};
+use harvestd::pipeline::evaluate::{Depth, Reconstruct, evaluate};
+use harvestd::sae::codes::Codes;
 use harvestd::tokens::TokenBatch;
 use harvestd::tokens::config::ExcludeConfig;
 
@@ -63,9 +64,11 @@ impl Reconstruct for Scaled {
         1
     }
 
-    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, _: &mut [u64]) -> Result<()> {
+    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()> {
+        out.clear();
+        codes.clear();
         out.extend(rows.iter().map(|x| x * self.factor));
-        l0.extend(rows.chunks_exact(self.width).map(|_| 1));
+        rows.chunks_exact(self.width).for_each(|_| codes.push(&[0], &[1.0]));
         Ok(())
     }
 }
@@ -94,11 +97,12 @@ fn evaluating_a_head_replaces_its_columns_and_no_others() {
         let (same, nothing) = (coder(1.0), coder(0.0));
         let all = Scaled { point: z, width: spec.n_heads * width, factor: 0.0 };
         let mut batches = vec![tokens(&ids)];
-        let found = evaluate(model.as_mut(), &[&same, &nothing, &all], &KeepRule::default(), 1, || Ok(batches.pop()));
+        let (coders, keep) = ([&same as &dyn Reconstruct, &nothing, &all], KeepRule::default());
+        let found = evaluate(model.as_mut(), &coders, &keep, 1, &Depth::default(), || Ok(batches.pop()));
         let [same, nothing, all] = found
             .unwrap()
             .into_iter()
-            .map(|found| found.unwrap().language_model.unwrap())
+            .map(|found| found.evaluation().unwrap().language_model.unwrap())
             .collect::<Vec<_>>()
             .try_into()
             .unwrap();

@@ -216,3 +216,20 @@ fn fetch_tokenizers() -> Option<(String, Vec<PathBuf>)> {
     assert!(folders.len() >= 15, "{folders:?}");
     Some((python, folders))
 }
+
+/// A Chromium to look at pages with: that of `HARVESTD_CHROMIUM`, or the system's; `None`, loudly, where there is none and
+/// that is allowed.
+pub fn chromium(what: &str) -> Option<String> {
+    if let Ok(given) = std::env::var("HARVESTD_CHROMIUM") {
+        return Some(given);
+    }
+    let starts = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|found| found.status.success());
+    let found = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(starts).map(str::to_owned);
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "chromium is not installed: in CI {what} must be tested");
+        eprintln!("SKIPPED: chromium is not installed; {what} was not tested");
+    }
+    // the full path: it is started by another program
+    let located = Command::new("which").arg(found?).output().ok()?;
+    Some(String::from_utf8_lossy(&located.stdout).trim().to_owned())
+}

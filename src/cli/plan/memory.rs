@@ -135,7 +135,8 @@ fn evaluation(facts: &Facts<'_>, batch_tokens: f64) -> f64 {
     }
     let (d, v) = (facts.spec.d_model as f64 * 4.0, facts.spec.vocab_size as f64 * 4.0);
     let widest = facts.sites.inputs.iter().flatten().map(|(_, width)| *width as f64 * 4.0).fold(0.0, f64::max);
-    let rows = facts.sites.inputs.iter().map(|sites| row_bytes(sites)).sum::<f64>() + 3.0 * widest + 4.0 * d;
+    // as captured, those that are judged, and their reconstructions, of every coder
+    let rows = 3.0 * facts.sites.inputs.iter().map(|sites| row_bytes(sites)).sum::<f64>() + 2.0 * widest + 4.0 * d;
     // the head's own buffer is bounded by 64 MiB; three kinds of logits, each as f32, and a row as f64
     let head = (64.0 * MIB).min(256.0 * v) + 256.0 * d;
     batch_tokens * rows + head + 3.0 * LOGIT_ROWS as f64 * v + 6.0 * v

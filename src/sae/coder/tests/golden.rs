@@ -6,7 +6,6 @@ use crate::sae::optim::Adam;
 use crate::sae::settings::{JumpReluSettings, L0Penalty, PenaltySettings};
 use crate::sae::state::MovingAverage;
 use crate::sae::{constraint, init};
-use crate::trainer::metrics::ReconstructionSums;
 
 const D: usize = 3;
 const F: usize = 6;
@@ -229,29 +228,6 @@ fn geometric_median() {
     let x = numbers(&case["inputs"]["x"]);
     let median = init::geometric_median(&Reference, &x, 4, 3);
     assert_close(&median, &numbers(&case["expected"]["median"]), 1e-6, "median");
-}
-
-#[test]
-fn metrics() {
-    let case = case("metrics");
-    let as_f32 = |value: &Value| numbers(value).into_iter().map(|x| x as f32).collect::<Vec<_>>();
-    let (x, y) = (as_f32(&case["inputs"]["x"]), as_f32(&case["inputs"]["x_hat"]));
-    let l0: Vec<u32> =
-        numbers(&case["inputs"]["f"]).chunks(6).map(|row| row.iter().filter(|f| **f > 0.0).count() as u32).collect();
-    let mut sums = ReconstructionSums::new(3, 6);
-    sums.add(&x, &y, &l0);
-    let found = sums.finish().unwrap();
-    let expected = &case["expected"];
-    let pairs = [
-        (found.l0, "L0"),
-        (found.mse, "S"),
-        (found.explained_variance, "EV_a"),
-        (found.cosine, "cos"),
-        (found.relative_bias, "rel_recon_bias"),
-    ];
-    for (value, name) in pairs {
-        assert_close(&[value], &numbers(&expected[name]), 1e-6, name);
-    }
 }
 
 /// Two sites of three values, as one row of six.

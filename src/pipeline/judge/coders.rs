@@ -1,0 +1,213 @@
+//! The coders of an evaluation: checkpoints of trainers, and folders of other tools.
+
+use std::sync::Arc;
+
+use crate::catalog::checkpoints::{self, Checkpoint};
+use crate::compute::cpu::Cpu;
+use crate::config::Loaded;
+use crate::error::{Error, Result};
+use crate::evaluation::geometry::Dictionary;
+use crate::hooks::HookPoint;
+use crate::pipeline::evaluate::Reconstruct;
+use crate::pipeline::judge::{CODERS_MAX, Given, Wanted};
+use crate::pipeline::locate::Located;
+use crate::sae::Params;
+use crate::sae::codes::Codes;
+use crate::sae::export::{self, ExportMetadata, ExportedCoder};
+use crate::sae::rows::RowScaling;
+use crate::sae::scales::Scales;
+use crate::sae::sparsify;
+use crate::store::{Location, objects};
+use crate::trainer::history::HistoryPoint;
+use crate::trainer::{Trainer, TrainerSettings};
+
+/// A coder to be judged.
+pub(super) struct Judged {
+    pub(super) name: String,
+    /// Where it was found.
+    pub(super) from: String,
+    pub(super) trained_rows: Option<u64>,
+    pub(super) history: Vec<HistoryPoint>,
+    point: HookPoint,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Restored from a checkpoint.
+    Trainer(Box<Trainer<Cpu>>),
+    /// Read from a folder.
+    Folder { coder: Box<ExportedCoder>, params: Params<Cpu>, backend: Arc<Cpu> },
+}
+
+impl Reconstruct for Judged {
+    fn point(&self) -> HookPoint {
+        self.point
+    }
+
+    fn width(&self) -> usize {
+        match &self.kind {
+            Kind::Trainer(trainer) => trainer.settings().width(),
+            Kind::Folder { coder, .. } => coder.dims.d,
+        }
+    }
+
+    fn n_latents(&self) -> usize {
+        match &self.kind {
+            Kind::Trainer(trainer) => trainer.n_latents(),
+            Kind::Folder { coder, .. } => coder.dims.f,
+        }
+    }
+
+    fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()> {
+        match &self.kind {
+            Kind::Trainer(trainer) => trainer.code(rows, out, codes),
+            Kind::Folder { coder, params, backend } => {
+                coder.inference(&**backend, params).code(&**backend, &Scales::one(coder.dims.d, 1.0), rows, out, codes);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Judged {
+    /// Its directions in raw space; `None` for a trainer whose coder cannot be exported.
+    pub(super) fn dictionary(&self) -> Option<Dictionary> {
+        let of = |coder: &ExportedCoder| {
+            let (f, params) = (coder.dims.f, &coder.params);
+            Dictionary {
+                encoder_width: params.w_enc.len() / f,
+                decoder_width: params.w_dec.len() / f,
+                encoder: params.w_enc.clone(),
+                decoder: params.w_dec.clone(),
+                rows_scaled: coder.rows != RowScaling::None,
+            }
+        };
+        match &self.kind {
+            Kind::Folder { coder, .. } => Some(of(coder)),
+            Kind::Trainer(trainer) => {
+                let files = trainer.export(ExportMetadata::default()).ok()?;
+                ExportedCoder::read(&files).ok().map(|coder| of(&coder))
+            }
+        }
+    }
+}
+
+/// All coders, each checked against its site.
+pub(super) fn open(
+    loaded: &Loaded,
+    located: Option<&Located>,
+    wanted: &Wanted,
+    backend: &Arc<Cpu>,
+    io: &tokio::runtime::Handle,
+) -> Result<Vec<Judged>> {
+    let mut coders = Vec::new();
+    for config in loaded.pipeline.trainers.iter().filter(|_| wanted.trainers) {
+        let place = loaded.stores.open(&config.checkpoint.url)?;
+        match io.block_on(checkpoints::latest(&place))? {
+            Some(found) => coders.extend(restored(&config.name, found, backend)?),
+            None => tracing::warn!(trainer = config.name, place = %place.shown, "has no checkpoint: left out"),
+        }
+    }
+    for given in &wanted.coders {
+        let found = match io.block_on(checkpoints::at(&given.folder))? {
+            Some(found) => restored(&given.name, found, backend)?,
+            None => Some(folder(given, located, backend, io)?),
+        };
+        coders.push(found.ok_or_else(|| {
+            Error::data(format!("the coder in `{}` cannot be judged: see the warning", given.folder.shown))
+        })?);
+    }
+    if coders.is_empty() {
+        return Err(Error::config(
+            "there is no coder to evaluate: no trainer of the pipeline has a checkpoint, and none is given with --coder",
+        ));
+    }
+    if coders.len() > CODERS_MAX {
+        return Err(Error::config(format!("{} coders are too many: at most {CODERS_MAX} at once", coders.len())));
+    }
+    for (i, coder) in coders.iter().enumerate() {
+        if coders[..i].iter().any(|other| other.name == coder.name) {
+            return Err(Error::config(format!("two coders are named `{}`: names must differ", coder.name)));
+        }
+    }
+    Ok(coders)
+}
+
+/// The coder of a checkpoint; `None` if it cannot be judged, with a warning.
+fn restored(name: &str, checkpoint: Checkpoint, backend: &Arc<Cpu>) -> Result<Option<Judged>> {
+    let files: Vec<(String, Vec<u8>)> = checkpoint.files.into_iter().map(|(name, b)| (name, b.into())).collect();
+    let context = |e: Error| e.context(format!("restore `{name}` from `{}`", checkpoint.folder));
+    let settings = TrainerSettings::of_checkpoint(&files).map_err(context)?;
+    let trainer = Trainer::restore(Arc::clone(backend), settings, &files).map_err(context)?;
+    if trainer.report().step == 0 {
+        tracing::warn!(trainer = name, "has made no step: left out");
+        return Ok(None);
+    }
+    if !trainer.settings().config.target.is_autoencoder() {
+        tracing::warn!(trainer = name, "reconstructs something else than its input: left out");
+        return Ok(None);
+    }
+    Ok(Some(Judged {
+        name: name.to_owned(),
+        from: checkpoint.folder.clone(),
+        trained_rows: Some(trainer.report().rows),
+        history: trainer.history().points().to_vec(),
+        point: trainer.settings().point(),
+        kind: Kind::Trainer(Box::new(trainer)),
+    }))
+}
+
+/// The coder of a folder that SAELens or sparsify reads.
+fn folder(given: &Given, located: Option<&Located>, backend: &Arc<Cpu>, io: &tokio::runtime::Handle) -> Result<Judged> {
+    let Location { shown, .. } = &given.folder;
+    let read = |name: &str| -> Result<Option<(String, Vec<u8>)>> {
+        let bytes = io.block_on(objects::read(&given.folder.child(name)))?;
+        Ok(bytes.map(|bytes| (name.to_owned(), bytes.into())))
+    };
+    let config = read(export::CONFIG_FILE)?;
+    let Some(config) = config else {
+        let what = "neither a checkpoint nor a coder's cfg.json is there";
+        return Err(Error::data(format!("`{shown}` holds no coder: {what}")));
+    };
+    let coder = match (read(export::WEIGHTS_FILE)?, read(sparsify::WEIGHTS_FILE)?) {
+        (Some(weights), _) => ExportedCoder::read(&[config, weights]),
+        (None, Some(weights)) => sparsify::read(&[config, weights]),
+        (None, None) => {
+            let (a, b) = (export::WEIGHTS_FILE, sparsify::WEIGHTS_FILE);
+            Err(Error::data(format!("neither {a} (SAELens) nor {b} (sparsify) is there")))
+        }
+    };
+    let coder = coder.map_err(|e| e.context(format!("read `{shown}`")))?;
+    if coder.dims.out != coder.dims.d || coder.dims.groups > 1 {
+        let what = "reconstructs something else than its input: only autoencoders can be judged";
+        return Err(Error::data(format!("`{shown}` {what}")));
+    }
+    let point = match (&given.site, coder.metadata.get("hook_name").and_then(|name| name.as_str())) {
+        (Some(site), _) => named(site, located)?,
+        (None, Some(name)) => {
+            let head = coder.metadata.get("hook_head_index").and_then(|head| head.as_u64());
+            let point = named(name, located)?;
+            head.and_then(|head| u32::try_from(head).ok()).map_or(point, |head| point.at_head(head))
+        }
+        (None, None) => {
+            let name = &given.name;
+            return Err(Error::config(format!("`{shown}` does not say its site: give it with --site {name}=SITE")));
+        }
+    };
+    let params = coder.upload(&**backend);
+    let kind = Kind::Folder { coder: Box::new(coder), params, backend: Arc::clone(backend) };
+    let name = given.name.clone();
+    Ok(Judged { name, from: shown.clone(), trained_rows: None, history: Vec::new(), point, kind })
+}
+
+/// The point of a site's name, which may be a module path of the model.
+fn named(name: &str, located: Option<&Located>) -> Result<HookPoint> {
+    let by_path = match located {
+        Some(located) => located.open()?.spec().module_paths().point(name),
+        None => None,
+    };
+    by_path.map_or_else(
+        || HookPoint::stored(name).map_err(|_| Error::config(format!("`{name}` is not the name of a site"))),
+        Ok,
+    )
+}

@@ -1,0 +1,280 @@
+//! Coders are judged: the numbers are those of numpy and scipy, and what `harvestd eval` writes is read by programs and,
+//! in a real browser, by people.
+
+mod support;
+
+use std::path::Path;
+
+use harvestd::compute::cpu::Cpu;
+use harvestd::evaluation::dark_matter::DarkMatterSums;
+use harvestd::evaluation::description::describe;
+use harvestd::evaluation::geometry::Dictionary;
+use harvestd::evaluation::reconstruction::ReconstructionSums;
+use harvestd::evaluation::sample::CodeSample;
+use harvestd::evaluation::sparsity::SparsitySums;
+use harvestd::evaluation::{matching, universality};
+use harvestd::report::Report;
+use harvestd::runtime::rng::{Rng, Seed};
+use harvestd::sae::codes::Codes;
+use serde_json::{Value, json};
+use support::{ask_python, harvestd, summary, write_corpus, write_pipeline};
+
+fn normals(rng: &mut Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.normal() as f32).collect()
+}
+
+fn rows_of(values: &[f32], width: usize) -> Value {
+    json!(values.chunks_exact(width).map(|row| row.to_vec()).collect::<Vec<_>>())
+}
+
+/// Sparse codes that depend on `seen` `[n, 3]`, dense as `[n, f]`.
+fn dense_codes(rng: &mut Rng, seen: &[f32], f: usize) -> Vec<f32> {
+    let weights = normals(rng, f * 3);
+    let rows = seen.chunks_exact(3);
+    rows.flat_map(|row| {
+        let code = |w: &[f32]| -> f32 { row.iter().zip(w).map(|(x, w)| x * w).sum() };
+        weights.chunks_exact(3).map(|w| if code(w) > 1.5 { code(w) } else { 0.0 }).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+fn sparse(dense: &[f32], f: usize) -> Codes {
+    let mut codes = Codes::default();
+    for row in dense.chunks_exact(f) {
+        let active: Vec<u32> = (0..f as u32).filter(|&i| row[i as usize] != 0.0).collect();
+        codes.push(&active, &active.iter().map(|&i| row[i as usize]).collect::<Vec<f32>>());
+    }
+    codes
+}
+
+fn sample(codes: &Codes) -> CodeSample {
+    let mut sample = CodeSample::default();
+    sample.add(&(0..codes.len() as u64).collect::<Vec<_>>(), codes);
+    sample
+}
+
+#[test]
+fn numbers_are_those_of_numpy_and_scipy() {
+    let Some(python) = support::python("metrics as numpy and scipy compute them") else { return };
+    let (n, d, f) = (600, 12, 60);
+    let mut rng = Seed(8).stream("metrics");
+    let x: Vec<f32> = normals(&mut rng, n * d).iter().enumerate().map(|(i, x)| x + (i % d) as f32).collect();
+    // shrunk, mixed and noisy
+    let mixed = |i: usize| 0.1 * x[i / d * d + (i + 5) % d];
+    let y: Vec<f32> = (0..n * d).map(|i| 0.8 * x[i] + mixed(i) + 0.3 * rng.normal() as f32).collect();
+    let (first, second) = (normals(&mut rng, f * d), normals(&mut rng, (f + 7) * d));
+    let seen = normals(&mut rng, n * 3);
+    let (first_codes, second_codes) = (dense_codes(&mut rng, &seen, f), dense_codes(&mut rng, &seen, f + 7));
+
+    let mean = (0..d).map(|j| x.iter().skip(j).step_by(d).map(|&x| f64::from(x)).sum::<f64>() / n as f64);
+    let mut sums = ReconstructionSums::about(mean.collect());
+    sums.add(&x, &y);
+    let r = sums.finish().unwrap();
+    let mut dark = DarkMatterSums::new(d).unwrap();
+    dark.add(&x, &y);
+    let dark = dark.finish().unwrap();
+    let dictionary = |rows: &[f32]| Dictionary {
+        encoder_width: d,
+        decoder_width: d,
+        encoder: rows.to_vec(),
+        decoder: rows.to_vec(),
+        rows_scaled: false,
+    };
+    let matched = matching::compare(&Cpu::new(1).unwrap(), &dictionary(&first), &dictionary(&second)).unwrap();
+    let wide = |rows: &[f32]| rows[..40 * d].iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+    let (a, b) = (sparse(&first_codes, f), sparse(&second_codes, f + 7));
+    let universal = universality::compare((&sample(&a), &sample(&b)), (f, f + 7), None).unwrap();
+    let mut sparsity = SparsitySums::new(f);
+    sparsity.add(&a);
+    let s = sparsity.finish().unwrap();
+    let description = describe(&sample(&a), None).unwrap();
+    let bits_16 = description.by_bins.iter().find(|binned| binned.bins == 16).unwrap().bits;
+
+    let given = json!({
+        "x": rows_of(&x, d), "y": rows_of(&y, d), "first": rows_of(&first, d), "second": rows_of(&second, d),
+        "first_codes": rows_of(&first_codes, f), "second_codes": rows_of(&second_codes, f + 7),
+    });
+    let expected = ask_python(&python, "evaluation_reference.py", &[], &given);
+    for (key, found) in [
+        ("fvu", r.fvu),
+        ("explained_variance_centred", r.explained_variance_centred),
+        ("explained_variance_by_row", r.explained_variance_by_row.unwrap()),
+        ("nmse", r.nmse),
+        ("l2_ratio", r.l2_ratio),
+        ("error_r2", dark.error_r2),
+        ("error_r2_pooled", dark.error_r2_pooled),
+        ("error_norm_r2", dark.error_norm_r2),
+        ("input_norm_r2", dark.input_norm_r2),
+        ("mmcs_first_to_second", matched.mmcs_first_to_second),
+        ("mmcs_second_to_first", matched.mmcs_second_to_first),
+        ("paired_cosine", matched.paired_cosine),
+        ("svcca", universality::svcca(&wide(&first), d, &wide(&second), d)),
+        ("cka", universality::cka(&wide(&first), d, &wide(&second), d)),
+        ("correlation_first_to_second", universal.correlation_first_to_second),
+        ("correlation_second_to_first", universal.correlation_second_to_first),
+        ("bits_16", bits_16),
+        ("l0", s.l0),
+        ("l0_p99", s.l0_p99 as f64),
+        ("hoyer", s.hoyer),
+    ] {
+        let expected = expected[key].as_f64().unwrap();
+        assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{key}: {found}, expected {expected}");
+    }
+    assert!(
+        r.fvu > 0.02 && dark.error_r2 > 0.1 && universal.correlation_first_to_second < 0.99,
+        "a case that says little"
+    );
+}
+
+/// The fields of a coder's report.
+fn coder<'a>(report: &'a Report, name: &str) -> &'a harvestd::report::CoderReport {
+    report.coders.iter().find(|coder| coder.name == name).unwrap_or_else(|| panic!("no coder {name}"))
+}
+
+fn report_in(folder: &Path) -> Report {
+    serde_json::from_slice(&std::fs::read(folder.join("evaluation.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn trained_coders_are_judged_compared_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, out) = (folder.path().join("corpus"), folder.path().join("out"));
+    write_corpus(&corpus, 24, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    let text = std::fs::read_to_string(&pipeline).unwrap();
+    let second = text.split("  - name: one").nth(1).unwrap().split("evaluate:").next().unwrap();
+    let second = second.replace("/coder\"", "/second\"").replace("width: 384, k: 8", "width: 192, k: 16");
+    let text = text.replace("evaluate:", &format!("  - name: two{second}evaluate:"));
+    std::fs::write(&pipeline, text).unwrap();
+    let pipeline = pipeline.to_str().unwrap();
+
+    let early = harvestd(&["eval", pipeline]);
+    let why = String::from_utf8_lossy(&early.stderr).into_owned();
+    assert!(early.status.code() == Some(78) && why.contains("there is no coder to evaluate"), "{why}");
+    let ran = harvestd(&["run", pipeline, "--json"]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let ran = summary(&ran);
+
+    let to = out.join("evaluation");
+    let (saelens, sparsify) = (out.join("coder/saelens"), out.join("coder/sparsify"));
+    let given = format!("plain={}", saelens.display());
+    let bare = format!("bare={}", sparsify.display());
+    let args = ["eval", pipeline, "--out", to.to_str().unwrap(), "--coder", &given, "--coder", &bare];
+    let siteless = harvestd(&args);
+    let why = String::from_utf8_lossy(&siteless.stderr).into_owned();
+    assert!(siteless.status.code() == Some(78) && why.contains("--site bare=SITE"), "{why}");
+    let wrong = harvestd(&[&args[..], &["--site", "bare=blocks.1.mlp.hook_post"]].concat());
+    let why = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(wrong.status.code() == Some(78) && why.contains("coder `bare` reads rows of"), "{why}");
+    let judged = harvestd(&[&args[..], &["--site", "bare=blocks.1.hook_resid_post"]].concat());
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
+    let shown = String::from_utf8_lossy(&judged.stdout).into_owned();
+    assert!(shown.contains("one to two") && shown.contains("report.html"), "{shown}");
+
+    let report = report_in(&to);
+    let (one, two) = (coder(&report, "one"), coder(&report, "two"));
+    let found = one.evaluation.as_ref().unwrap();
+    // the end of the run said the same
+    let at_the_end = &ran["trainers"][0]["evaluation"];
+    for (key, found) in
+        [("fvu", found.reconstruction.fvu), ("l0", found.sparsity.l0), ("dead_fraction", found.sparsity.dead_fraction)]
+    {
+        assert!((at_the_end[key].as_f64().unwrap() - found).abs() < 1e-9, "{key}: {at_the_end} {found}");
+    }
+    let model = found.language_model.as_ref().unwrap();
+    assert_eq!(at_the_end["language_model"]["ce_spliced"].as_f64().unwrap(), model.ce_spliced);
+    let mean_ablated = model.ce_mean_ablated.unwrap();
+    assert!(model.ce_clean < model.ce_spliced && model.ce_spliced < mean_ablated, "{model:?}");
+    assert!(model.ce_recovered_mean.unwrap() < 1.0 && model.kl_recovered > 0.0, "{model:?}");
+    assert!(found.reconstruction.explained_variance_by_row.is_some());
+    assert!(one.history.len() > 10 && one.trained_rows.unwrap() >= 60_000, "{}", one.history.len());
+    assert!(one.history.last().unwrap().fvu < one.history[0].fvu);
+    assert_eq!(one.density.counts.iter().sum::<u64>(), 384);
+    assert!(one.geometry.is_some() && one.description.as_ref().unwrap().by_bins[0].bits > 1.0);
+    assert_eq!((two.latents, two.evaluation.as_ref().unwrap().sparsity.l0_p99), (192, 16));
+    // what other tools are given is the same coder
+    for name in ["plain", "bare"] {
+        let other = coder(&report, name).evaluation.as_ref().unwrap().reconstruction;
+        assert!((other.fvu / found.reconstruction.fvu - 1.0).abs() < 1e-4, "{name}: {other:?}");
+        let pair = report.pairs.iter().find(|pair| pair.first == "one" && pair.second == name).unwrap();
+        let (matched, universal) = (pair.matching.as_ref().unwrap(), pair.universality.as_ref().unwrap());
+        assert!(matched.exact && matched.paired_cosine > 1.0 - 1e-5 && matched.shared == 1.0, "{matched:?}");
+        assert!(universal.correlation_second_to_first > 0.999, "{universal:?}");
+    }
+    assert_eq!(report.pairs.len(), 6);
+    let pair = report.pairs.iter().find(|pair| pair.second == "two").unwrap();
+    let matched = pair.matching.as_ref().unwrap();
+    assert!(matched.pairs == 192 && matched.paired_cosine < 0.99, "{matched:?}");
+
+    with_special_tokens(pipeline, &out, &report);
+    from_stored_rows(pipeline, &out);
+    look_at(&to.join("report.html"), report.coders.len());
+}
+
+/// Rows of special tokens are judged too where that is wanted.
+fn with_special_tokens(pipeline: &str, out: &Path, without: &Report) {
+    let to = out.join("special");
+    let judged = harvestd(&["eval", pipeline, "--special-tokens", "--json", "--out", to.to_str().unwrap()]);
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
+    let rows = |report: &Report| coder(report, "one").evaluation.as_ref().unwrap().reconstruction.rows;
+    let report = report_in(&to);
+    assert!(report.held_out.special_tokens && rows(&report) > rows(without), "{} {}", rows(&report), rows(without));
+    assert_eq!(summary(&judged)["report"]["coders"].as_array().unwrap().len(), 2);
+}
+
+/// The same coder on rows of the dataset that the run stored.
+fn from_stored_rows(pipeline: &str, out: &Path) {
+    let replay = out.join("replay.yaml");
+    let text = std::fs::read_to_string(pipeline).unwrap();
+    let trainers = text.split("trainers:").nth(1).unwrap().split("evaluate:").next().unwrap();
+    let trainers = trainers.replace("blocks.1", "\"blocks.1").replace("resid_post", "resid_post\"");
+    let text = format!(
+        "version: 1\nname: stored\nreplay: {{url: \"{}/acts\", holdout: 20%}}\ntrainers:{trainers}evaluate: {{tokens: 2000}}\n",
+        out.display()
+    );
+    std::fs::write(&replay, text).unwrap();
+    let to = out.join("stored-evaluation");
+    let judged = harvestd(&["eval", replay.to_str().unwrap(), "--out", to.to_str().unwrap()]);
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
+    let report = report_in(&to);
+    let found = coder(&report, "one").evaluation.as_ref().unwrap();
+    assert_eq!((report.held_out.source.as_str(), found.language_model), ("rows", None));
+    assert!(found.reconstruction.rows >= 2000 && found.reconstruction.fvu < 0.9, "{found:?}");
+    let special = harvestd(&["eval", replay.to_str().unwrap(), "--special-tokens"]);
+    assert_eq!(special.status.code(), Some(78));
+}
+
+/// The page in a real browser.
+fn look_at(page: &Path, coders: usize) {
+    let what = "the report in a browser";
+    let (Some(python), Some(chromium)) = (support::python(what), support::chromium(what)) else { return };
+    let pictures = page.parent().unwrap();
+    let args = [chromium.as_str(), page.to_str().unwrap(), pictures.to_str().unwrap()];
+    let found = ask_python(&python, "look_at_page.py", &args, &Value::Null);
+    for key in ["console", "errors", "requests"] {
+        assert_eq!(found[key], json!([]), "{key}");
+    }
+    let views = found["views"].as_array().unwrap();
+    assert_eq!(views.len(), 4);
+    for view in views {
+        let headings = view["headings"].as_array().unwrap();
+        for heading in ["Coders", "Frontier", "Training", "Densities", "Directions", "Pairs"] {
+            assert!(headings.contains(&json!(heading)), "{heading}: {view}");
+        }
+        let charts = view["charts"].as_array().unwrap();
+        let is_seen = |chart: &Value| chart[0].as_f64().unwrap() > 250.0 && chart[1].as_f64().unwrap() > 100.0;
+        assert!(charts.len() >= 10 && charts.iter().all(is_seen), "{view}");
+        assert!(view["marks"].as_u64().unwrap() as usize >= 2 * coders + 10, "{view}");
+        assert_eq!(view["overflow"], 0, "nothing sticks out to the side: {view}");
+        assert!(view["strokes"].as_array().unwrap().iter().all(|stroke| stroke != "none"), "{view}");
+        assert!(Path::new(view["picture"].as_str().unwrap()).metadata().unwrap().len() > 20_000);
+    }
+    assert_ne!(views[0]["background"], views[2]["background"], "light and dark differ");
+    if let Some(keep) = std::env::var_os("HARVESTD_PICTURES") {
+        for view in views {
+            let picture = Path::new(view["picture"].as_str().unwrap());
+            std::fs::copy(picture, Path::new(&keep).join(picture.file_name().unwrap())).unwrap();
+        }
+        std::fs::copy(page, Path::new(&keep).join("report.html")).unwrap();
+    }
+}
