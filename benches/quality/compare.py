@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Train coders with harvestd and with SAELens on the same rows, and judge both with the same code.
+
+    compare.py --harvestd target/release/harvestd --model SmolLM2.gguf --text corpus.jsonl --out out/quality \
+               [--site blocks.14.hook_resid_post] [--rows 1048576] [--seeds 1,2] [--only topk,gated] [--width 4608]
+
+Rows of the site are stored and shuffled once (harvest, shuffle). Each coder is then trained on them by `harvestd run` as a
+replay, and by SAELens' SAETrainer, with the same number of rows, batch, learning rate, warm-up, decay and coefficients; what
+has no counterpart keeps each program's default. Both results, as SAELens folders, are judged by `harvestd eval` on documents
+that neither saw. Writes OUT/quality.json after each coder and goes on where it stopped; prints the table at the end.
+
+Needs a Python with sae-lens, pyarrow and torch. Wall-clock times mean something only on a machine that does nothing else.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+BATCH, LEARNING_RATE, WARMUP = 1024, 1e-3, 50
+DEAD_STEPS = 150
+
+parser = argparse.ArgumentParser()
+for name in ["harvestd", "model", "text", "out"]:
+    parser.add_argument("--" + name, required=True)
+parser.add_argument("--site", default="blocks.14.hook_resid_post")
+parser.add_argument("--rows", type=int, default=1 << 20)
+parser.add_argument("--seeds", default="1,2")
+parser.add_argument("--only", default="")
+parser.add_argument("--width", type=int, default=4608)
+parser.add_argument("--threads", type=int, default=os.cpu_count())
+args = parser.parse_args()
+os.makedirs(args.out, exist_ok=True)
+path = lambda *names: os.path.join(args.out, *names)
+width, dead = args.width, DEAD_STEPS * BATCH
+
+# name -> (coder of a pipeline, class of SAELens, its configuration)
+CODERS = {
+    "topk": ({"type": "topk", "k": 32, "dead_after_tokens": dead}, "TopK", {"k": 32}),
+    "batch_topk": ({"type": "batch_topk", "k": 32, "dead_after_tokens": dead}, "BatchTopK", {"k": 32}),
+    "matryoshka": (
+        {"type": "matryoshka", "k": 32, "widths": [width // 16, width // 4], "dead_after_tokens": dead},
+        "MatryoshkaBatchTopK",
+        {"k": 32, "matryoshka_widths": [width // 16, width // 4, width]},
+    ),
+    "standard": (
+        {"type": "standard", "l1_coefficient": 5.0, "apply_b_dec_to_input": True, "l1_warmup_steps": 50},
+        "Standard",
+        {"l1_coefficient": 5.0, "l1_warm_up_steps": 50},
+    ),
+    "gated": (
+        {"type": "gated", "l1_coefficient": 4.79, "decoder": "free", "l1_warmup_steps": 50},
+        "Gated",
+        {"l1_coefficient": 4.79, "l1_warm_up_steps": 50},
+    ),
+    "jumprelu": (
+        {"type": "jumprelu", "l0_coefficient": 1.0, "l0_warmup_steps": 50, "decoder": "free"},
+        "JumpReLU",
+        {"l0_coefficient": 1.0, "l0_warm_up_steps": 50},
+    ),
+}
+
+
+def run(*command):
+    print("+", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def write(name, content):
+    with open(path(name), "w") as f:
+        json.dump(content, f, indent=2)  # JSON is YAML
+    return path(name)
+
+
+def pipeline(**sections):
+    return {"version": 1, "name": "quality", "seed": 7, **sections}
+
+
+def harvest():
+    """Rows of the site, shuffled; about as much text as they need."""
+    text, need = path("text.jsonl"), int(args.rows * 1.15) * 6
+    if not os.path.exists(text):
+        taken = 0
+        with open(args.text) as source, open(text + ".part", "w") as out:
+            for line in source:
+                out.write(line)
+                taken += len(json.loads(line)["text"])
+                if taken > need:
+                    break
+        os.replace(text + ".part", text)
+    tokens = {"context_length": 256, "prepend_bos": True}
+    tokens["exclude"] = {"special": True, "positions": [0], "norm_above_median": 10}
+    config = write(
+        "harvest.yaml",
+        pipeline(
+            model={"source": args.model},
+            corpus={"type": "jsonl", "paths": [text], "field": "text", "holdout": "6%"},
+            tokens=tokens,
+            capture=[args.site],
+            dataset={"url": path("rows"), "dtype": "float32"},
+        ),
+    )
+    if not os.path.exists(path("harvested")):
+        run(args.harvestd, "run", config)
+        run(args.harvestd, "shuffle", path("rows"), path("shuffled"))
+        open(path("harvested"), "w").close()
+    return config
+
+
+def ours(name, coder, seed):
+    folder = path(f"ours-{name}-{seed}")
+    config = pipeline(
+        replay={"url": path("shuffled"), "epochs": 2},
+        trainers=[
+            {
+                "name": f"{name}-{seed}",
+                "input": args.site,
+                "normalize": "sqrt_d",
+                "buffer": {"rows": 16 * BATCH},
+                "coder": {**coder, "width": width},
+                "optimizer": {
+                    "type": "adam", "learning_rate": LEARNING_RATE, "warmup_steps": WARMUP, "decay": "20%",
+                    "clip_norm": 1.0,
+                },
+                "batch_rows": BATCH,
+                "rows": args.rows,
+                "checkpoint": {"url": folder, "keep": 1, "every": "1h"},
+            }
+        ],
+        limits={"memory": "8GiB"},
+    )
+    config["seed"] = seed
+    start = time.time()
+    run(args.harvestd, "run", write(f"ours-{name}-{seed}.yaml", config))
+    return os.path.join(folder, "saelens"), time.time() - start
+
+
+def rows_of(folder):
+    """All stored rows, [n, d] f32, in the order of the shuffled dataset."""
+    import glob
+    import numpy as np
+    import pyarrow.parquet as pq
+    import torch
+
+    parts = []
+    for file in sorted(glob.glob(os.path.join(folder, "shards", "**", "*.parquet"), recursive=True)):
+        column = pq.read_table(file, columns=[args.site])[args.site].combine_chunks()
+        parts.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32))
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def theirs(kind, config, seed, rows, folder):
+    import torch
+    import sae_lens.saes as saes
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(seed)
+    settings = getattr(saes, kind + "TrainingSAEConfig")(
+        d_in=rows.shape[1], d_sae=width, dtype="float32", device="cpu",
+        normalize_activations="expected_average_only_in", **config,
+    )
+    sae = getattr(saes, kind + "TrainingSAE")(settings)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+
+    def batches():
+        while True:
+            for start in range(0, len(order) - BATCH + 1, BATCH):
+                yield rows[order[start : start + BATCH]]
+
+    steps = args.rows // BATCH
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=steps * BATCH, train_batch_size_samples=BATCH, lr=LEARNING_RATE,
+            lr_warm_up_steps=WARMUP, lr_decay_steps=steps // 5, dead_feature_window=DEAD_STEPS,
+            n_batches_for_norm_estimate=64, logger=LoggingConfig(log_to_wandb=False),
+        ),
+        sae,
+        batches(),
+    )
+    start = time.time()
+    trainer.fit()
+    took = time.time() - start
+    sae.save_inference_model(folder)
+    return took
+
+
+def judge(config, coders):
+    """{name: folder} -> {name: metrics} by the same code on the same held-out documents."""
+    out = path("judged")
+    named = [f"{name}={folder}" for name, folder in coders.items()]
+    run(args.harvestd, "eval", config, *[x for n in named for x in ("--coder", n)], "--tokens", "65536", "--out", out)
+    with open(os.path.join(out, "evaluation.json")) as f:
+        return {c["name"]: c for c in json.load(f)["coders"]}
+
+
+config = harvest()
+results = json.load(open(path("quality.json"))) if os.path.exists(path("quality.json")) else {}
+rows = None
+for name, (coder, kind, settings) in CODERS.items():
+    if args.only and name not in args.only.split(","):
+        continue
+    for seed in map(int, args.seeds.split(",")):
+        key = f"{name}-{seed}"
+        if key in results:
+            continue
+        mine, seconds = ours(name, coder, seed)
+        rows = rows_of(path("shuffled")) if rows is None else rows
+        folder = path(f"saelens-{key}")
+        their_seconds = theirs(kind, settings, seed, rows, folder)
+        judged = judge(config, {"ours": mine, "saelens": folder})
+        results[key] = {"ours": {**judged["ours"], "seconds": seconds}}
+        results[key]["saelens"] = {**judged["saelens"], "seconds": their_seconds}
+        write("quality.json", results)
+json.dump(results, sys.stdout, indent=2)
