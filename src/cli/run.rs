@@ -228,7 +228,7 @@ fn trainer_cell(t: &TrainerSummary) -> String {
         t.l0,
         100.0 * t.dead_fraction
     )];
-    if let Some(Evaluation { reconstruction: e, sparsity, language_model }) = &t.evaluation {
+    if let Some(Evaluation { reconstruction: e, sparsity, language_model, sites }) = &t.evaluation {
         lines.push(format!(
             "held out: {} rows, FVU {:.4}, explained variance {:.4}, cosine {:.4}, MSE {:.3}, L0 {:.1}, never active {:.1}%",
             e.rows,
@@ -239,6 +239,9 @@ fn trainer_cell(t: &TrainerSummary) -> String {
             sparsity.l0,
             100.0 * sparsity.dead_fraction
         ));
+        for site in sites {
+            lines.push(format!("  {}: FVU {:.4}", site.site, site.reconstruction.fvu));
+        }
         if let Some(m) = language_model {
             lines.push(format!(
                 "cross-entropy: clean {:.4}, reconstructed {:.4}, zero-ablated {:.4}; recovered {:.2}%, KL {:.4}",

@@ -47,6 +47,19 @@ pub struct Evaluation {
     /// Metrics in the host model; absent where changing the site changes nothing downstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language_model: Option<LanguageModelMetrics>,
+    /// Reconstruction metrics of each site, where a coder reconstructs several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<SiteEvaluation>,
+}
+
+/// How well one of several sites is reconstructed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SiteEvaluation {
+    /// The site.
+    pub site: String,
+    /// Its metrics.
+    #[serde(flatten)]
+    pub reconstruction: ReconstructionMetrics,
 }
 
 #[cfg(test)]

@@ -5,38 +5,39 @@
 //! their mean, where that was measured); and for each coder once with its reconstructions. Replacements touch exactly the
 //! rows that training would keep (special tokens, excluded positions and outliers stay as they are), and cross-entropy is
 //! averaged over those of them that have a next token in their attention context. Of a coder of one head only that head
-//! is replaced. Definitions are those of [`crate::evaluation`].
+//! is replaced. Of a coder that reconstructs several sites all are replaced at once, in rows that all of them keep. Definitions are those of [`crate::evaluation`].
 
-use crate::activation::keep::squared_norm;
 use crate::activation::{ActivationBatch, KeepRule};
 use crate::compute::Backend;
 use crate::error::Result;
-use crate::evaluation::Evaluation;
 use crate::evaluation::dark_matter::DarkMatterSums;
 use crate::evaluation::language_model::{LanguageModelSums, TokenLosses};
 use crate::evaluation::reconstruction::ReconstructionSums;
 use crate::evaluation::sample::CodeSample;
 use crate::evaluation::sparsity::SparsitySums;
+use crate::evaluation::{Evaluation, SiteEvaluation};
 use crate::hooks::{HookPoint, Site, SiteWidth};
 use crate::model::Model;
+use crate::pipeline::kept::{Kept, capture, stored};
 use crate::pipeline::splice::{self, Compared, SpliceTap};
 use crate::sae::codes::Codes;
 use crate::tokens::TokenBatch;
 
 pub use crate::pipeline::splice::LOGIT_ROWS;
 
-/// A coder under evaluation: something that reconstructs rows of one site in raw space.
+/// A coder under evaluation: something that reconstructs rows in raw space.
 pub trait Reconstruct {
-    /// The site.
-    fn point(&self) -> HookPoint;
+    /// The sites that it reads, side by side.
+    fn reads(&self) -> &[SiteWidth];
 
-    /// Values a row.
-    fn width(&self) -> usize;
+    /// The sites that it reconstructs, side by side: those that it reads, but for a transcoder.
+    fn writes(&self) -> &[SiteWidth];
 
     /// Latents.
     fn n_latents(&self) -> usize;
 
-    /// `out = decode(encode(rows))`, `[n, width]`, and the codes between; both are overwritten.
+    /// `out = decode(encode(rows))`: `rows` `[n, values read]`, `out` `[n, values written]`; and the codes between. Both are
+    /// overwritten.
     fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()>;
 }
 
@@ -61,33 +62,57 @@ pub struct CoderSums {
     pub sample: Option<CodeSample>,
     /// Moments of errors, if they are analysed.
     pub dark_matter: Option<DarkMatterSums>,
+    /// The same, of each site where several are reconstructed.
+    parts: Vec<(SiteWidth, ReconstructionSums)>,
     mean: Option<Vec<f32>>,
     codes: Codes,
     out: Vec<f32>,
 }
 
+/// Values of a row of several sites.
+pub fn width(sites: &[SiteWidth]) -> usize {
+    sites.iter().map(|(_, width)| width).sum()
+}
+
 impl CoderSums {
     fn new(coder: &dyn Reconstruct, mean: Option<&Vec<f64>>, closely: bool) -> Self {
-        let width = coder.width();
+        let width = width(coder.writes());
+        let sums = |at: usize, width: usize| match mean {
+            Some(mean) => ReconstructionSums::about(mean[at..at + width].to_vec()),
+            None => ReconstructionSums::new(width),
+        };
+        let (mut parts, mut at) = (Vec::new(), 0);
+        for &site in coder.writes().iter().filter(|_| coder.writes().len() > 1) {
+            parts.push((site, sums(at, site.1)));
+            at += site.1;
+        }
+        let same = coder.reads() == coder.writes();
         Self {
-            reconstruction: match mean {
-                Some(mean) => ReconstructionSums::about(mean.clone()),
-                None => ReconstructionSums::new(width),
-            },
+            reconstruction: sums(0, width),
+            parts,
             sparsity: SparsitySums::new(coder.n_latents()),
             language_model: None,
             sample: closely.then(CodeSample::default),
-            dark_matter: if closely { DarkMatterSums::new(width) } else { None },
+            // what of a transcoder's error is linear in what it reads is another question
+            dark_matter: if closely && same { DarkMatterSums::new(width) } else { None },
             mean: mean.map(|mean| mean.iter().map(|&x| x as f32).collect()),
             codes: Codes::default(),
             out: Vec::new(),
         }
     }
 
-    /// Reconstruct `rows`, whose ids ascend from batch to batch; `self.out` holds the reconstructions.
-    fn add(&mut self, coder: &dyn Reconstruct, rows: &[f32], ids: &[u64]) -> Result<()> {
-        coder.reconstruct(rows, &mut self.out, &mut self.codes)?;
+    /// Reconstruct the target from the input, of rows whose ids ascend from batch to batch; `self.out` holds the
+    /// reconstructions.
+    fn add(&mut self, coder: &dyn Reconstruct, input: &[f32], target: &[f32], ids: &[u64]) -> Result<()> {
+        coder.reconstruct(input, &mut self.out, &mut self.codes)?;
+        let rows = target;
         self.reconstruction.add(rows, &self.out);
+        let (whole, mut at) = (width(coder.writes()), 0);
+        for ((_, width), sums) in &mut self.parts {
+            let own = |values: &[f32]| splice::columns_of(values, whole, at..at + *width);
+            sums.add(&own(rows), &own(&self.out));
+            at += *width;
+        }
         self.sparsity.add(&self.codes);
         if let Some(sample) = &mut self.sample {
             sample.add(ids, &self.codes);
@@ -104,6 +129,14 @@ impl CoderSums {
             reconstruction: self.reconstruction.finish()?,
             sparsity: self.sparsity.finish()?,
             language_model: self.language_model.as_ref().and_then(LanguageModelSums::finish),
+            sites: self
+                .parts
+                .iter()
+                .filter_map(|((point, _), sums)| {
+                    let reconstruction = sums.finish()?;
+                    Some(SiteEvaluation { site: point.to_string(), reconstruction })
+                })
+                .collect(),
         })
     }
 }
@@ -124,7 +157,8 @@ pub fn evaluate<B: Backend>(
 ) -> Result<Vec<CoderSums>> {
     let mut sums = new_sums(coders, depth);
     for (coder, sums) in coders.iter().zip(&mut sums) {
-        sums.language_model = coder.point().site.edits_propagate().then(LanguageModelSums::default);
+        let propagate = coder.writes().iter().all(|(point, _)| point.site.edits_propagate());
+        sums.language_model = propagate.then(LanguageModelSums::default);
     }
     let mut seen = 0;
     while seen < tokens {
@@ -151,8 +185,8 @@ pub fn evaluate_rows(
         let Some(batch) = next_batch()? else { break };
         let ids: Vec<u64> = (seen..seen + batch.n_rows() as u64).collect();
         for (coder, sums) in coders.iter().zip(&mut sums) {
-            if let Some(site) = batch.site(coder.point()) {
-                sums.add(*coder, &site.data, &ids)?;
+            if let (Some(input), Some(target)) = (stored(&batch, coder.reads()), stored(&batch, coder.writes())) {
+                sums.add(*coder, &input, &target, &ids)?;
             }
         }
         seen += batch.n_rows() as u64;
@@ -160,14 +194,14 @@ pub fn evaluate_rows(
     Ok(sums)
 }
 
-/// The mean row of each coder's site over a sample.
+/// The mean row of each coder's target over a sample.
 pub struct Means {
     sums: Vec<(u64, Vec<f64>)>,
 }
 
 impl Means {
     fn new(coders: &[&dyn Reconstruct]) -> Self {
-        Self { sums: coders.iter().map(|coder| (0, vec![0.0; coder.width()])).collect() }
+        Self { sums: coders.iter().map(|coder| (0, vec![0.0; width(coder.writes())])).collect() }
     }
 
     fn add(&mut self, coder: usize, rows: &[f32]) {
@@ -197,12 +231,10 @@ impl Means {
             seen += batch.n_tokens() as u64;
             let allowed = keep.by_token(&batch, &mut vec![Default::default(); batch.n_sequences()]);
             let mut tap = SpliceTap::default();
-            coders.iter().for_each(|coder| tap.capture(coder.point(), coder.width(), &allowed));
+            capture(&mut tap, coders, &allowed);
             model.forward(&batch, &mut tap)?;
             for (i, coder) in coders.iter().enumerate() {
-                let values = &tap.captured[i].data;
-                let kept = Kept::of((coder.point(), coder.width()), keep, &allowed, values);
-                means.add(i, &kept.rows);
+                means.add(i, &Kept::of(*coder, keep, &allowed, &tap).target);
             }
         }
         Ok(means.finish())
@@ -219,8 +251,8 @@ impl Means {
             let Some(batch) = next_batch()? else { break };
             seen += batch.n_rows() as u64;
             for (i, coder) in coders.iter().enumerate() {
-                if let Some(site) = batch.site(coder.point()) {
-                    means.add(i, &site.data);
+                if let Some(target) = stored(&batch, coder.writes()) {
+                    means.add(i, &target);
                 }
             }
         }
@@ -228,31 +260,7 @@ impl Means {
     }
 }
 
-/// The rows of a site in a batch that are judged.
-struct Kept {
-    site: SiteWidth,
-    /// Which of the captured rows they are.
-    at: Vec<usize>,
-    /// Which rows of the batch they are.
-    positions: Vec<u32>,
-    /// Their values.
-    rows: Vec<f32>,
-}
-
-impl Kept {
-    /// Of `values` at the rows `allowed` of a batch.
-    fn of(site: SiteWidth, keep: &KeepRule, allowed: &[u32], values: &[f32]) -> Self {
-        let (point, width) = site;
-        let row = |j: usize| &values[j * width..][..width];
-        let at: Vec<usize> =
-            (0..allowed.len()).filter(|&j| keep.by_value(point, squared_norm(row(j))).is_none()).collect();
-        let positions = at.iter().map(|&j| allowed[j]).collect();
-        let rows = at.iter().flat_map(|&j| row(j)).copied().collect();
-        Self { site, at, positions, rows }
-    }
-}
-
-/// What the model says without a site: once for all coders of it.
+/// What the model says without the sites: once for all coders of them.
 struct Ablated {
     /// Rows of the batch that are scored.
     scored: Vec<u32>,
@@ -272,19 +280,19 @@ fn evaluate_batch<B: Backend>(
 ) -> Result<()> {
     let allowed = keep.by_token(batch, &mut vec![Default::default(); batch.n_sequences()]);
     let mut clean = SpliceTap::default();
-    coders.iter().for_each(|coder| clean.capture(coder.point(), coder.width(), &allowed));
+    capture(&mut clean, coders, &allowed);
     if sums.iter().any(|s| s.language_model.is_some()) {
         clean.capture(HookPoint::outside(Site::LnFinalOut), model.spec().d_model, &allowed);
     }
     model.forward(batch, &mut clean)?;
     let mut sites: Vec<(Kept, Option<Ablated>)> = Vec::new();
     for (i, coder) in coders.iter().enumerate() {
-        let site = (coder.point(), coder.width());
-        let known = sites.iter().position(|(kept, _)| kept.site == site);
+        let same = |kept: &Kept| kept.reads == coder.reads() && kept.writes == coder.writes();
+        let known = sites.iter().position(|(kept, _)| same(kept));
         let known = match known {
             Some(known) => known,
             None => {
-                let kept = Kept::of(site, keep, &allowed, &clean.captured[i].data);
+                let kept = Kept::of(*coder, keep, &allowed, &clean);
                 let ablated = match (&sums[i].language_model, clean.captured.last()) {
                     (Some(_), Some(hidden)) => {
                         let mean = sums[i].mean.as_deref();
@@ -298,7 +306,7 @@ fn evaluate_batch<B: Backend>(
         };
         let (kept, ablated) = &sites[known];
         let ids: Vec<u64> = kept.positions.iter().map(|&row| seen + u64::from(row)).collect();
-        sums[i].add(*coder, &kept.rows, &ids)?;
+        sums[i].add(*coder, &kept.input, &kept.target, &ids)?;
         if let Some(ablated) = ablated {
             splice_in(model, batch, kept, ablated, &mut sums[i])?;
         }
@@ -306,7 +314,7 @@ fn evaluate_batch<B: Backend>(
     Ok(())
 }
 
-/// Compute the batch without a site: zeros in its place, and its mean if that is known.
+/// Compute the batch without the sites: zeros in their place, and its mean if that is known.
 fn ablate<B: Backend>(
     model: &mut dyn Model<B>,
     batch: &TokenBatch,
@@ -321,10 +329,10 @@ fn ablate<B: Backend>(
     let targets: Vec<u32> = scored.iter().filter_map(|&row| next_token[row as usize]).collect();
     let clean: Vec<f32> = at.iter().flat_map(|&j| &hidden[j * width..][..width]).copied().collect();
     let mut with = |values: Vec<f32>| {
-        let other = splice::replaced(model, batch, kept.site, &kept.positions, &values, &scored)?;
+        let other = splice::replaced(model, batch, &kept.writes, &kept.positions, &values, &scored)?;
         splice::compare(model, &clean, &other, &targets, width)
     };
-    let zero = with(vec![0.0; kept.rows.len()])?;
+    let zero = with(vec![0.0; kept.target.len()])?;
     let mean = mean.map(|mean| with(mean.repeat(kept.positions.len()))).transpose()?;
     Ok(Ablated { scored, targets, clean, zero, mean })
 }
@@ -337,7 +345,7 @@ fn splice_in<B: Backend>(
     ablated: &Ablated,
     sums: &mut CoderSums,
 ) -> Result<()> {
-    let other = splice::replaced(model, batch, kept.site, &kept.positions, &sums.out, &ablated.scored)?;
+    let other = splice::replaced(model, batch, &kept.writes, &kept.positions, &sums.out, &ablated.scored)?;
     let width = model.spec().d_model;
     let found = splice::compare(model, &ablated.clean, &other, &ablated.targets, width)?;
     let Some(language_model) = &mut sums.language_model else { return Ok(()) };

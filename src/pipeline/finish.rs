@@ -10,10 +10,11 @@ use crate::config::Loaded;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
-use crate::hooks::HookPoint;
+use crate::hooks::SiteWidth;
 use crate::model::Model;
 use crate::pipeline::build::{Ended, Shared};
 use crate::pipeline::evaluate::{CoderSums, Depth, Reconstruct, evaluate, evaluate_rows};
+use crate::pipeline::judge::names;
 use crate::pipeline::stages::train::Trained;
 use crate::pipeline::status::RunState;
 use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, TrainerSummary};
@@ -78,19 +79,19 @@ impl Outcome {
         self.trainer.as_ref().is_some_and(|trainer| trainer.report().step > 0)
     }
 
-    /// Whether it is judged and exported: coders of other targets than their input are in their checkpoints only.
+    /// Whether it is exported: coders of other targets than their input are in their checkpoints only.
     fn is_autoencoder(&self) -> bool {
         self.trainer.as_ref().is_some_and(|trainer| trainer.settings().config.target.is_autoencoder())
     }
 }
 
 impl Reconstruct for Trainer<Cpu> {
-    fn point(&self) -> HookPoint {
-        self.settings().point()
+    fn reads(&self) -> &[SiteWidth] {
+        self.settings().reads()
     }
 
-    fn width(&self) -> usize {
-        self.settings().width()
+    fn writes(&self) -> &[SiteWidth] {
+        self.settings().writes()
     }
 
     fn n_latents(&self) -> usize {
@@ -144,9 +145,8 @@ fn judge(
     tokens: u64,
     shared: &Shared<'_>,
 ) -> Result<()> {
-    let todo: Vec<usize> = (0..outcomes.len())
-        .filter(|&i| outcomes[i].is_trained() && outcomes[i].is_autoencoder() && outcomes[i].evaluation.is_none())
-        .collect();
+    let todo: Vec<usize> =
+        (0..outcomes.len()).filter(|&i| outcomes[i].is_trained() && outcomes[i].evaluation.is_none()).collect();
     let coders: Vec<&dyn Reconstruct> =
         todo.iter().filter_map(|&i| outcomes[i].trainer.as_ref().map(|t| t as &dyn Reconstruct)).collect();
     if coders.is_empty() {
@@ -255,7 +255,7 @@ fn summarise(
         let evaluation = outcome.evaluation;
         TrainerSummary {
             name: config.name.clone(),
-            site: outcome.trainer.as_ref().map_or_else(|| config.input.clone(), |t| t.settings().point().to_string()),
+            site: outcome.trainer.as_ref().map_or_else(|| config.input.clone(), |t| names(t.settings().writes())),
             rows: report.rows,
             loss: report.loss,
             fvu: evaluation.as_ref().map_or(report.fvu, |e| e.reconstruction.fvu),

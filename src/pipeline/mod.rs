@@ -19,6 +19,7 @@ pub mod evaluate;
 pub mod finish;
 pub mod header;
 pub mod judge;
+mod kept;
 pub mod locate;
 pub mod others;
 pub mod prepare;

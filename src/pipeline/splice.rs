@@ -1,5 +1,7 @@
 //! Forward passes in which rows of one site are replaced, and what the model loses by it.
 
+use std::ops::Range;
+
 use crate::activation::capture::columns;
 use crate::compute::Backend;
 use crate::error::Result;
@@ -10,17 +12,22 @@ use crate::tokens::TokenBatch;
 /// Rows of logits computed at a time.
 pub const LOGIT_ROWS: usize = 128;
 
-/// The final norm's output at `scored` rows when `positions` of `point` hold `values` instead.
+/// The final norm's output at `scored` rows when `positions` of the sites hold `values` `[positions, all sites]` instead.
 pub(super) fn replaced<B: Backend>(
     model: &mut dyn Model<B>,
     batch: &TokenBatch,
-    site: SiteWidth,
+    sites: &[SiteWidth],
     positions: &[u32],
     values: &[f32],
     scored: &[u32],
 ) -> Result<Vec<f32>> {
-    let splice = Splice { site, positions, values };
-    let mut tap = SpliceTap { splice: Some(splice), ..SpliceTap::default() };
+    let whole = sites.iter().map(|(_, width)| width).sum();
+    let (mut splices, mut at) = (Vec::new(), 0);
+    for &site in sites {
+        splices.push(Splice { site, positions, values: columns_of(values, whole, at..at + site.1) });
+        at += site.1;
+    }
+    let mut tap = SpliceTap { splices, ..SpliceTap::default() };
     tap.capture(HookPoint::outside(Site::LnFinalOut), model.spec().d_model, scored);
     model.forward(batch, &mut tap)?;
     Ok(std::mem::take(&mut tap.captured[0].data))
@@ -82,18 +89,34 @@ pub(super) fn targets(batch: &TokenBatch) -> Vec<Option<u32>> {
     next
 }
 
-/// Captures rows of some points, and replaces rows of at most one.
+/// Some columns of rows of `width` values.
+pub(super) fn columns_of(rows: &[f32], width: usize, columns: Range<usize>) -> Vec<f32> {
+    rows.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect()
+}
+
+/// Chosen rows of several sites, side by side: `values` are those of each site.
+pub(super) fn side_by_side(values: &[&[f32]], sites: &[SiteWidth], rows: impl IntoIterator<Item = usize>) -> Vec<f32> {
+    let mut out = Vec::new();
+    for row in rows {
+        for (values, (_, width)) in values.iter().zip(sites) {
+            out.extend_from_slice(&values[row * width..][..*width]);
+        }
+    }
+    out
+}
+
+/// Captures rows of some points, and replaces rows of others.
 #[derive(Default)]
 pub(super) struct SpliceTap<'a> {
     pub(super) captured: Vec<Captured<'a>>,
-    splice: Option<Splice<'a>>,
+    splices: Vec<Splice<'a>>,
 }
 
 /// Values `[positions.len(), width]` that stand in for those of a site.
 struct Splice<'a> {
     site: SiteWidth,
     positions: &'a [u32],
-    values: &'a [f32],
+    values: Vec<f32>,
 }
 
 /// Rows of a site as the pass had them.
@@ -104,6 +127,11 @@ pub(super) struct Captured<'a> {
 }
 
 impl<'a> SpliceTap<'a> {
+    /// What was captured of a site.
+    pub(super) fn of(&self, site: SiteWidth) -> Option<&[f32]> {
+        self.captured.iter().find(|captured| captured.site == site).map(|captured| &captured.data[..])
+    }
+
     /// Capture `rows` of `point`.
     pub(super) fn capture(&mut self, point: HookPoint, width: usize, rows: &'a [u32]) {
         self.captured.push(Captured { site: (point, width), rows, data: vec![0.0; rows.len() * width] });
@@ -112,7 +140,7 @@ impl<'a> SpliceTap<'a> {
 
 impl<B: Backend> Taps<B> for SpliceTap<'_> {
     fn wants(&self, point: HookPoint) -> Want {
-        if self.splice.as_ref().is_some_and(|splice| splice.site.0.whole() == point) {
+        if self.splices.iter().any(|splice| splice.site.0.whole() == point) {
             Want::Edit
         } else if self.captured.iter().any(|c| c.site.0.whole() == point) {
             Want::Read
@@ -122,9 +150,7 @@ impl<B: Backend> Taps<B> for SpliceTap<'_> {
     }
 
     fn visit(&mut self, backend: &B, point: HookPoint, value: &mut B::Tensor, _: usize, width: usize) -> Result<()> {
-        if let Some(Splice { site, positions, values }) = &self.splice
-            && site.0.whole() == point
-        {
+        for Splice { site, positions, values } in self.splices.iter().filter(|s| s.site.0.whole() == point) {
             let columns = columns(*site, width)?;
             for (&row, values) in positions.iter().zip(values.chunks_exact(columns.len())) {
                 backend.write(value, row as usize * width + columns.start, values);

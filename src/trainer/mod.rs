@@ -26,7 +26,7 @@ use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
-use crate::hooks::{HookPoint, SiteWidth};
+use crate::hooks::SiteWidth;
 use crate::runtime::rng::Seed;
 use crate::sae::codes::Codes;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
@@ -132,16 +132,6 @@ impl TrainerSettings {
     /// `Data` if `state.json` is missing or damaged.
     pub fn of_checkpoint(files: &[(String, Vec<u8>)]) -> Result<Self> {
         checkpoint::saved_settings(files)
-    }
-
-    /// The site of the input.
-    pub fn point(&self) -> HookPoint {
-        self.sites[0].0
-    }
-
-    /// Values a row.
-    pub fn width(&self) -> usize {
-        self.sites.iter().map(|(_, width)| width).sum()
     }
 
     fn stream(&self, purpose: &str) -> crate::runtime::rng::Rng {

@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::hooks::SiteWidth;
+use crate::hooks::{HookPoint, SiteWidth};
 use crate::sae::CoderSettings;
 use crate::sae::coders::StandardConfig;
 use crate::sae::config::CoderConfig;
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{Part, Scales};
+use crate::trainer::TrainerSettings;
 use crate::trainer::config::Normalize;
 
 /// What a coder reconstructs.
@@ -61,6 +62,14 @@ impl TargetConfig {
                 };
                 named("inputs", inputs).chain(named("outputs", outputs)).collect()
             }
+        }
+    }
+
+    /// Of `n` sites of a row, how many are read; all of them are reconstructed too if it is all, the others if not.
+    pub fn n_read(&self, n: usize) -> usize {
+        match self {
+            Self::Autoencoder | Self::Crosscoder { .. } => n,
+            Self::Transcoder { .. } | Self::CrossLayer { .. } => n / 2,
         }
     }
 
@@ -140,6 +149,29 @@ impl TargetConfig {
             known.push(site);
         }
         faults
+    }
+}
+
+impl TrainerSettings {
+    /// The site of the input.
+    pub fn point(&self) -> HookPoint {
+        self.sites[0].0
+    }
+
+    /// The sites that the coder reads, side by side.
+    pub fn reads(&self) -> &[SiteWidth] {
+        &self.sites[..self.config.target.n_read(self.sites.len())]
+    }
+
+    /// The sites that it reconstructs, side by side.
+    pub fn writes(&self) -> &[SiteWidth] {
+        let n_read = self.config.target.n_read(self.sites.len());
+        if n_read == self.sites.len() { &self.sites } else { &self.sites[n_read..] }
+    }
+
+    /// Values a row.
+    pub fn width(&self) -> usize {
+        self.sites.iter().map(|(_, width)| width).sum()
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::compute::cpu::Cpu;
 use crate::error::ErrorKind;
 use crate::evaluation::reconstruction::ReconstructionSums;
-use crate::hooks::Site;
+use crate::hooks::{HookPoint, Site};
 use crate::sae::scales::Scales;
 use crate::trainer::config::Normalize;
 

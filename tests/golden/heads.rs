@@ -1,9 +1,10 @@
-//! Heads of sites: captured, they are columns of the whole; evaluated, only their columns are replaced.
+//! Heads of sites: captured, they are columns of the whole; evaluated, only their columns are replaced. Coders of several
+//! sites replace all of theirs at once.
 
 use harvestd::activation::{KeepRule, capture};
 use harvestd::compute::cpu::Cpu;
 use harvestd::error::Result;
-use harvestd::hooks::{self, HookPoint, Site};
+use harvestd::hooks::{self, HookPoint, Site, SiteWidth};
 use harvestd::pipeline::evaluate::{Depth, Reconstruct, evaluate};
 use harvestd::sae::codes::Codes;
 use harvestd::tokens::TokenBatch;
@@ -44,20 +45,24 @@ fn heads_are_slices_of_the_whole_at_every_site() {
     }
 }
 
-/// Gives back its rows times `factor`.
+/// Gives back its rows times `factor`; zeros, if it reads another site than it writes.
 struct Scaled {
-    point: HookPoint,
-    width: usize,
+    reads: Vec<SiteWidth>,
+    writes: Vec<SiteWidth>,
     factor: f32,
 }
 
+fn scaled(point: HookPoint, width: usize, factor: f32) -> Scaled {
+    Scaled { reads: vec![(point, width)], writes: vec![(point, width)], factor }
+}
+
 impl Reconstruct for Scaled {
-    fn point(&self) -> HookPoint {
-        self.point
+    fn reads(&self) -> &[SiteWidth] {
+        &self.reads
     }
 
-    fn width(&self) -> usize {
-        self.width
+    fn writes(&self) -> &[SiteWidth] {
+        &self.writes
     }
 
     fn n_latents(&self) -> usize {
@@ -67,8 +72,14 @@ impl Reconstruct for Scaled {
     fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()> {
         out.clear();
         codes.clear();
-        out.extend(rows.iter().map(|x| x * self.factor));
-        rows.chunks_exact(self.width).for_each(|_| codes.push(&[0], &[1.0]));
+        let width = |sites: &[SiteWidth]| sites.iter().map(|(_, width)| width).sum::<usize>();
+        for row in rows.chunks_exact(width(&self.reads)) {
+            match self.reads == self.writes {
+                true => out.extend(row.iter().map(|x| x * self.factor)),
+                false => out.extend(vec![0.0; width(&self.writes)]),
+            }
+            codes.push(&[0], &[1.0]);
+        }
         Ok(())
     }
 }
@@ -93,9 +104,9 @@ fn evaluating_a_head_replaces_its_columns_and_no_others() {
         let ids = Tensors::golden(name).ids();
         let (head, width) = (spec.n_heads - 1, spec.d_head);
         let z = HookPoint::block(0, Site::Z);
-        let coder = |factor| Scaled { point: z.at_head(head as u32), width, factor };
+        let coder = |factor| scaled(z.at_head(head as u32), width, factor);
         let (same, nothing) = (coder(1.0), coder(0.0));
-        let all = Scaled { point: z, width: spec.n_heads * width, factor: 0.0 };
+        let all = scaled(z, spec.n_heads * width, 0.0);
         let mut batches = vec![tokens(&ids)];
         let (coders, keep) = ([&same as &dyn Reconstruct, &nothing, &all], KeepRule::default());
         let found = evaluate(model.as_mut(), &coders, &keep, 1, &Depth::default(), || Ok(batches.pop()));
@@ -119,5 +130,42 @@ fn evaluating_a_head_replaces_its_columns_and_no_others() {
         let expected = cross_entropy(&logits, &ids, spec.vocab_size);
         assert!((nothing.ce_spliced - expected).abs() < 1e-6, "{name}: {} {expected}", nothing.ce_spliced);
         assert!((nothing.ce_spliced - nothing.ce_clean).abs() > 1e-4, "{name}: the head does something");
+    }
+}
+
+#[test]
+fn coders_of_several_sites_replace_all_that_they_reconstruct() {
+    for name in MODELS {
+        let mut model = load(cpu(), name);
+        let d = model.spec().d_model;
+        let ids = Tensors::golden(name).ids();
+        let (attention, mlp) = ((HookPoint::block(0, Site::AttnOut), d), (HookPoint::block(0, Site::MlpOut), d));
+        let embedded = (HookPoint::block(0, Site::ResidPre), d);
+        let both = vec![attention, mlp];
+        let same = Scaled { reads: both.clone(), writes: both.clone(), factor: 1.0 };
+        let half = Scaled { reads: both.clone(), writes: both.clone(), factor: 0.5 };
+        // a transcoder that says nothing, and the same site without it
+        let silent = Scaled { reads: vec![embedded], writes: vec![mlp], factor: 0.0 };
+        let without = scaled(mlp.0, d, 0.0);
+        let nothing = Scaled { reads: vec![embedded], writes: both, factor: 0.0 };
+        let mut batches = vec![tokens(&ids)];
+        let coders = [&same as &dyn Reconstruct, &half, &silent, &without, &nothing];
+        let keep = KeepRule::default();
+        let found = evaluate(model.as_mut(), &coders, &keep, 1, &Depth::default(), || Ok(batches.pop())).unwrap();
+        let found: Vec<_> = found.into_iter().map(|found| found.evaluation().unwrap()).collect();
+        let ce = |i: usize| found[i].language_model.unwrap();
+        assert_eq!(ce(0).ce_spliced, ce(0).ce_clean, "{name}: their own values change nothing");
+        assert_eq!(found[0].reconstruction.fvu, 0.0);
+        assert_eq!(ce(2).ce_spliced, ce(3).ce_spliced, "{name}: what a transcoder writes is replaced");
+        assert_eq!(ce(2).ce_spliced, ce(2).ce_zero_ablated);
+        assert_eq!(ce(4).ce_spliced, ce(4).ce_zero_ablated);
+        assert_ne!(ce(4).ce_spliced, ce(2).ce_spliced, "{name}: attention is replaced too");
+        assert_ne!(ce(1).ce_spliced, ce(1).ce_clean);
+        let sites: Vec<&str> = found[1].sites.iter().map(|site| site.site.as_str()).collect();
+        assert_eq!(sites, ["blocks.0.hook_attn_out", "blocks.0.hook_mlp_out"]);
+        // mean |x - x/2|^2 of a site is a quarter of its mean square; the sum of both sites' is the whole's
+        let of_sites: f64 = found[1].sites.iter().map(|site| site.reconstruction.mse).sum();
+        assert!((of_sites / found[1].reconstruction.mse - 1.0).abs() < 1e-6);
+        assert!(found[2].sites.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
 use crate::error::{Error, Result};
 use crate::evaluation::geometry::Dictionary;
-use crate::hooks::HookPoint;
+use crate::hooks::{HookPoint, SiteWidth};
 use crate::pipeline::evaluate::Reconstruct;
 use crate::pipeline::judge::{CODERS_MAX, Given, Wanted};
 use crate::pipeline::locate::Located;
@@ -28,7 +28,8 @@ pub(super) struct Judged {
     pub(super) from: String,
     pub(super) trained_rows: Option<u64>,
     pub(super) history: Vec<HistoryPoint>,
-    point: HookPoint,
+    /// Of a coder that is not a trainer.
+    site: [SiteWidth; 1],
     kind: Kind,
 }
 
@@ -40,14 +41,17 @@ enum Kind {
 }
 
 impl Reconstruct for Judged {
-    fn point(&self) -> HookPoint {
-        self.point
+    fn reads(&self) -> &[SiteWidth] {
+        match &self.kind {
+            Kind::Trainer(trainer) => trainer.settings().reads(),
+            Kind::Folder { .. } => &self.site,
+        }
     }
 
-    fn width(&self) -> usize {
+    fn writes(&self) -> &[SiteWidth] {
         match &self.kind {
-            Kind::Trainer(trainer) => trainer.settings().width(),
-            Kind::Folder { coder, .. } => coder.dims.d,
+            Kind::Trainer(trainer) => trainer.settings().writes(),
+            Kind::Folder { .. } => &self.site,
         }
     }
 
@@ -143,16 +147,12 @@ fn restored(name: &str, checkpoint: Checkpoint, backend: &Arc<Cpu>) -> Result<Op
         tracing::warn!(trainer = name, "has made no step: left out");
         return Ok(None);
     }
-    if !trainer.settings().config.target.is_autoencoder() {
-        tracing::warn!(trainer = name, "reconstructs something else than its input: left out");
-        return Ok(None);
-    }
     Ok(Some(Judged {
         name: name.to_owned(),
         from: checkpoint.folder.clone(),
         trained_rows: Some(trainer.report().rows),
         history: trainer.history().points().to_vec(),
-        point: trainer.settings().point(),
+        site: [trainer.settings().sites[0]],
         kind: Kind::Trainer(Box::new(trainer)),
     }))
 }
@@ -194,10 +194,11 @@ fn folder(given: &Given, located: Option<&Located>, backend: &Arc<Cpu>, io: &tok
             return Err(Error::config(format!("`{shown}` does not say its site: give it with --site {name}=SITE")));
         }
     };
-    let params = coder.upload(&**backend);
+    let (params, coder_width) = (coder.upload(&**backend), coder.dims.d);
     let kind = Kind::Folder { coder: Box::new(coder), params, backend: Arc::clone(backend) };
     let name = given.name.clone();
-    Ok(Judged { name, from: shown.clone(), trained_rows: None, history: Vec::new(), point, kind })
+    let site = [(point, coder_width)];
+    Ok(Judged { name, from: shown.clone(), trained_rows: None, history: Vec::new(), site, kind })
 }
 
 /// The point of a site's name, which may be a module path of the model.

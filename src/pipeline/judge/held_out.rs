@@ -9,7 +9,7 @@ use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::hooks::PointShape;
+use crate::hooks::{HookPoint, PointShape, SiteWidth};
 use crate::model;
 use crate::pipeline::columns::Division;
 use crate::pipeline::evaluate::{CoderSums, Depth, Means, Reconstruct, evaluate, evaluate_rows};
@@ -36,7 +36,7 @@ pub(super) fn text(
     let harvest = loaded.pipeline.harvest()?;
     let (spec, tokenizer) = (source.spec(), Arc::new(tokenizer));
     let declared = spec.points(harvest.tokens.context_length as usize);
-    coders.iter().try_for_each(|coder| fits(coder, width_of(coder, &declared)))?;
+    coders.iter().try_for_each(|coder| fits(coder, |point| width_of(point, &declared)))?;
     let sites = loaded.sites(&declared, spec.module_paths()).map_err(prepare::site_error)?;
     let stored = loaded.pipeline.dataset.as_ref().map(|d| loaded.stores.open(&d.url)).transpose()?;
     let stored = match stored {
@@ -84,13 +84,13 @@ pub(super) fn rows(
         return Err(Error::config(format!("--special-tokens needs a model and a corpus: {why}")));
     }
     let location = loaded.stores.open(&replay.url)?;
-    let mut names: Vec<String> = coders.iter().map(|coder| coder.point().to_string()).collect();
+    let mut names: Vec<String> = coders.iter().flat_map(sites_of).map(|(point, _)| point.to_string()).collect();
     names.sort();
     names.dedup();
     let source = io.block_on(async { Source::open(&View::open(location).await?, &names).await })?;
     for coder in coders {
-        let site = source.sites().iter().find(|site| site.point == coder.point());
-        fits(coder, site.map(|site| site.width))?;
+        let width = |point| source.sites().iter().find(|site| site.point == point).map(|site| site.width);
+        fits(coder, width)?;
     }
     let coders: Vec<&dyn Reconstruct> = coders.iter().map(|coder| coder as &dyn Reconstruct).collect();
     tracing::info!(rows = wanted.tokens, coders = coders.len(), "evaluating on held-out rows");
@@ -106,9 +106,13 @@ pub(super) fn rows(
     evaluate_rows(&coders, wanted.tokens, &depth, || io.block_on(batches.next()))
 }
 
-/// The width of a coder's site among those that a model has.
-fn width_of(coder: &Judged, declared: &[PointShape]) -> Option<usize> {
-    let point = coder.point();
+/// The sites of a coder.
+fn sites_of(coder: &Judged) -> impl Iterator<Item = &SiteWidth> {
+    coder.reads().iter().chain(coder.writes())
+}
+
+/// The width of a site among those that a model has.
+fn width_of(point: HookPoint, declared: &[PointShape]) -> Option<usize> {
     let shape = declared.iter().find(|shape| shape.point == point.whole())?;
     match point.head {
         None => Some(shape.width),
@@ -116,17 +120,16 @@ fn width_of(coder: &Judged, declared: &[PointShape]) -> Option<usize> {
     }
 }
 
-/// That a coder reads rows as wide as its site has.
-fn fits(coder: &Judged, width: Option<usize>) -> Result<()> {
-    let (name, site) = (&coder.name, coder.point());
-    match width {
-        Some(width) if width == coder.width() => Ok(()),
-        Some(width) => Err(Error::config(format!(
-            "coder `{name}` reads rows of {} values, and `{site}` has {width}: give its site with --site",
-            coder.width()
-        ))),
-        None => {
-            Err(Error::config(format!("coder `{name}` is of `{site}`, which is not there: give its site with --site")))
-        }
+/// That a coder's rows are as wide as its sites' are.
+fn fits(coder: &Judged, width_of: impl Fn(HookPoint) -> Option<usize>) -> Result<()> {
+    let name = &coder.name;
+    for &(site, of_coder) in sites_of(coder) {
+        let problem = match width_of(site) {
+            Some(width) if width == of_coder => continue,
+            Some(width) => format!("reads rows of {of_coder} values, and `{site}` has {width}"),
+            None => format!("is of `{site}`, which is not there"),
+        };
+        return Err(Error::config(format!("coder `{name}` {problem}: give its site with --site")));
     }
+    Ok(())
 }

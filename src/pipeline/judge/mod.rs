@@ -14,7 +14,8 @@ use crate::config::{Input, Loaded};
 use crate::error::{Error, Result};
 use crate::evaluation::geometry::Dictionary;
 use crate::evaluation::{description, matching, universality};
-use crate::pipeline::evaluate::{CoderSums, Reconstruct};
+use crate::hooks::SiteWidth;
+use crate::pipeline::evaluate::{self, CoderSums, Reconstruct};
 use crate::pipeline::judge::coders::Judged;
 use crate::pipeline::locate::Located;
 use crate::report::result::FORMAT;
@@ -46,6 +47,11 @@ pub struct Given {
     pub folder: Location,
     /// Its site, where the folder does not say.
     pub site: Option<String>,
+}
+
+/// The names of sites.
+pub(super) fn names(sites: &[SiteWidth]) -> String {
+    sites.iter().map(|(point, _)| point.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Evaluate. `located` is the pipeline's model, which a replay does not need.
@@ -99,8 +105,8 @@ fn report(coder: &Judged, sums: &CoderSums, dictionary: Option<&Dictionary>, bac
     CoderReport {
         name: coder.name.clone(),
         from: coder.from.clone(),
-        site: coder.point().to_string(),
-        width: coder.width(),
+        site: names(coder.writes()),
+        width: evaluate::width(coder.writes()),
         latents: coder.n_latents(),
         trained_rows: coder.trained_rows,
         evaluation: sums.evaluation(),
