@@ -3,6 +3,8 @@
 //!
 //! Needs a Python with `sae-lens`, named by `HARVESTD_PYTHON`.
 
+#[path = "coders/formats.rs"]
+mod formats;
 mod support;
 
 use std::path::Path;
@@ -100,7 +102,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(1f32, |a, x| a.max(x.abs()));
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        assert!((f - e).abs() <= 1e-5 * largest, "{what}[{i}]: SAELens gives {f}, we give {e}");
+        assert!((f - e).abs() <= 1e-5 * largest, "{what}[{i}]: found {f}, expected {e}");
     }
 }
 
@@ -145,6 +147,8 @@ fn saelens_loads_exported_coders_and_computes_the_same() {
         let (mut ours, mut l0, mut fired) = (Vec::new(), Vec::new(), vec![0; LATENTS]);
         trainer.reconstruct(&rows, &mut ours, &mut l0, &mut fired).unwrap();
         assert_close(found_rows, &ours, &format!("{coder}: reconstructions"));
+        let (latents, _) = formats::computed(&trainer.exported(ExportMetadata::default()).unwrap(), &rows);
+        assert_close(found_latents, &latents, &format!("{coder}: latents"));
         let theirs: Vec<u64> = (0..LATENTS)
             .map(|i| found_latents.iter().skip(i).step_by(LATENTS).filter(|f| **f > 0.0).count() as u64)
             .collect();

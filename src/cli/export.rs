@@ -15,8 +15,10 @@ use crate::config::Harvest;
 use crate::error::{Error, Result};
 use crate::export::{self, CacheOptions, Exported};
 use crate::hub::HubName;
+use crate::pipeline::coders;
 use crate::replay::Source;
 use crate::sae::export::{CONFIG_FILE, ExportMetadata};
+use crate::sae::formats::{self, dictionary_learning};
 use crate::store::Location;
 use crate::store::objects::{self, Created};
 use crate::tokens::config::Separator;
@@ -27,12 +29,14 @@ use crate::trainer::{Trainer, TrainerSettings};
 #[command(after_help = "Examples:
   harvestd export out/coders/resid14 --format saelens exported/resid14
   harvestd export s3://acts/coders/resid14 exported/resid14 --pipeline pipelines/smollm2-mid.yaml
+  harvestd export others/saelens-folder as-sparsify/resid14 --format sparsify
   harvestd export out/acts --format saelens-cache cached/ --site blocks.14.hook_resid_post --context-length 128
 
 The folder loads with sae_lens.SAE.load_from_disk: the input scale is folded into the weights. With --pipeline its
-metadata also name the model, the corpus and the context length.")]
+metadata also name the model, the corpus and the context length. What each format can hold is in docs/formats.md.")]
 pub(crate) struct ExportArgs {
-    /// A trainer's folder (its newest checkpoint is taken) or one checkpoint in it; for saelens-cache a dataset
+    /// A trainer's folder (its newest checkpoint is taken) or one checkpoint in it, or a coder's folder of SAELens or
+    /// sparsify; for saelens-cache a dataset
     checkpoint: String,
     /// Where to write: a folder or URL that holds none yet
     dir: String,
@@ -55,6 +59,10 @@ pub(crate) struct ExportArgs {
 enum Format {
     /// SAELens 6: cfg.json and sae_weights.safetensors
     Saelens,
+    /// EleutherAI's sparsify: cfg.json and sae.safetensors; TopK coders only
+    Sparsify,
+    /// dictionary_learning: config.json, ae.safetensors and the script that makes ae.pt of them
+    DictionaryLearning,
     /// Activations for SAELens' `cached_activations_path`: a Hugging Face datasets folder
     SaelensCache,
 }
@@ -63,8 +71,21 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
     let stores = globals.stores()?;
     let (from, to) = (stores.open(&args.checkpoint)?, stores.open(&args.dir)?);
     let runtime = async_runtime()?;
-    if args.format == Format::SaelensCache {
-        return cache(args, globals, runtime.block_on(write_cache(args, from, &to))?, &to);
+    let format = match args.format {
+        Format::Saelens => formats::Format::Saelens,
+        Format::Sparsify => formats::Format::Sparsify,
+        Format::DictionaryLearning => formats::Format::DictionaryLearning,
+        Format::SaelensCache => return cache(args, globals, runtime.block_on(write_cache(args, from, &to))?, &to),
+    };
+    let cannot = || Error::config(format!("{} cannot hold this coder: docs/formats.md has what it can", format.name()));
+    if let Some(coder) = runtime.block_on(coders::find(&from))? {
+        runtime.block_on(write(&to, format.write(&coder)?.ok_or_else(cannot)?))?;
+        if globals.json {
+            output::print_json(&json!({"coder": from.shown, "exported": to.shown}));
+        } else {
+            output::print(&format!("{} -> {}", from.shown, to.shown));
+        }
+        return Ok(ExitCode::SUCCESS);
     }
     let checkpoint = runtime
         .block_on(checkpoints::at(&from))?
@@ -78,7 +99,7 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
         None => ExportMetadata::default(),
     };
     let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;
-    runtime.block_on(write(&to, trainer.export(about)?))?;
+    runtime.block_on(write(&to, trainer.export_as(format, about)?.ok_or_else(cannot)?))?;
     let rows = trainer.report().rows;
     if globals.json {
         output::print_json(&json!({"checkpoint": checkpoint.folder, "exported": to.shown, "rows": rows}));
@@ -143,7 +164,8 @@ fn about(pipeline: &Harvest, prepend_bos: bool) -> ExportMetadata {
 
 /// Write the files, the configuration last: a folder that has one is whole. Another coder that is there stays.
 async fn write(folder: &Location, files: Vec<(String, Vec<u8>)>) -> Result<()> {
-    let (last, first): (Vec<_>, Vec<_>) = files.into_iter().partition(|(name, _)| name == CONFIG_FILE);
+    let is_config = |name: &String| [CONFIG_FILE, dictionary_learning::CONFIG_FILE].contains(&name.as_str());
+    let (last, first): (Vec<_>, Vec<_>) = files.into_iter().partition(|(name, _)| is_config(name));
     for (name, bytes) in first.into_iter().chain(last) {
         if objects::create(&folder.child(&name), bytes.into()).await? != Created::Yes {
             return Err(Error::config(format!("`{}` holds another coder already: give another folder", folder.shown)));

@@ -10,9 +10,9 @@ use crate::catalog::Catalog;
 use crate::catalog::checkpoints::{self, Checkpoint};
 use crate::catalog::inspect::{DatasetSummary, inspect};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sae::export::{Architecture, CONFIG_FILE, ExportedCoder, WEIGHTS_FILE};
+use crate::pipeline::coders;
+use crate::sae::export::{Architecture, ExportedCoder};
 use crate::store::Location;
-use crate::store::objects;
 use crate::trainer::{StepReport, TrainerSettings};
 use crate::units::{ByteSize, Count};
 
@@ -59,10 +59,8 @@ async fn open(location: &Location) -> Result<Found> {
         let catalog = Catalog::open(location.clone()).await?;
         return Ok(Found::Dataset(Box::new(inspect(&catalog).await?)));
     }
-    if let Some(config) = objects::read(&location.child(CONFIG_FILE)).await? {
-        let weights = objects::read(&location.child(WEIGHTS_FILE)).await?.unwrap_or_default();
-        let files = [(CONFIG_FILE.to_owned(), config.into()), (WEIGHTS_FILE.to_owned(), weights.into())];
-        return Ok(Found::Coder(Box::new(ExportedCoder::read(&files)?)));
+    if let Some(coder) = coders::find(location).await? {
+        return Ok(Found::Coder(Box::new(coder)));
     }
     if let Some(checkpoint) = checkpoints::at(location).await? {
         return Ok(Found::Checkpoint(Box::new(CheckpointSummary::of(checkpoint)?)));

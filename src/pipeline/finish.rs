@@ -21,6 +21,7 @@ use crate::pipeline::summary::{DatasetSummary, RunSummary, StageSummary, Trainer
 use crate::replay::{Reader, ReplayConfig, Source};
 use crate::sae::codes::Codes;
 use crate::sae::export::ExportMetadata;
+use crate::sae::formats::Format;
 use crate::store::{Location, objects};
 use crate::testing::failpoint;
 use crate::tokens::config::TokensConfig;
@@ -218,7 +219,7 @@ fn export(
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
     let checkpoints = stores.open(&pipeline.trainers[index].checkpoint.url)?;
     // weights first: a folder with a configuration is whole
-    for (name, bytes) in trainer.export_sparsify()?.into_iter().flatten().rev() {
+    for (name, bytes) in trainer.export_as(Format::Sparsify, about.clone())?.into_iter().flatten().rev() {
         let file = checkpoints.child(SPARSIFY_FOLDER).child(&name);
         shared.io.block_on(objects::replace(&file, bytes.into()))?;
     }

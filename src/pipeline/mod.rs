@@ -14,6 +14,7 @@
 
 pub mod build;
 pub mod calibrate;
+pub mod coders;
 pub mod columns;
 pub mod evaluate;
 pub mod finish;

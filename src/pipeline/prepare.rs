@@ -18,6 +18,7 @@ use crate::hooks::SiteWidth;
 use crate::model::{self, BatchShape, Model, ModelSource};
 use crate::pipeline::build::{Head, ModelParts, Parts, Shared, TrainerParts};
 use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
+use crate::pipeline::coders;
 use crate::pipeline::columns::{self, Division, Storing};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header::{self, Stream};
@@ -255,7 +256,7 @@ pub(super) fn restore_trainers(
             None
         });
         let backend = Arc::clone(backend);
-        let (trainer, checkpoint) = match found {
+        let (mut trainer, checkpoint) = match found {
             Some(found) => {
                 let files: Vec<(String, Vec<u8>)> =
                     found.files.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
@@ -266,6 +267,13 @@ pub(super) fn restore_trainers(
             }
             None => (Trainer::new(backend, settings)?, None),
         };
+        if let Some(folder) = trainer.wants_coder() {
+            let folder = stores.open(folder)?;
+            let coder = shared.io.block_on(coders::read(&folder));
+            let found = coder.and_then(|coder| trainer.start_from(coder));
+            found.map_err(|e| e.context(format!("start trainer `{}` from `{}`", config.name, folder.shown)))?;
+            tracing::info!(trainer = config.name, folder = folder.shown, "starting from a trained coder");
+        }
         restored.push(Restored { trainer, location, checkpoint });
     }
     let lines = restored.iter().map(|r| {

@@ -16,7 +16,7 @@
 //! | update | [`optim`] | clipping, schedule, Adam, schedule-free signs, Muon, averages |
 //! | rows scaled each by itself | [`rows`] | to one norm, to mean 0 and deviation 1 |
 //! | rows that are not trained on | [`infer`], [`codes`] | the code without what only a batch has |
-//! | exchange with other tools | [`export`], [`sparsify`] | SAELens and sparsify folders |
+//! | exchange with other tools | [`export`], [`formats`], [`continued`] | folders of SAELens, sparsify, dictionary_learning |
 //!
 //! [`coders`] has one file for each coder that people train: its YAML keys and its composition. [`coder`] puts the blocks
 //! together.
@@ -30,8 +30,10 @@ pub mod coders;
 pub mod codes;
 pub mod config;
 pub mod constraint;
+pub mod continued;
 pub mod dead;
 pub mod export;
+pub mod formats;
 pub mod infer;
 pub mod init;
 pub mod loss;
@@ -42,7 +44,6 @@ pub mod rows;
 pub mod scales;
 pub mod selection;
 pub mod settings;
-pub mod sparsify;
 pub mod state;
 pub mod target;
 

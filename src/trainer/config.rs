@@ -30,6 +30,11 @@ pub struct TrainerConfig {
     pub buffer: BufferConfig,
     /// The coder.
     pub coder: CoderConfig,
+    /// Go on from a trained coder: a folder that SAELens, sparsify or this program wrote. Shape, architecture and the scaling
+    /// of single rows must fit. Its optimiser's memory is not in it: schedules start anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub start_from: Option<String>,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
     /// Rows in a step.

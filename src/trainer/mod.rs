@@ -30,8 +30,9 @@ use crate::hooks::SiteWidth;
 use crate::runtime::rng::Seed;
 use crate::sae::codes::Codes;
 use crate::sae::export::{self, ExportMetadata, ExportedCoder};
+use crate::sae::formats::{Files, Format};
 use crate::sae::infer::Inference;
-use crate::sae::{Coder, Params, sparsify};
+use crate::sae::{Coder, Params, continued};
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::history::History;
@@ -104,6 +105,8 @@ pub struct Trainer<B: CoderOps> {
     buffer: MixingBuffer,
     /// From the first full buffer on.
     training: Option<Training<B>>,
+    /// What training will go on from; until it begins.
+    start_from: Option<ExportedCoder>,
     cursor: SourceCursor,
     dropped: DropCounts,
     report: StepReport,
@@ -153,12 +156,29 @@ impl<B: CoderOps> Trainer<B> {
             plan,
             buffer,
             training: None,
+            start_from: None,
             cursor: SourceCursor::default(),
             dropped: DropCounts::new(),
             report: StepReport::default(),
             history: History::default(),
             batch: Vec::new(),
         })
+    }
+
+    /// Where the coder is that training is to go on from, if it has not begun and was not given it.
+    pub fn wants_coder(&self) -> Option<&str> {
+        let wanted = self.settings.config.start_from.as_deref();
+        wanted.filter(|_| self.training.is_none() && self.start_from.is_none())
+    }
+
+    /// Go on from a coder that others trained, or an earlier run: what is at [`Trainer::wants_coder`].
+    ///
+    /// # Errors
+    /// `Config` if it does not fit.
+    pub fn start_from(&mut self, coder: ExportedCoder) -> Result<()> {
+        continued::check(&coder, &self.plan.coder, self.settings.config.normalize.rows())?;
+        self.start_from = Some(coder);
+        Ok(())
     }
 
     /// Take in `rows` `[n, width]` of documents `doc_ids` `[n]`, the next in the stream, and run every step that becomes
@@ -212,7 +232,12 @@ impl<B: CoderOps> Trainer<B> {
             none => {
                 let mut rng = self.settings.stream("init");
                 let how = (config, &self.settings.sites[..]);
-                let started = Training::start(&*self.backend, coder, how, &self.buffer, &mut rng, *batch_rows);
+                let from = self.start_from.take();
+                if config.start_from.is_some() && from.is_none() {
+                    return Err(context(Error::internal("nobody read the coder of `start_from`")));
+                }
+                let rows = (&self.buffer, from.as_ref());
+                let started = Training::start(&*self.backend, coder, how, rows, &mut rng, *batch_rows);
                 none.insert(started.map_err(context)?)
             }
         };
@@ -312,7 +337,8 @@ impl<B: CoderOps> Trainer<B> {
             None => None,
         };
         let (cursor, dropped, report, history) = (state.cursor, state.dropped, state.report, state.history);
-        Ok(Self { backend, settings, plan, buffer, training, cursor, dropped, report, history, batch: Vec::new() })
+        let (start_from, batch) = (None, Vec::new());
+        Ok(Self { backend, settings, plan, buffer, training, start_from, cursor, dropped, report, history, batch })
     }
 
     /// The coder as a SAELens folder: (file name, bytes).
@@ -323,15 +349,23 @@ impl<B: CoderOps> Trainer<B> {
         self.exported(metadata)?.write()
     }
 
-    /// The coder as a sparsify folder, which holds TopK coders of rows that are not scaled each by itself; `None` for others.
+    /// The coder as a folder of another format; `None` if that cannot hold it.
     ///
     /// # Errors
     /// `Data` if no step was made yet.
-    pub fn export_sparsify(&self) -> Result<Option<Vec<(String, Vec<u8>)>>> {
-        sparsify::write(&self.exported(ExportMetadata::default())?)
+    pub fn export_as(&self, format: Format, metadata: ExportMetadata) -> Result<Option<Files>> {
+        format.write(&self.exported(metadata)?)
     }
 
-    fn exported(&self, metadata: ExportMetadata) -> Result<ExportedCoder> {
+    /// The coder without what only training has.
+    ///
+    /// # Errors
+    /// `Data` if no step was made yet.
+    pub fn exported(&self, metadata: ExportMetadata) -> Result<ExportedCoder> {
+        if !self.settings.config.target.is_autoencoder() {
+            let name = &self.settings.config.name;
+            return Err(Error::config(format!("trainer `{name}` reconstructs other sites: no format holds its coder")));
+        }
         let training = self.started()?;
         let point = self.settings.point();
         let metadata = export::metadata(&point.whole().to_string(), point.head, &metadata);

@@ -8,12 +8,14 @@ use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::runtime::rng::Rng;
 use crate::sae::dead::DeadTracker;
+use crate::sae::export::ExportedCoder;
 use crate::sae::infer::by_group;
 use crate::sae::optim::{Average, Optimizer, Schedule, clip};
 use crate::sae::resample::{Rows, resample};
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{self, Scales};
-use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, init};
+use crate::sae::state::CoderState;
+use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, continued, init};
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::normalise::measure_scale;
@@ -61,12 +63,12 @@ pub(super) struct StepOutcome {
 }
 
 impl<B: CoderOps> Training<B> {
-    /// Measure the scale and set the parameters from the rows in the buffer.
+    /// Measure the scales on the rows in the buffer, and set the parameters from these rows, or from a coder that fits.
     pub(super) fn start(
         backend: &B,
         settings: &CoderSettings,
         (config, sites): (&TrainerConfig, &[SiteWidth]),
-        buffer: &MixingBuffer,
+        (buffer, from): (&MixingBuffer, Option<&ExportedCoder>),
         rng: &mut Rng,
         batch_rows: usize,
     ) -> Result<Self> {
@@ -79,11 +81,19 @@ impl<B: CoderOps> Training<B> {
             at += width;
         }
         let scales = config.target.scales(sites, &site_scales);
-        let params = start(backend, settings, &scales, config.normalize.rows(), buffer, rng);
+        let (params, state) = match from {
+            Some(coder) => continued::start(backend, coder, settings, site_scales[0]),
+            None => {
+                let params = start(backend, settings, &scales, config.normalize.rows(), buffer, rng);
+                (params, CoderState::default())
+            }
+        };
+        let mut coder = Coder::new(backend, settings.clone(), params, batch_rows);
+        coder.state = state;
         Ok(Self {
             scales,
             site_scales,
-            coder: Coder::new(backend, settings.clone(), params, batch_rows),
+            coder,
             optimizer: Optimizer::new(backend, settings, optimizer),
             average: optimizer.average().map(|decay| Average::new(backend, settings, decay)),
             dead: DeadTracker::new(settings.dims.f, settings.dead_after),

@@ -1,0 +1,113 @@
+//! Training that goes on from an exported coder: whether it fits, and its parameters in the space of training.
+//!
+//! A folder has weights for raw rows; training has rows times a scale, perhaps decoder rows of norm 1, and its own rule of
+//! what the encoder subtracts. All of these are moved into the weights, so that the first step starts from the code and
+//! the reconstruction that the folder gives. What a folder does not have starts anew: the optimiser's memory, averages,
+//! schedules, how long latents were silent.
+
+use crate::compute::CoderOps;
+use crate::error::{Error, Result};
+use crate::sae::export::{Architecture, ExportedCoder};
+use crate::sae::params::{Params, PerParam};
+use crate::sae::rows::RowScaling;
+use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
+use crate::sae::state::{CoderState, MovingAverage};
+
+/// Norms, or thresholds, that differ by less than this share of the largest are equal.
+const EQUAL: f64 = 1e-3;
+
+/// Whether a coder of these settings, trained on rows that are scaled so, can go on from `coder`.
+///
+/// # Errors
+/// `Config`, naming what does not fit.
+pub fn check(coder: &ExportedCoder, settings: &CoderSettings, rows: RowScaling) -> Result<()> {
+    if !settings.target.is_input || settings.target.parts.len() != 1 {
+        return Err(Error::config("only a coder of one site that reconstructs its input can go on from a folder"));
+    }
+    let (ours, theirs) = (settings.dims, coder.dims);
+    if ours != theirs {
+        return Err(Error::config(format!(
+            "its coder has {} latents of width {}, this one {} of width {}",
+            theirs.f, theirs.d, ours.f, ours.d
+        )));
+    }
+    let name = coder.architecture.name();
+    let (ranks, one_threshold) = match (&settings.selection, coder.architecture) {
+        (SelectionSettings::TopK { .. } | SelectionSettings::BatchTopK { .. }, Architecture::Topk { .. }) => {
+            (true, false)
+        }
+        (SelectionSettings::GroupMax { groups }, Architecture::GroupMax { groups: theirs }) if *groups == theirs => {
+            (true, false)
+        }
+        (SelectionSettings::BatchTopK { .. }, Architecture::Jumprelu) => (true, true),
+        (SelectionSettings::Positive, Architecture::Standard)
+        | (SelectionSettings::JumpRelu(_), Architecture::Jumprelu)
+        | (SelectionSettings::Gated { .. }, Architecture::Gated) => (false, false),
+        _ => {
+            return Err(Error::config(format!(
+                "its coder is of architecture {name}, which `coder.type` does not train"
+            )));
+        }
+    };
+    if coder.rows != rows {
+        return Err(Error::config(format!(
+            "its coder reads rows with `normalize_activations: {}`, `normalize` gives it those of `{}`",
+            coder.rows.name(),
+            rows.name()
+        )));
+    }
+    let check = |what: &str, values: &[f64], then: &str| match spread(values) {
+        Some((least, largest)) => Err(Error::config(format!("its coder has {what} from {least} to {largest}: {then}"))),
+        None => Ok(()),
+    };
+    if ranks {
+        check("decoder rows of norms", &coder.decoder_norms(), "latents would be ranked in another order")?;
+    }
+    if one_threshold {
+        let thresholds: Vec<f64> = coder.params.extra("threshold").iter().map(|&t| f64::from(t)).collect();
+        check("thresholds", &thresholds, "a coder with one for all cannot go on from it, `type: jumprelu` can")?;
+    }
+    Ok(())
+}
+
+/// The least and the largest value, where they differ.
+fn spread(values: &[f64]) -> Option<(f64, f64)> {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    (largest - least > EQUAL * largest).then_some((least, largest))
+}
+
+/// Parameters and state to go on with, on rows times `scale`. `coder` fits ([`check`]).
+pub fn start<B: CoderOps>(
+    backend: &B,
+    coder: &ExportedCoder,
+    settings: &CoderSettings,
+    scale: f64,
+) -> (Params<B>, CoderState) {
+    let coder = coder.clone().with_b_dec_subtracted(settings.subtract_bias).of_unscaled(1.0 / scale);
+    let ranks = matches!(
+        settings.selection,
+        SelectionSettings::TopK { .. } | SelectionSettings::BatchTopK { .. } | SelectionSettings::GroupMax { .. }
+    );
+    let coder = if ranks || settings.decoder == DecoderNorm::Unit { coder.with_unit_decoder() } else { coder };
+    let mut state = CoderState::default();
+    if let (SelectionSettings::BatchTopK { threshold_rate, .. }, Architecture::Jumprelu) =
+        (&settings.selection, coder.architecture)
+    {
+        let thresholds = coder.params.extra("threshold");
+        let value = thresholds.iter().map(|&t| f64::from(t)).sum::<f64>() / thresholds.len() as f64;
+        // as heavy as an average that has run for long
+        let count = (1.0 / threshold_rate).ceil() as u64;
+        state.threshold = Some(MovingAverage { value, count });
+    }
+    let PerParam { w_enc, b_enc, w_dec, b_dec, .. } = &coder.params;
+    let extra = settings.selection.extra_params().iter();
+    let params = PerParam {
+        w_enc: backend.upload(w_enc),
+        b_enc: backend.upload(b_enc),
+        w_dec: backend.upload(w_dec),
+        b_dec: backend.upload(b_dec),
+        extra: extra.map(|name| (*name, backend.upload(coder.params.extra(name)))).collect(),
+    };
+    (params, state)
+}
