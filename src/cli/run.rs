@@ -204,7 +204,38 @@ fn table(s: &RunSummary) -> String {
     if let Some(column) = table.column_mut(0) {
         column.set_cell_alignment(CellAlignment::Left);
     }
-    table.to_string()
+    match comparison(&s.trainers) {
+        Some(comparison) => format!("{table}\n{comparison}"),
+        None => table.to_string(),
+    }
+}
+
+/// Several coders side by side: of held-out text where they were judged, else of their last steps.
+fn comparison(trainers: &[TrainerSummary]) -> Option<Table> {
+    if trainers.len() < 2 {
+        return None;
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["trainer", "site", "rows", "L0", "FVU", "dead", "CE recovered"]);
+    for t in trainers {
+        let judged = t.evaluation.as_ref().and_then(|e| e.language_model.as_ref());
+        table.add_row([
+            t.name.clone(),
+            t.site.clone(),
+            Count(t.rows).to_string(),
+            format!("{:.1}", t.l0),
+            format!("{:.4}", t.fvu),
+            format!("{:.1}%", 100.0 * t.dead_fraction),
+            judged.map_or_else(|| "-".to_owned(), |m| format!("{:.2}%", 100.0 * m.ce_recovered)),
+        ]);
+    }
+    for column in 2..7 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    Some(table)
 }
 
 fn stores_cell(spent: &Spent) -> String {

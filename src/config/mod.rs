@@ -1,13 +1,14 @@
 //! A YAML pipeline file becomes a [`Pipeline`], or a list of everything that is wrong with it.
 //!
 //! The way: text -> [`document`] (a tree that knows its lines) -> [`overrides`] (`--set`) -> [`env`] (`${VAR}`) ->
-//! [`check`] against the [`schema`] that is generated from [`raw`] -> [`rules`] across sections -> [`resolve`]. The
+//! [`grid`] -> [`check`] against the [`schema`] that is generated from [`raw`] -> [`rules`] across sections -> [`resolve`]. The
 //! model is not needed for any of it; once it is known, [`Loaded::sites`] resolves site names and checks memory.
 //! Nothing below this folder imports it, and nothing here runs anything.
 
 mod check;
 mod document;
 pub mod env;
+mod grid;
 mod overrides;
 pub mod problems;
 pub mod raw;
@@ -82,7 +83,12 @@ fn load_text(text: &str, sets: &[String], variables: env::Lookup<'_>) -> Result<
     let mut problems = Vec::new();
     overrides::apply(&mut tree, sets, &mut problems);
     env::expand(&mut tree, variables, &mut problems);
-    let Some((raw, pipeline)) = resolve::resolve(&mut tree, &mut problems) else { return Err(problems) };
+    let swept = grid::expand(&mut tree, &mut problems);
+    let resolved = resolve::resolve(&mut tree, &mut problems);
+    if swept {
+        grid::merge(&mut problems);
+    }
+    let Some((raw, pipeline)) = resolved else { return Err(problems) };
     let mut published = serde_json::to_value(&raw).map_err(|e| vec![Problem::file(e.to_string())])?;
     if let (Some(_), Some(sections)) = (&raw.replay, published.as_object_mut()) {
         // their defaults mean nothing here

@@ -35,7 +35,7 @@ fn apply_one(tree: &mut Node, argument: &str) -> Result<(), Vec<Problem>> {
 }
 
 /// Put `value` at `steps` below `node`. Missing sections are made; list items must exist or be the next one.
-fn put(node: &mut Node, steps: &[Step], value: Node, place: &Place) -> Result<(), String> {
+pub(super) fn put(node: &mut Node, steps: &[Step], value: Node, place: &Place) -> Result<(), String> {
     let Some((step, rest)) = steps.split_first() else {
         *node = value;
         return Ok(());

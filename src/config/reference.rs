@@ -99,6 +99,7 @@ fn scalar(view: View<'_>, types: &[&str]) -> String {
         _ => match types.first() {
             Some(&"integer") => "whole number",
             Some(&"number") => "number",
+            Some(&"object") => "section of lists",
             Some(&"boolean") if types.len() > 1 => "`auto`, `true`, `false`",
             Some(&"boolean") => "`true`, `false`",
             _ => "text",

@@ -148,3 +148,61 @@ fn what_is_published_reads_back() {
     assert_eq!(again, pipeline);
     assert_eq!(published["tokens"]["exclude"]["positions"], json!([0, 1]));
 }
+
+/// A pipeline with one trainer that has this grid, as flow text.
+fn swept(grid: &str) -> Result<Vec<crate::trainer::config::TrainerConfig>, Vec<String>> {
+    let text = format!(
+        "version: 1\nname: x\nmodel: {{source: m}}\ncorpus: {{type: jsonl, paths: [a.jsonl]}}\ntrainers:\n  - name: a\n    \
+         input: blocks.0.hook_mlp_out\n    grid: {grid}\n    coder: {{type: topk, width: 64, k: 4}}\n    optimizer: {{type: \
+         adam, learning_rate: 1.0e-3}}\n    rows: 1M\n    checkpoint: {{url: \"out/${{PLACE}}/\"}}\n  - name: b\n    input: \
+         blocks.0.hook_mlp_out\n    coder: {{type: topk, width: 64, k: 4}}\n    optimizer: {{type: adam, learning_rate: \
+         1.0e-3}}\n    rows: 1M\n    checkpoint: {{url: out/b}}\n"
+    );
+    let lookup = |name: &str| (name == "PLACE").then(|| "there".to_owned());
+    match super::load_text(&text, &[], &lookup) {
+        Ok((pipeline, published, ..)) => {
+            let url = published["trainers"][0]["checkpoint"]["url"].as_str().unwrap();
+            assert!(url.starts_with("out/${PLACE}/"), "{url}");
+            Ok(pipeline.trainers)
+        }
+        Err(problems) => Err(problems.iter().map(|p| p.line("p")).collect()),
+    }
+}
+
+#[test]
+fn a_grid_is_a_trainer_for_each_combination() {
+    let trainers = swept("{coder.k: [4, 8], optimizer.learning_rate: [1.0e-3, 0.01], seed: [3]}").unwrap();
+    let names: Vec<&str> = trainers.iter().map(|t| t.name.as_str()).collect();
+    let expected = [
+        "a-k4-learning_rate0.001-seed3",
+        "a-k4-learning_rate0.01-seed3",
+        "a-k8-learning_rate0.001-seed3",
+        "a-k8-learning_rate0.01-seed3",
+        "b",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(trainers[2].checkpoint.url, "out/there/k8-learning_rate0.001-seed3");
+    assert_eq!((trainers[2].coder.common().k, trainers[2].seed), (Some(8.0), Some(3)));
+    assert!(trainers[4].seed.is_none());
+    let types = swept("{coder.decoder: [unit, ranked]}").unwrap();
+    assert_eq!(types[1].name, "a-decoderranked");
+}
+
+#[test]
+fn wrong_grids_are_said_once() {
+    for (grid, expected) in [
+        ("[1]", "trainers[0].grid: must be a section"),
+        ("{}", "trainers[0].grid: must have a key"),
+        ("{coder.k: 4}", "trainers[0].grid.coder.k: must be a list of values"),
+        ("{coder.k: []}", "must be a list of numbers, words"),
+        ("{coder.k: [4, 4]}", "has a value twice"),
+        ("{name: [x, y]}", "cannot differ in a grid"),
+        ("{coder..k: [4]}", "must be a key of a trainer"),
+        ("{seed: [1,2,3,4,5,6,7,8,9], coder.k: [1,2,3,4,5,6,7,8]}", "is 72 trainers: at most 64"),
+        ("{coder.width: [64, 128], coder.kk: [1]}", "trainers[0].coder.kk: is not a known key"),
+        ("{coder.k: [65, 4], coder.width: [64, 32]}", "trainers[0].coder.k: 65: must be at most coder.width (64)"),
+    ] {
+        let problems = swept(grid).unwrap_err();
+        assert!(problems.iter().filter(|p| p.contains(expected)).count() == 1, "{grid}: {problems:#?}");
+    }
+}

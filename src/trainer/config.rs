@@ -16,6 +16,15 @@ pub struct TrainerConfig {
     #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
     #[schemars(extend("x-rule" = "must be letters, digits, `-`, `_` and `.`, and begin with a letter or digit"))]
     pub name: String,
+    /// Train one coder for each combination of these values: keys of this section, such as `coder.k`, with lists. Each has its
+    /// name from the values (`<name>-k32-learning_rate0.001`) and its checkpoints in a folder of the same name below
+    /// `checkpoint.url`.
+    #[serde(default, skip_serializing)]
+    #[schemars(schema_with = "grid_schema")]
+    pub grid: Option<serde_json::Value>,
+    /// Seed of its weights and of its buffer, where it has one of its own; the pipeline's if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// The site whose rows the coder reads. It is captured whether or not `capture` names it.
     #[schemars(length(min = 1))]
     pub input: String,
@@ -117,6 +126,11 @@ pub enum WhenSlow {
     Block,
     /// Rows it has no room for are dropped and counted.
     Drop,
+}
+
+/// Grids are taken apart before anything is checked.
+fn grid_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object" })
 }
 
 fn default_batch_rows() -> u32 {

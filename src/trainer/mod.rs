@@ -138,7 +138,8 @@ impl TrainerSettings {
     }
 
     fn stream(&self, purpose: &str) -> crate::runtime::rng::Rng {
-        self.seed.stream(&format!("trainer/{}/{purpose}", self.config.name))
+        let seed = self.config.seed.map_or(self.seed, Seed);
+        seed.stream(&format!("trainer/{}/{purpose}", self.config.name))
     }
 }
 

@@ -22,7 +22,14 @@ pub fn computed(coder: &ExportedCoder, rows: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let params = coder.upload(&backend);
     let inference = coder.inference(&backend, &params);
     let (mut out, mut l0) = (Vec::new(), Vec::new());
-    inference.reconstruct(&backend, &Scales::one(coder.dims.d, 1.0), rows, &mut out, &mut l0, &mut vec![0; coder.dims.f]);
+    inference.reconstruct(
+        &backend,
+        &Scales::one(coder.dims.d, 1.0),
+        rows,
+        &mut out,
+        &mut l0,
+        &mut vec![0; coder.dims.f],
+    );
     (inference.activations(&backend, 1.0, rows), out)
 }
 

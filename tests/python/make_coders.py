@@ -104,7 +104,7 @@ for name in ["standard", "batchtopk"]:
 
 # half precision; the norms of the decoder's rows not folded in
 for dtype in ["bfloat16", "float16"]:
-    config = topk_sae.TopKSAEConfig(d_in=d, d_sae=LATENTS, k=5, dtype=dtype, rescale_acts_by_decoder_norm=True)
+    config = topk_sae.TopKSAEConfig(d_in=d, d_sae=LATENTS, k=6, dtype=dtype, rescale_acts_by_decoder_norm=True)
     sae = topk_sae.TopKSAE(config)
     with torch.no_grad():
         sae.W_dec *= torch.linspace(0.5, 2, LATENTS, dtype=sae.dtype)[:, None]
