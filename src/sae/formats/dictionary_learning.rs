@@ -49,8 +49,8 @@ pub fn write(coder: &ExportedCoder) -> Result<Option<Files>> {
         Architecture::Topk { .. } if !equal(&coder.decoder_norms()) => coder,
         _ => coder.with_unit_decoder(),
     };
-    let config =
-        serde_json::to_vec_pretty(&config(&coder, class)).or_kind(ErrorKind::Internal, || format!("write {CONFIG_FILE}"))?;
+    let config = serde_json::to_vec_pretty(&config(&coder, class))
+        .or_kind(ErrorKind::Internal, || format!("write {CONFIG_FILE}"))?;
     let CoderDims { d, f, .. } = coder.dims;
     let PerParam { w_enc, b_enc, w_dec, b_dec, .. } = &coder.params;
     let (w_enc_t, w_dec_t) = (transposed(w_enc, f, d), transposed(w_dec, f, d));

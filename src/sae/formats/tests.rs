@@ -103,7 +103,10 @@ fn a_topk_coder_reads_back_from_sparsify_and_others_have_no_folder() {
     assert_close(&computed(&folded, 1.0).0, &computed(&unshifted, 1.0).0, "bias folded");
     let grouped = small(GROUPED);
     assert_eq!(read(&sparsify::write(&grouped).unwrap().unwrap()).unwrap().architecture, GROUPED);
-    assert!(Format::Saelens.write(&grouped).unwrap().is_none() && Format::DictionaryLearning.write(&grouped).unwrap().is_none());
+    assert!(
+        Format::Saelens.write(&grouped).unwrap().is_none()
+            && Format::DictionaryLearning.write(&grouped).unwrap().is_none()
+    );
     assert!(sparsify::write(&small(Standard)).unwrap().is_none());
     assert!(sparsify::write(&ExportedCoder { rows: RowScaling::Norm, ..coder }).unwrap().is_none());
 }
