@@ -130,7 +130,9 @@ fn goes_on(name: &str, coder: &ExportedCoder, expected: &[f32]) {
         "standard" => of(serde_json::json!({"type": "standard", "l1_coefficient": 0.001})),
         "topk" | "sparsify" => of(serde_json::json!({"type": "topk", "k": 6})),
         "batchtopk" => of(serde_json::json!({"type": "batch_topk", "k": 6, "threshold_rate": 1e-6})),
-        "matryoshka" => of(serde_json::json!({"type": "matryoshka", "k": 6, "widths": [16, 40], "threshold_rate": 1e-6})),
+        "matryoshka" => {
+            of(serde_json::json!({"type": "matryoshka", "k": 6, "widths": [16, 40], "threshold_rate": 1e-6}))
+        }
         "jumprelu" => of(serde_json::json!({"type": "jumprelu", "l0_coefficient": 0.0001})),
         _ => of(serde_json::json!({"type": "gated", "l1_coefficient": 0.001})),
     };
