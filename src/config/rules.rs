@@ -234,19 +234,6 @@ impl Rules<'_> {
         self.start_from(&at("start_from"), &at("checkpoint.url"));
     }
 
-    /// A trained coder is read from somewhere, and not from where this trainer writes its own.
-    fn start_from(&mut self, path: &str, own: &str) {
-        let Some(url) = self.written::<String>(path) else { return };
-        if let Some(hint) = unknown_scheme(&url) {
-            self.add(Severity::Error, path, SCHEMES.to_owned(), hint);
-            return;
-        }
-        let own = self.written::<String>(own).map(|own| place_of(&own));
-        if own.is_some_and(|own| place_of(&url) == own || is_inside(&place_of(&url), &own)) {
-            self.broken(path, "must not be in this trainer's checkpoint.url: it is written there when training ends");
-        }
-    }
-
     fn optimizer(&mut self, i: usize) {
         let at = |key: &str| format!("trainers[{i}].{key}");
         let (Some(batch), Some(Count(rows))) = (self.value::<u64>(&at("batch_rows")), self.value::<Count>(&at("rows")))

@@ -53,6 +53,15 @@ impl Codes {
         }
     }
 
+    /// `[rows, f]`, zeros included.
+    pub fn dense(&self, f: usize) -> Vec<f32> {
+        let mut out = vec![0.0; self.len() * f];
+        for ((latents, values), row) in self.rows().zip(out.chunks_exact_mut(f.max(1))) {
+            latents.iter().zip(values).for_each(|(&latent, &value)| row[latent as usize] = value);
+        }
+        out
+    }
+
     /// Latents and values of a row.
     pub fn row(&self, row: usize) -> (&[u32], &[f32]) {
         let start = if row == 0 { 0 } else { self.ends[row - 1] };

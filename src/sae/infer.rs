@@ -130,30 +130,6 @@ impl<B: CoderOps> Inference<'_, B> {
         }
     }
 
-    /// Values of all latents of raw rows, `[n, f]`, zeros included; read as by [`Inference::reconstruct`].
-    pub fn activations(&self, backend: &B, scale: f64, rows: &[f32]) -> Vec<f32> {
-        let CoderDims { d, f, groups, .. } = self.dims;
-        let d = d * groups;
-        assert!(rows.len().is_multiple_of(d), "activations: rows of width {d}");
-        let mut out = vec![0.0; rows.len() / d * f];
-        let mut scratch = self.scratch(backend, ROWS.min(rows.len() / d));
-        for (rows, out) in rows.chunks(ROWS * d).zip(out.chunks_mut(ROWS * f)) {
-            let mut scaled = rows.to_vec();
-            self.rows.apply(&mut scaled, d);
-            if groups > 1 {
-                scaled = by_group(&scaled, groups, d / groups);
-            }
-            self.encode(backend, scale, &scaled, &mut scratch);
-            let code = &scratch.code;
-            let (mut latents, mut values) = (vec![0; code.places()], vec![0.0; code.places()]);
-            backend.read_index(&code.latents, &mut latents);
-            backend.read(&code.values, 0, &mut values);
-            let places = latents.iter().zip(&values).enumerate().filter(|(_, (latent, _))| **latent != NO_LATENT);
-            places.for_each(|(place, (&latent, &value))| out[place / code.k * f + latent as usize] = value);
-        }
-        out
-    }
-
     fn scratch(&self, backend: &B, rows: usize) -> Scratch<B> {
         let CoderDims { d, f, out, groups } = self.dims;
         let (k, dense) = match &self.keep {

@@ -19,7 +19,7 @@ pub struct TrainerConfig {
     /// Train one coder for each combination of these values: keys of this section, such as `coder.k`, with lists. Each has its
     /// name from the values (`<name>-k32-learning_rate0.001`) and its checkpoints in a folder of the same name below
     /// `checkpoint.url`.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "grid_schema")]
     pub grid: Option<serde_json::Value>,
     /// Seed of its weights and of its buffer, where it has one of its own; the pipeline's if left out.

@@ -10,6 +10,7 @@
 
 mod checkpoint;
 pub mod config;
+mod export;
 pub mod history;
 pub mod mixing_buffer;
 mod normalise;
@@ -29,10 +30,9 @@ use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::runtime::rng::Seed;
 use crate::sae::codes::Codes;
-use crate::sae::export::{self, ExportMetadata, ExportedCoder};
-use crate::sae::formats::{Files, Format};
+use crate::sae::continued;
+use crate::sae::export::ExportedCoder;
 use crate::sae::infer::Inference;
-use crate::sae::{Coder, Params, continued};
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::history::History;
@@ -340,42 +340,6 @@ impl<B: CoderOps> Trainer<B> {
         let (cursor, dropped, report, history) = (state.cursor, state.dropped, state.report, state.history);
         let (start_from, batch) = (None, Vec::new());
         Ok(Self { backend, settings, plan, buffer, training, start_from, cursor, dropped, report, history, batch })
-    }
-
-    /// The coder as a SAELens folder: (file name, bytes).
-    ///
-    /// # Errors
-    /// `Data` if no step was made yet.
-    pub fn export(&self, metadata: ExportMetadata) -> Result<Vec<(String, Vec<u8>)>> {
-        self.exported(metadata)?.write()
-    }
-
-    /// The coder as a folder of another format; `None` if that cannot hold it.
-    ///
-    /// # Errors
-    /// `Data` if no step was made yet.
-    pub fn export_as(&self, format: Format, metadata: ExportMetadata) -> Result<Option<Files>> {
-        format.write(&self.exported(metadata)?)
-    }
-
-    /// The coder without what only training has.
-    ///
-    /// # Errors
-    /// `Data` if no step was made yet.
-    pub fn exported(&self, metadata: ExportMetadata) -> Result<ExportedCoder> {
-        if !self.settings.config.target.is_autoencoder() {
-            let name = &self.settings.config.name;
-            return Err(Error::config(format!("trainer `{name}` reconstructs other sites: no format holds its coder")));
-        }
-        let training = self.started()?;
-        let point = self.settings.point();
-        let metadata = export::metadata(&point.whole().to_string(), point.head, &metadata);
-        let backend = &*self.backend;
-        let export = |coder: &Coder<B>, params: &Params<B>| {
-            ExportedCoder::new(backend, coder, params, &training.scales, metadata)
-        };
-        let rows = self.settings.config.normalize.rows();
-        Ok(ExportedCoder { rows, ..training.judged(backend, export) })
     }
 
     /// Reconstructions from rows of the input `[n, d]` in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are

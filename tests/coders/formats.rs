@@ -9,6 +9,7 @@ use harvestd::compute::cpu::Cpu;
 use harvestd::corpus::cursor::SourceCursor;
 use harvestd::hooks::{HookPoint, Site};
 use harvestd::runtime::rng::Seed;
+use harvestd::sae::codes::Codes;
 use harvestd::sae::export::{ExportMetadata, ExportedCoder};
 use harvestd::sae::formats::{self, Format};
 use harvestd::sae::scales::Scales;
@@ -21,16 +22,9 @@ pub fn computed(coder: &ExportedCoder, rows: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let backend = Cpu::new(1).unwrap();
     let params = coder.upload(&backend);
     let inference = coder.inference(&backend, &params);
-    let (mut out, mut l0) = (Vec::new(), Vec::new());
-    inference.reconstruct(
-        &backend,
-        &Scales::one(coder.dims.d, 1.0),
-        rows,
-        &mut out,
-        &mut l0,
-        &mut vec![0; coder.dims.f],
-    );
-    (inference.activations(&backend, 1.0, rows), out)
+    let (mut out, mut codes) = (Vec::new(), Codes::default());
+    inference.code(&backend, &Scales::one(coder.dims.d, 1.0), rows, &mut out, &mut codes);
+    (codes.dense(coder.dims.f), out)
 }
 
 fn script(python: &str, name: &str) -> Command {

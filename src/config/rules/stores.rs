@@ -1,6 +1,7 @@
-//! Rules of `stores:`, and of what is written there.
+//! Rules of `stores:`, of what is written there, and of what is read.
 
-use super::Rules;
+use super::{Rules, SCHEMES, is_inside, place_of, unknown_scheme};
+use crate::config::problems::Severity;
 use crate::store::config::{ConditionalPut, StoreConfig};
 use crate::store::{is_below, redact};
 
@@ -46,6 +47,19 @@ impl Rules<'_> {
             for (key, rule) in config.broken_rules() {
                 self.broken(&format!("stores[{i}].{key}"), rule);
             }
+        }
+    }
+
+    /// A trained coder is read from somewhere, and not from where this trainer writes its own.
+    pub(super) fn start_from(&mut self, path: &str, own: &str) {
+        let Some(url) = self.written::<String>(path) else { return };
+        if let Some(hint) = unknown_scheme(&url) {
+            self.add(Severity::Error, path, SCHEMES.to_owned(), hint);
+            return;
+        }
+        let own = self.written::<String>(own).map(|own| place_of(&own));
+        if own.is_some_and(|own| place_of(&url) == own || is_inside(&place_of(&url), &own)) {
+            self.broken(path, "must not be in this trainer's checkpoint.url: it is written there when training ends");
         }
     }
 }

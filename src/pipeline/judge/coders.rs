@@ -8,16 +8,16 @@ use crate::config::Loaded;
 use crate::error::{Error, Result};
 use crate::evaluation::geometry::Dictionary;
 use crate::hooks::{HookPoint, SiteWidth};
+use crate::pipeline::coders;
 use crate::pipeline::evaluate::Reconstruct;
 use crate::pipeline::judge::{CODERS_MAX, Given, Wanted};
 use crate::pipeline::locate::Located;
 use crate::sae::Params;
 use crate::sae::codes::Codes;
-use crate::sae::export::{self, ExportMetadata, ExportedCoder};
+use crate::sae::export::{ExportMetadata, ExportedCoder};
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::Scales;
-use crate::sae::sparsify;
-use crate::store::{Location, objects};
+use crate::store::Location;
 use crate::trainer::history::HistoryPoint;
 use crate::trainer::{Trainer, TrainerSettings};
 
@@ -160,24 +160,11 @@ fn restored(name: &str, checkpoint: Checkpoint, backend: &Arc<Cpu>) -> Result<Op
 /// The coder of a folder that SAELens or sparsify reads.
 fn folder(given: &Given, located: Option<&Located>, backend: &Arc<Cpu>, io: &tokio::runtime::Handle) -> Result<Judged> {
     let Location { shown, .. } = &given.folder;
-    let read = |name: &str| -> Result<Option<(String, Vec<u8>)>> {
-        let bytes = io.block_on(objects::read(&given.folder.child(name)))?;
-        Ok(bytes.map(|bytes| (name.to_owned(), bytes.into())))
-    };
-    let config = read(export::CONFIG_FILE)?;
-    let Some(config) = config else {
+    let coder = io.block_on(coders::find(&given.folder)).map_err(|e| e.context(format!("read `{shown}`")))?;
+    let Some(coder) = coder else {
         let what = "neither a checkpoint nor a coder's cfg.json is there";
         return Err(Error::data(format!("`{shown}` holds no coder: {what}")));
     };
-    let coder = match (read(export::WEIGHTS_FILE)?, read(sparsify::WEIGHTS_FILE)?) {
-        (Some(weights), _) => ExportedCoder::read(&[config, weights]),
-        (None, Some(weights)) => sparsify::read(&[config, weights]),
-        (None, None) => {
-            let (a, b) = (export::WEIGHTS_FILE, sparsify::WEIGHTS_FILE);
-            Err(Error::data(format!("neither {a} (SAELens) nor {b} (sparsify) is there")))
-        }
-    };
-    let coder = coder.map_err(|e| e.context(format!("read `{shown}`")))?;
     if coder.dims.out != coder.dims.d || coder.dims.groups > 1 {
         let what = "reconstructs something else than its input: only autoencoders can be judged";
         return Err(Error::data(format!("`{shown}` {what}")));

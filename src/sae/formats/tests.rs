@@ -4,6 +4,7 @@ use super::*;
 use crate::compute::coder_ops::CoderDims;
 use crate::compute::cpu::Cpu;
 use crate::runtime::rng::Seed;
+use crate::sae::codes::Codes;
 use crate::sae::config::CoderConfig;
 use crate::sae::export::{Architecture, ExportMetadata, metadata};
 use crate::sae::params::PerParam;
@@ -44,10 +45,10 @@ fn computed(coder: &ExportedCoder, scale: f32) -> (Vec<f32>, Vec<f32>) {
     let params = coder.upload(&backend);
     let rows: Vec<f32> = rows().iter().map(|x| scale * x).collect();
     let inference = coder.inference(&backend, &params);
-    let (mut out, mut l0) = (Vec::new(), Vec::new());
-    inference.reconstruct(&backend, &Scales::one(3, 1.0), &rows, &mut out, &mut l0, &mut [0; 5]);
-    assert!(l0.iter().sum::<u32>() > 20, "hardly anything is active");
-    (inference.activations(&backend, 1.0, &rows), out)
+    let (mut out, mut codes) = (Vec::new(), Codes::default());
+    inference.code(&backend, &Scales::one(3, 1.0), &rows, &mut out, &mut codes);
+    assert!(codes.entries() > 20, "hardly anything is active");
+    (codes.dense(5), out)
 }
 
 fn assert_close(found: &[f32], expected: &[f32], what: &str) {
