@@ -177,7 +177,7 @@ fn every_coder_recovers_superposed_features() {
 /// The share of dead latents in the end, where 38 of 128 are killed at the start.
 fn dead_at_the_end(aux: Value, kill: impl Fn(&mut Params<Cpu>)) -> f64 {
     let coder = serde_json::json!({"type": "topk", "width": 128, "k": 4, "dead_after_tokens": 25600, "aux": aux});
-    train_toy(&configured(coder, 64), 1500, 3e-3, kill).dead
+    train_toy(&configured(coder, 64), 2000, 3e-3, kill).dead
 }
 
 #[test]
