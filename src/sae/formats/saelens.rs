@@ -102,8 +102,11 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<ExportedCoder> {
     let apply_b_dec_to_input = value.get("apply_b_dec_to_input").and_then(Value::as_bool).unwrap_or(true);
     let metadata = value.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
     let coder = ExportedCoder { dims, architecture, apply_b_dec_to_input, rows, params, metadata };
-    let coder = if ranked(&value, in_training)? { ranked_by_norm(coder, in_training) } else { coder };
+    let ranked = ranked(&value, in_training)?;
+    let coder = if ranked { ranked_by_norm(coder, in_training) } else { coder };
     Ok(match scale {
+        // decoder rows for unscaled rows are longer, and SAELens multiplies what is ranked by their norms
+        Some(scale) if ranked => coder.of_unscaled(scale).with_unit_decoder(),
         Some(scale) => coder.of_unscaled(scale),
         None => coder,
     })
