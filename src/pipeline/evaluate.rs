@@ -234,7 +234,7 @@ impl Means {
             capture(&mut tap, coders, &allowed);
             model.forward(&batch, &mut tap)?;
             for (i, coder) in coders.iter().enumerate() {
-                means.add(i, &Kept::of(*coder, keep, &allowed, &tap).target);
+                means.add(i, Kept::of(*coder, keep, &allowed, &tap).target());
             }
         }
         Ok(means.finish())
@@ -306,7 +306,7 @@ fn evaluate_batch<B: Backend>(
         };
         let (kept, ablated) = &sites[known];
         let ids: Vec<u64> = kept.positions.iter().map(|&row| seen + u64::from(row)).collect();
-        sums[i].add(*coder, &kept.input, &kept.target, &ids)?;
+        sums[i].add(*coder, &kept.input, kept.target(), &ids)?;
         if let Some(ablated) = ablated {
             splice_in(model, batch, kept, ablated, &mut sums[i])?;
         }
@@ -332,7 +332,7 @@ fn ablate<B: Backend>(
         let other = splice::replaced(model, batch, &kept.writes, &kept.positions, &values, &scored)?;
         splice::compare(model, &clean, &other, &targets, width)
     };
-    let zero = with(vec![0.0; kept.target.len()])?;
+    let zero = with(vec![0.0; kept.target().len()])?;
     let mean = mean.map(|mean| with(mean.repeat(kept.positions.len()))).transpose()?;
     Ok(Ablated { scored, targets, clean, zero, mean })
 }

@@ -25,9 +25,10 @@ pub(super) struct Kept {
     pub(super) at: Vec<usize>,
     /// Which rows of the batch they are.
     pub(super) positions: Vec<u32>,
-    /// Their values at the sites that are read, side by side, and at those that are reconstructed.
+    /// Their values at the sites that are read, side by side.
     pub(super) input: Vec<f32>,
-    pub(super) target: Vec<f32>,
+    /// And at those that are reconstructed, where they are others.
+    other: Option<Vec<f32>>,
 }
 
 impl Kept {
@@ -44,9 +45,14 @@ impl Kept {
             let values: Vec<&[f32]> = sites.iter().map(|site| captured.of(*site).unwrap_or_default()).collect();
             splice::side_by_side(&values, sites, at.iter().copied())
         };
-        let (input, target) = (rows(&reads), rows(&writes));
+        let (input, other) = (rows(&reads), (reads != writes).then(|| rows(&writes)));
         let positions = at.iter().map(|&j| allowed[j]).collect();
-        Self { reads, writes, at, positions, input, target }
+        Self { reads, writes, at, positions, input, other }
+    }
+
+    /// Their values at the sites that are reconstructed, side by side.
+    pub(super) fn target(&self) -> &[f32] {
+        self.other.as_deref().unwrap_or(&self.input)
     }
 }
 

@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::estimate::{DatasetPlan, Facts, TimePlan, TrainerPlan};
 use super::stored::PartPlan;
 use crate::catalog::compact::COMPACT_AFTER;
+use crate::sae::config::CoderConfig;
+use crate::sae::rows::RowScaling;
 use crate::store::prices::Usage;
 use crate::store::upload::UploadOptions;
 use crate::trainer::config::TrainerConfig;
@@ -17,8 +19,10 @@ const CORPUS_BLOCK_BYTES: f64 = (1 << 20) as f64;
 const CORPUS_TAIL_BYTES: f64 = (1 << 16) as f64;
 /// Names on a page of a listing.
 const PAGE: f64 = 1000.0;
-/// Files of a checkpoint, beside the one that makes it count, and of an exported coder.
+/// Files of a checkpoint, beside the one that makes it count, and of a coder exported for SAELens, with its metrics.
 const CHECKPOINT_FILES: f64 = 3.0;
+/// Files of a coder exported for sparsify.
+const SPARSIFY_FILES: f64 = 2.0;
 /// Seconds between two looks at what other runs have committed: where a request takes some 30 ms, 5% of the time.
 const LOOK_SECONDS: f64 = 5.0;
 /// Seconds between two applications of retention.
@@ -189,6 +193,13 @@ fn checkpoints(trainer: &TrainerPlan, config: &TrainerConfig, seconds: f64, requ
     requests.delete += deleted * (CHECKPOINT_FILES + 1.0);
     requests.list += deleted;
     // the coder with its metrics; those of a former run are looked for
-    requests.write += CHECKPOINT_FILES;
+    if config.target.is_autoencoder() {
+        requests.write += CHECKPOINT_FILES;
+        let of_sparsify =
+            matches!(config.coder, CoderConfig::Topk(_) | CoderConfig::NestedTopk(_) | CoderConfig::GroupMax(_));
+        if of_sparsify && config.normalize.rows() == RowScaling::None {
+            requests.write += SPARSIFY_FILES;
+        }
+    }
     requests.read += 1.0;
 }
