@@ -174,6 +174,7 @@ def theirs(kind, config, seed, rows, folder):
     trainer = SAETrainer(
         SAETrainerConfig(
             total_training_samples=steps * BATCH, train_batch_size_samples=BATCH, lr=LEARNING_RATE,
+            lr_end=LEARNING_RATE / 10,
             lr_warm_up_steps=WARMUP, lr_decay_steps=steps // 5, dead_feature_window=DEAD_STEPS,
             n_batches_for_norm_estimate=64, logger=LoggingConfig(log_to_wandb=False),
         ),
@@ -191,7 +192,8 @@ def judge(config, coders):
     """{name: folder} -> {name: metrics} by the same code on the same held-out documents."""
     out = path("judged")
     named = [f"{name}={folder}" for name, folder in coders.items()]
-    run(args.harvestd, "eval", config, *[x for n in named for x in ("--coder", n)], "--tokens", "65536", "--out", out)
+    run(args.harvestd, "eval", config, *[x for n in named for x in ("--coder", n)],
+        "--site", f"saelens={args.site}", "--tokens", "65536", "--out", out)
     with open(os.path.join(out, "evaluation.json")) as f:
         return {c["name"]: c for c in json.load(f)["coders"]}
 
