@@ -43,7 +43,9 @@ impl Kept {
         let at: Vec<usize> = (0..allowed.len()).filter(|&j| sites().all(|site| kept(site, j))).collect();
         let rows = |sites: &[SiteWidth]| {
             let values: Vec<&[f32]> = sites.iter().map(|site| captured.of(*site).unwrap_or_default()).collect();
-            splice::side_by_side(&values, sites, at.iter().copied())
+            let mut out = Vec::new();
+            splice::side_by_side(&values, sites, at.iter().copied(), &mut out);
+            out
         };
         let (input, other) = (rows(&reads), (reads != writes).then(|| rows(&writes)));
         let positions = at.iter().map(|&j| allowed[j]).collect();
@@ -63,5 +65,7 @@ pub(super) fn stored<'a>(batch: &'a ActivationBatch, sites: &[SiteWidth]) -> Opt
     }
     let values: Option<Vec<&[f32]>> =
         sites.iter().map(|(point, _)| batch.site(*point).map(|site| &site.data[..])).collect();
-    Some(Cow::Owned(splice::side_by_side(&values?, sites, 0..batch.n_rows())))
+    let mut out = Vec::new();
+    splice::side_by_side(&values?, sites, 0..batch.n_rows(), &mut out);
+    Some(Cow::Owned(out))
 }

@@ -94,15 +94,19 @@ pub(super) fn columns_of(rows: &[f32], width: usize, columns: Range<usize>) -> V
     rows.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect()
 }
 
-/// Chosen rows of several sites, side by side: `values` are those of each site.
-pub(super) fn side_by_side(values: &[&[f32]], sites: &[SiteWidth], rows: impl IntoIterator<Item = usize>) -> Vec<f32> {
-    let mut out = Vec::new();
+/// Chosen rows of several sites, side by side, overwrite `out`: `values` are those of each site.
+pub(in crate::pipeline) fn side_by_side(
+    values: &[&[f32]],
+    sites: &[SiteWidth],
+    rows: impl IntoIterator<Item = usize>,
+    out: &mut Vec<f32>,
+) {
+    out.clear();
     for row in rows {
         for (values, (_, width)) in values.iter().zip(sites) {
             out.extend_from_slice(&values[row * width..][..*width]);
         }
     }
-    out
 }
 
 /// Captures rows of some points, and replaces rows of others.

@@ -11,7 +11,7 @@ use crate::catalog::checkpoints;
 use crate::compute::coder_ops::CoderOps;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::Result;
-use crate::hooks::SiteWidth;
+use crate::pipeline::splice::side_by_side;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::fan_out::SharedBatch;
 use crate::pipeline::status::RunStatus;
@@ -109,7 +109,7 @@ impl<B: CoderOps> Train<B> {
                 None => {}
                 Some([alone]) => self.trainer.offer(alone, &batch.doc_id, &batch.cursor_after)?,
                 Some(several) => {
-                    side_by_side(several, sites, batch.n_rows(), &mut rows);
+                    side_by_side(several, sites, 0..batch.n_rows(), &mut rows);
                     self.trainer.offer(&rows, &batch.doc_id, &batch.cursor_after)?;
                 }
             }
@@ -195,15 +195,5 @@ impl<B: CoderOps> Train<B> {
             line.dead_fraction = report.dead_fraction;
             line.buffered = report.rows_buffered;
         });
-    }
-}
-
-/// The rows of several sites as rows of all of them.
-fn side_by_side(values: &[&[f32]], sites: &[SiteWidth], n: usize, out: &mut Vec<f32>) {
-    out.clear();
-    for row in 0..n {
-        for (values, (_, width)) in values.iter().zip(sites) {
-            out.extend_from_slice(&values[row * width..][..*width]);
-        }
     }
 }

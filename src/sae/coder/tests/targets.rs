@@ -28,6 +28,28 @@ pub(super) fn other_targets() -> Vec<(&'static str, CoderSettings)> {
         ("standard crosscoder", standard(4).of_parts(vec![1, 3])),
         ("batch_topk crosscoder", configured(ranked, 4).of_parts(vec![2, 2])),
         ("jumprelu crosscoder", configured(tanh.clone(), 4).of_parts(vec![3, 1])),
+        (
+            "feature_choice transcoder",
+            configured(serde_json::json!({"type": "feature_choice", "width": 7, "k": 3, "aux": {"coefficient": 0}}), 3)
+                .reading(4),
+        ),
+        (
+            "top_afa transcoder",
+            configured(serde_json::json!({"type": "top_afa", "width": 7, "aux": {"coefficient": 0}}), 3).reading(4),
+        ),
+        (
+            "group_max crosscoder",
+            configured(serde_json::json!({"type": "group_max", "width": 6, "k": 3, "aux": {"coefficient": 0}}), 4)
+                .of_parts(vec![1, 3]),
+        ),
+        (
+            "nested_topk transcoder",
+            configured(
+                serde_json::json!({"type": "nested_topk", "width": 7, "ks": [1, 3], "aux": {"coefficient": 0}}),
+                5,
+            )
+            .reading(4),
+        ),
         ("boosting", topk(4).boosting()),
         ("standard across layers", standard(6).across_layers(4, 2)),
         ("jumprelu across layers", configured(tanh, 6).across_layers(4, 3)),
