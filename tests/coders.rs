@@ -19,7 +19,7 @@ use harvestd::runtime::rng::Seed;
 use harvestd::sae::config::CoderConfig;
 use harvestd::sae::export::{ExportMetadata, ExportedCoder};
 use harvestd::sae::optim::{Adam, clip};
-use harvestd::sae::params::{self, PerParam};
+use harvestd::sae::params::PerParam;
 use harvestd::sae::{Batch, Coder, CoderSettings, Params, constraint};
 use harvestd::trainer::{Trainer, TrainerSettings};
 
@@ -37,6 +37,8 @@ fn types() -> Vec<(serde_json::Value, &'static str, &'static str)> {
         (json(serde_json::json!({"type": "topk", "k": 6})), "sqrt_d", "topk"),
         (json(serde_json::json!({"type": "topk", "k": 6})), "layer_norm", "topk"),
         (json(serde_json::json!({"type": "topk", "k": 6, "decoder": "ranked"})), "unit_norm", "topk"),
+        (json(serde_json::json!({"type": "topk", "k": 6, "decoder": "normalized"})), "sqrt_d", "topk"),
+        (json(serde_json::json!({"type": "archetypal", "k": 6, "points": 40})), "sqrt_d", "topk"),
         (json(serde_json::json!({"type": "batch_topk", "k": 6})), "sqrt_d", "jumprelu"),
         (json(serde_json::json!({"type": "batch_topk", "k": 6, "decoder": "ranked"})), "sqrt_d", "jumprelu"),
         (json(serde_json::json!({"type": "matryoshka", "k": 6, "widths": [20, 60]})), "row_norm", "jumprelu"),
@@ -258,12 +260,11 @@ fn our_steps(
 /// Parameters without structure; latents' norms differ, so that ranking by them matters.
 fn start_for_both(settings: &CoderSettings) -> PerParam<Vec<f32>> {
     let mut rng = Seed(9).stream("start");
-    let extra = settings.selection.extra_params();
-    let shapes = params::shapes(settings.dims, extra);
-    let names = params::names(extra);
-    let made: Result<_, std::convert::Infallible> = PerParam::build(extra, |i| {
-        let value = |x: f64| if names[i] == "threshold" { 0.1 + 0.1 * x.abs() } else { 0.3 * x };
-        Ok((0..shapes[i].iter().product()).map(|_| value(rng.normal()) as f32).collect())
+    let shapes = settings.params();
+    let made: Result<_, std::convert::Infallible> = PerParam::build(&settings.extra_params(), |i| {
+        let (name, shape) = &shapes[i];
+        let value = |x: f64| if *name == "threshold" { 0.1 + 0.1 * x.abs() } else { 0.3 * x };
+        Ok((0..shape.iter().product()).map(|_| value(rng.normal()) as f32).collect())
     });
     made.unwrap()
 }
@@ -317,7 +318,7 @@ fn twenty_steps_are_those_of_saelens() {
 
     for (coder, settings, start, place, dead) in runs {
         let params: Result<_, std::convert::Infallible> =
-            PerParam::build(settings.selection.extra_params(), |i| Ok(Reference.upload(start.each()[i])));
+            PerParam::build(&settings.extra_params(), |i| Ok(Reference.upload(start.each()[i])));
         let (losses, after) = our_steps(&settings, params.unwrap(), &rows, &dead);
         let expected = doubles(&place.join("losses"));
         for (step, (ours, theirs)) in losses.iter().zip(&expected).enumerate() {

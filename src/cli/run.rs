@@ -288,6 +288,9 @@ fn trainer_cell(t: &TrainerSummary) -> String {
     if let Some(exported) = &t.exported {
         lines.push(format!("SAELens folder: {exported}"));
     }
+    if let Some(why) = &t.not_in_saelens {
+        lines.push(format!("no SAELens folder: {why}; the checkpoint is the coder"));
+    }
     if let Some(error) = &t.error {
         lines.push(format!("FAILED: {error}"));
     }

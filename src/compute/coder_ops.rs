@@ -88,7 +88,7 @@ pub enum Rule<'a, B: CoderOps + ?Sized> {
     RowLargest {
         /// Entries a row, at most.
         k: usize,
-        /// Weights of the ranking, positive.
+        /// Weights of the ranking, not negative; latents of weight 0 are left out.
         score: Option<&'a B::Tensor>,
         /// Whether entries that are not positive count too.
         signed: bool,
@@ -205,6 +205,38 @@ impl CoderDims {
     }
 }
 
+/// Shape of a code whose latents are pairs: [`CoderOps::pair_heads`]. Latent `(h, i, j)` is `h first second + i second + j`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairShape {
+    /// Heads.
+    pub heads: usize,
+    /// First parts of a head.
+    pub first: usize,
+    /// Second parts of a head.
+    pub second: usize,
+    /// Under the root.
+    pub epsilon: f64,
+}
+
+impl PairShape {
+    /// Numbers a row that latents are made of: for each head its first parts, then its second ones.
+    pub fn parts(&self) -> usize {
+        self.heads * (self.first + self.second)
+    }
+
+    /// Latents.
+    pub fn latents(&self) -> usize {
+        self.heads * self.first * self.second
+    }
+
+    /// Where, in a row of parts, the two of a latent are.
+    pub fn of(&self, latent: usize) -> (usize, usize) {
+        let (head, pair) = (latent / (self.first * self.second), latent % (self.first * self.second));
+        let start = head * (self.first + self.second);
+        (start + pair / self.second, start + self.first + pair % self.second)
+    }
+}
+
 /// One update by [`CoderOps::adam`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
@@ -277,6 +309,36 @@ pub trait CoderOps: Backend {
         among: Option<Subset<'_, Self>>,
         code: &mut Code<Self>,
     );
+
+    /// As [`CoderOps::encode_topk`], where row `b` has only the latents of group `group[b]`: there are `groups` of equal size,
+    /// one after the other. `group` `[code.rows]`.
+    fn encode_topk_grouped(
+        &self,
+        c: &Self::Tensor,
+        w_enc: &Self::Tensor,
+        b_enc: &Self::Tensor,
+        dims: CoderDims,
+        group: (&Self::Index, usize),
+        code: &mut Code<Self>,
+    );
+
+    /// `z = sqrt(p q + epsilon)` where both parts of a latent are positive, 0 elsewhere: `parts` `[n, shape.parts()]`, `z`
+    /// `[n, shape.latents()]`.
+    fn pair_heads(&self, parts: &Self::Tensor, shape: PairShape, z: &mut Self::Tensor, n: usize);
+
+    /// From `g` at the entries of a code of `z`: `out` `[code.rows, shape.parts()]` gets `g q / (2 z)` added for `p`, and
+    /// `g p / (2 z)` for `q`.
+    fn pair_gradients(
+        &self,
+        parts: &Self::Tensor,
+        shape: PairShape,
+        code: &Code<Self>,
+        g: &Self::Tensor,
+        out: &mut Self::Tensor,
+    );
+
+    /// `out[i, j] = sum_b x[b, i] * y[b, j]`: `x` `[n, p]`, `y` `[n, q]`, `out` `[p, q]`.
+    fn products(&self, x: &Self::Tensor, y: &Self::Tensor, out: &mut Self::Tensor, n: usize, p: usize, q: usize);
 
     /// `u[b, i] = sum_p c[g, b, p] * w_enc[i, p] + bias[i]` with the group `g` of latent `i`: `c` `[groups, n, d]`, `u` `[n, f]`,
     /// `bias` `[f]`.
@@ -422,7 +484,13 @@ pub trait CoderOps: Backend {
     /// `w[i, p] = 0` for the rows `i` and columns `p` given: `w` `[_, d]`.
     fn clear_columns(&self, w: &mut Self::Tensor, rows: Range<usize>, columns: Range<usize>, d: usize);
 
-    /// `y = a * x + b * y` over the first `len` numbers.
+    /// `x[i] *= scale[i]`: `scale` `[n]`, `x` `[n, d]`.
+    fn scale_rows(&self, scale: &Self::Tensor, x: &mut Self::Tensor, n: usize, d: usize);
+
+    /// `out[i] = <a[i], b[i]>`: `a` and `b` `[n, d]`, `out` `[n]`.
+    fn row_dots(&self, a: &Self::Tensor, b: &Self::Tensor, out: &mut Self::Tensor, n: usize, d: usize);
+
+    /// `y = a * x + b * y` over the first `len` numbers; with `b` 0 it does not matter what `y` held.
     fn combine(&self, a: f64, x: &Self::Tensor, b: f64, y: &mut Self::Tensor, len: usize);
 
     /// `t = max(t, least)` over the first `len` numbers.

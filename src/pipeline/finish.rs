@@ -33,7 +33,9 @@ use crate::trainer::Trainer;
 const EXPORT_FOLDER: &str = "saelens";
 /// The same for sparsify, which reads TopK coders only.
 const SPARSIFY_FOLDER: &str = "sparsify";
-/// File, in that folder, with the metrics on held-out text.
+/// Folder with the metrics of a coder that no folder of others' formats can hold.
+const EVALUATION_FOLDER: &str = "evaluation";
+/// File, in that folder or in SAELens', with the metrics on held-out text.
 const EVALUATION_FILE: &str = "evaluation.json";
 
 /// What the stages do not need and the end does.
@@ -79,11 +81,6 @@ impl Outcome {
     fn is_trained(&self) -> bool {
         self.trainer.as_ref().is_some_and(|trainer| trainer.report().step > 0)
     }
-
-    /// Whether it is exported: coders of other targets than their input are in their checkpoints only.
-    fn is_autoencoder(&self) -> bool {
-        self.trainer.as_ref().is_some_and(|trainer| trainer.settings().config.target.is_autoencoder())
-    }
 }
 
 impl Reconstruct for Trainer<Cpu> {
@@ -120,7 +117,8 @@ pub fn finish(
     if complete {
         for (outcome, config) in outcomes.iter_mut().zip(&loaded.pipeline.trainers) {
             let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
-            let place = stores.open(&config.checkpoint.url)?.child(EXPORT_FOLDER);
+            let Some(trainer) = &outcome.trainer else { continue };
+            let place = stores.open(&config.checkpoint.url)?.child(export_folder(trainer));
             outcome.evaluation = read_evaluation(loaded, &place, outcome, shared);
         }
         if let Some(held_out) = rest.judged_on.filter(|_| loaded.pipeline.evaluate_tokens > 0) {
@@ -204,7 +202,13 @@ fn evaluation_key(loaded: &Loaded, trainer: &Trainer<Cpu>) -> serde_json::Value 
     })
 }
 
-/// Write the coder in SAELens' format with its metrics; `cfg.json` goes last, so that a folder that has one is whole.
+/// Where a coder's export and its metrics go.
+fn export_folder(trainer: &Trainer<Cpu>) -> &'static str {
+    if trainer.not_in_saelens().is_none() { EXPORT_FOLDER } else { EVALUATION_FOLDER }
+}
+
+/// Write the coder in SAELens' format with its metrics; `cfg.json` goes last, so that a folder that has one is whole. The
+/// place of the coder, if that format has a form of it.
 fn export(
     loaded: &Loaded,
     shared: &Shared<'_>,
@@ -212,9 +216,7 @@ fn export(
     outcome: &Outcome,
     about: &ExportMetadata,
 ) -> Result<Option<String>> {
-    let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained() && outcome.is_autoencoder()) else {
-        return Ok(None);
-    };
+    let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
     let pipeline = &loaded.pipeline;
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
     let checkpoints = stores.open(&pipeline.trainers[index].checkpoint.url)?;
@@ -223,8 +225,11 @@ fn export(
         let file = checkpoints.child(SPARSIFY_FOLDER).child(&name);
         shared.io.block_on(objects::replace(&file, bytes.into()))?;
     }
-    let place = checkpoints.child(EXPORT_FOLDER);
-    let mut files = trainer.export(about.clone())?;
+    let place = checkpoints.child(export_folder(trainer));
+    let mut files = match trainer.not_in_saelens() {
+        None => trainer.export(about.clone())?,
+        Some(_) => Vec::new(),
+    };
     if let Some(evaluation) = &outcome.evaluation {
         let stored = serde_json::json!({ "of": evaluation_key(loaded, trainer), "metrics": evaluation });
         let text = serde_json::to_vec_pretty(&stored).unwrap_or_default();
@@ -238,7 +243,7 @@ fn export(
         failpoint("export_file");
     }
     failpoint("export_done");
-    Ok(Some(place.shown))
+    Ok(trainer.not_in_saelens().is_none().then_some(place.shown))
 }
 
 fn summarise(
@@ -264,6 +269,7 @@ fn summarise(
             dead_fraction: report.dead_fraction,
             checkpoint: outcome.checkpoint,
             exported: outcome.exported,
+            not_in_saelens: outcome.trainer.as_ref().and_then(Trainer::not_in_saelens).map(str::to_owned),
             evaluation,
             error_kind: outcome.error.as_ref().map(Error::kind),
             error: outcome.error.map(|e| e.to_string()),

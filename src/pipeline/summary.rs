@@ -93,6 +93,9 @@ pub struct TrainerSummary {
     /// Folder with the exported coder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exported: Option<String>,
+    /// Why there is none: what SAELens lacks for this coder, whose checkpoint is the coder then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_in_saelens: Option<String>,
     /// Metrics on held-out text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<Evaluation>,

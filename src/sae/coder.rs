@@ -15,6 +15,7 @@ use std::borrow::Cow;
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, LatentGradients};
+use crate::sae::decoder::{self, Held, MappedDecoder};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::loss::branch::BranchInput;
 use crate::sae::loss::{Aux, Branch, Penalties, Reconstruction};
@@ -81,13 +82,17 @@ pub struct Coder<B: CoderOps> {
     pub gradients: Gradients<B>,
     /// What is remembered besides; see [`CoderState::update`].
     pub state: CoderState,
+    /// `[points, out]` rows of the data that the decoder is made of, where it is; set before the first batch.
+    pub points: B::Tensor,
     /// `[rows, out]` the target less `b_dec`; and, where the encoder reads another, that, and zeros.
     target: B::Tensor,
     input: Option<(B::Tensor, B::Tensor)>,
     norms: B::Tensor,
+    decoder: Option<MappedDecoder<B>>,
     selection: Box<dyn Selection<B>>,
     code: Code<B>,
     by_latent: ByLatent<B>,
+    bare: Option<Bare<B>>,
     g_code: B::Tensor,
     reconstruction: Reconstruction<B>,
     penalties: Penalties<B>,
@@ -102,15 +107,18 @@ impl<B: CoderOps> Coder<B> {
         let k = settings.expected_k();
         Self {
             params,
-            gradients: params::zeros(backend, dims, settings.selection.extra_params()),
+            gradients: params::zeros(backend, &settings),
             state: CoderState::default(),
+            points: backend.zeros(settings.points() * dims.out),
             target: backend.zeros(rows * dims.out),
             input: (!settings.subtract_bias)
                 .then(|| (backend.zeros(rows * dims.groups * dims.d), backend.zeros(dims.d))),
             norms: backend.zeros(if settings.needs_norms() { dims.f } else { 0 }),
+            decoder: MappedDecoder::new(backend, &settings),
             selection: selection::build(backend, &settings, rows),
             code: Code::new(backend, rows, k),
             by_latent: ByLatent::new(backend, rows, k, dims.f),
+            bare: (!settings.has_encoder_rows()).then(|| Bare::new(backend, rows, dims.f)),
             g_code: backend.zeros(rows * k),
             reconstruction: Reconstruction::new(backend, dims, (settings.nested_by, settings.prefixes.clone()), rows),
             penalties: Penalties::new(backend, settings.penalties.clone(), dims.f),
@@ -137,6 +145,25 @@ impl<B: CoderOps> Coder<B> {
 
     /// Loss of a batch, and [`Coder::gradients`].
     pub fn loss_and_gradients(&mut self, backend: &B, batch: &Batch<'_, B>) -> BatchReport {
+        let mut decoder = self.decoder.take();
+        if let Some(decoder) = &mut decoder {
+            decoder.enter(backend, &self.points, &mut self.params, &mut self.gradients);
+        }
+        let report = self.with_decoder(backend, batch);
+        if let Some(decoder) = &mut decoder {
+            decoder.leave(backend, &self.points, &mut self.params, &mut self.gradients);
+        }
+        self.decoder = decoder;
+        report
+    }
+
+    /// Parameters of which `w_dec` is the decoder, whatever it is made from.
+    pub fn effective<'a>(&self, backend: &B, params: &'a Params<B>) -> Held<'a, Params<B>> {
+        decoder::effective(backend, &self.settings, &self.points, params)
+    }
+
+    /// The step, with the decoder in `params.w_dec`.
+    fn with_decoder(&mut self, backend: &B, batch: &Batch<'_, B>) -> BatchReport {
         let (dims, n) = (self.settings.dims, batch.n);
         let Self { params, state, target, norms, penalties, .. } = self;
         let state = &*state;
@@ -164,8 +191,10 @@ impl<B: CoderOps> Coder<B> {
         let (reconstruction_loss, left) = self.reconstruction.forward(&input, &self.code);
         let spread = backend.square_sums(input.target, n, dims.out);
         let taking_part = taking_part(&self.settings, &input);
-        let revival =
-            self.aux.as_mut().map_or(0.0, |aux| aux.forward(&input, &taking_part, &mut self.reconstruction, left));
+        let revival = self.aux.as_mut().map_or(0.0, |aux| {
+            let encoder = (!self.settings.has_encoder_rows()).then_some(&*self.selection);
+            aux.forward(&input, &taking_part, &mut self.reconstruction, (left, encoder))
+        });
         make_room(backend, &mut self.g_code, self.code.places());
         self.reconstruction.entry_gradients(&input, &self.code, &mut self.g_code);
         let mut pass = Pass {
@@ -192,7 +221,7 @@ impl<B: CoderOps> Coder<B> {
             multi: self.multi.as_ref(),
             aux: self.aux.as_ref(),
         };
-        terms.sum(&input, self.settings.subtract_bias, &mut self.gradients);
+        terms.sum(&input, self.settings.subtract_bias, self.bare.as_mut(), &mut self.gradients);
         if !self.settings.target.bias {
             self.gradients.b_dec = backend.zeros(dims.out);
         }
@@ -223,6 +252,7 @@ impl<B: CoderOps> Coder<B> {
     pub fn inference<'a>(&self, backend: &B, params: &'a Params<B>) -> Inference<'a, B> {
         let dims = self.settings.dims;
         let f = dims.f;
+        let params = self.effective(backend, params);
         let upload = |values: &[f64]| {
             let mut t = backend.zeros(f);
             backend.write_f64(&mut t, 0, values);
@@ -239,8 +269,12 @@ impl<B: CoderOps> Coder<B> {
             SelectionSettings::TopK { k } => Keep::TopK { k: *k, score: ranked.then(norms) },
             SelectionSettings::BatchTopK { .. }
             | SelectionSettings::TopAfa { .. }
-            | SelectionSettings::FeatureChoice(_) => Keep::Above(upload(&self.thresholds(backend, params))),
+            | SelectionSettings::FeatureChoice(_) => Keep::Above(upload(&self.thresholds(backend, &params))),
             SelectionSettings::GroupMax { groups } => Keep::GroupLargest { groups: *groups },
+            SelectionSettings::SignedTopK { inference_k, .. } => Keep::SignedTopK { k: *inference_k },
+            SelectionSettings::Pursuit { k } => Keep::Pursuit { k: *k },
+            SelectionSettings::Pairs { shape, k } => Keep::Pairs { shape: *shape, k: *k },
+            SelectionSettings::Experts(own) => Keep::Experts(*own),
             SelectionSettings::Positive => Keep::Positive,
             SelectionSettings::JumpRelu(_) => Keep::Above(upload(&of(params.extra("threshold")))),
             SelectionSettings::Gated { .. } => {
@@ -252,7 +286,7 @@ impl<B: CoderOps> Coder<B> {
         Inference { dims, params, keep, subtract_bias: self.settings.subtract_bias, rows: RowScaling::None }
     }
 
-    /// Where a batch decides what is kept: `[f]` what `u` must exceed at inference; 0 before the first step.
+    /// Where a batch decides what is kept: `[f]` what `u` must exceed at inference, with [`Coder::effective`] parameters; 0 before the first step.
     pub fn thresholds(&self, backend: &B, params: &Params<B>) -> Vec<f64> {
         let f = self.settings.dims.f;
         if let Some(choice) = &self.state.choice {
@@ -326,6 +360,21 @@ fn more_latents<B: CoderOps>(input: &Input<'_, B>, branch: &mut Branch<B>, weigh
     weight * backend.sum_squares(branch.residual(), n * dims.out)
 }
 
+/// Stand-ins for what latents without rows of `w_enc` do not have: they read one zero a row.
+struct Bare<B: CoderOps> {
+    /// `[rows]`.
+    c: B::Tensor,
+    /// `[f]` each.
+    w_enc: B::Tensor,
+    b_enc: B::Tensor,
+}
+
+impl<B: CoderOps> Bare<B> {
+    fn new(backend: &B, rows: usize, f: usize) -> Self {
+        Self { c: backend.zeros(rows), w_enc: backend.zeros(f), b_enc: backend.zeros(f) }
+    }
+}
+
 /// Everything that has a gradient with respect to the pre-activations of a batch.
 struct Terms<'a, B: CoderOps> {
     code: &'a Code<B>,
@@ -339,7 +388,7 @@ struct Terms<'a, B: CoderOps> {
 
 impl<B: CoderOps> Terms<'_, B> {
     /// The gradients of encoder, decoder and `b_dec`.
-    fn sum(&self, input: &Input<'_, B>, subtract_bias: bool, gradients: &mut Gradients<B>) {
+    fn sum(&self, input: &Input<'_, B>, subtract_bias: bool, bare: Option<&mut Bare<B>>, gradients: &mut Gradients<B>) {
         let Input { backend, params, dims, c, n, .. } = *input;
         let CoderDims { d, f, out, .. } = dims;
         let own: Vec<_> = self.selection.terms(input).into_iter().chain(self.multi.map(Branch::term)).collect();
@@ -349,14 +398,23 @@ impl<B: CoderOps> Terms<'_, B> {
         terms.extend(own);
         terms.extend(self.aux.and_then(Aux::term));
         let Gradients::<B> { w_enc, b_enc, w_dec, b_dec, .. } = gradients;
-        backend.latent_gradients(&terms, c, dims, LatentGradients { w_enc, b_enc, w_dec });
+        let has_rows = bare.is_none();
+        match bare {
+            None => backend.latent_gradients(&terms, c, dims, LatentGradients { w_enc, b_enc, w_dec }),
+            Some(Bare { c, w_enc, b_enc }) => {
+                let dims = CoderDims { d: 1, ..dims };
+                backend.latent_gradients(&terms, c, dims, LatentGradients { w_enc, b_enc, w_dec });
+            }
+        }
         self.reconstruction.bias_gradient(input, b_dec);
         for (i, scale) in others.into_iter().enumerate().filter(|(_, scale)| *scale != 0.0) {
             let mut sums = backend.zeros(out);
             backend.column_sums(terms[first_own + i].residual, scale, &mut sums, n, out);
             backend.combine(1.0, &sums, 1.0, b_dec, out);
         }
-        if subtract_bias {
+        if !has_rows {
+            self.selection.encoder_gradients(input, &terms, subtract_bias, gradients);
+        } else if subtract_bias {
             backend.add_weighted_rows(b_enc, &params.w_enc, -1.0, b_dec, f, d);
         }
     }

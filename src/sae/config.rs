@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::sae::coders::{
-    BatchTopkConfig, Common, Fault, FeatureChoiceConfig, GatedConfig, GroupMaxConfig, JumpreluConfig, MatryoshkaConfig,
-    NestedTopkConfig, PAnnealConfig, StandardConfig, TopAfaConfig, TopkConfig,
+    ArchetypalConfig, BatchTopkConfig, Common, Fault, FeatureChoiceConfig, GatedConfig, GroupMaxConfig, JumpreluConfig,
+    KSparseConfig, KronConfig, MatchingPursuitConfig, MatryoshkaConfig, NestedTopkConfig, PAnnealConfig,
+    StandardConfig, SwitchConfig, TopAfaConfig, TopkConfig,
 };
 use crate::sae::optim::schedule::DecayShape;
 use crate::sae::settings::CoderSettings;
@@ -40,6 +41,16 @@ pub enum CoderConfig {
     GroupMax(GroupMaxConfig),
     /// TopK whose largest latents must reconstruct the input alone, for several k (Zaigrajew et al. 2025).
     NestedTopk(NestedTopkConfig),
+    /// One matrix for encoder and decoder, the k largest values of each row whatever their sign (Makhzani & Frey 2013).
+    KSparse(KSparseConfig),
+    /// A router sends each row to one of several groups of latents (Switch SAE, Mudide et al. 2024).
+    Switch(SwitchConfig),
+    /// Latents are pairs of parts, active where both are: a small encoder for many latents (KronSAE, Kurochkin et al. 2025).
+    Kron(KronConfig),
+    /// Choose latents one after the other, each from what those before it left (MP-SAE, Costa et al. 2025).
+    MatchingPursuit(MatchingPursuitConfig),
+    /// Decoder rows near the convex hull of rows of the data (Fel et al. 2025); latents as in `topk` or `batch_topk`.
+    Archetypal(ArchetypalConfig),
 }
 
 impl CoderConfig {
@@ -57,7 +68,20 @@ impl CoderConfig {
             Self::TopAfa(c) => c.common(),
             Self::GroupMax(c) => c.common(),
             Self::NestedTopk(c) => c.common(),
+            Self::KSparse(c) => c.common(),
+            Self::Switch(c) => c.common(),
+            Self::Kron(c) => c.common(),
+            Self::MatchingPursuit(c) => c.common(),
+            Self::Archetypal(c) => c.common(),
         }
+    }
+
+    /// Whether it has no other target than its input.
+    pub fn reconstructs_its_input_only(&self) -> bool {
+        matches!(
+            self,
+            Self::KSparse(_) | Self::Archetypal(_) | Self::MatchingPursuit(_) | Self::Kron(_) | Self::Switch(_)
+        )
     }
 
     /// Keys whose values do not go together.
@@ -74,6 +98,11 @@ impl CoderConfig {
             Self::TopAfa(c) => c.faults(),
             Self::GroupMax(c) => c.faults(),
             Self::NestedTopk(c) => c.faults(),
+            Self::KSparse(c) => c.faults(),
+            Self::Switch(c) => c.faults(),
+            Self::Kron(c) => c.faults(),
+            Self::MatchingPursuit(c) => c.faults(),
+            Self::Archetypal(c) => c.faults(),
         }
     }
 
@@ -103,6 +132,11 @@ impl CoderConfig {
             Self::TopAfa(c) => c.settings(d),
             Self::GroupMax(c) => c.settings(d),
             Self::NestedTopk(c) => c.settings(d),
+            Self::KSparse(c) => c.settings(d),
+            Self::Switch(c) => c.settings(d),
+            Self::Kron(c) => c.settings(d),
+            Self::MatchingPursuit(c) => c.settings(d),
+            Self::Archetypal(c) => c.settings(d),
         })
     }
 }

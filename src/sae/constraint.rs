@@ -2,11 +2,11 @@
 //!
 //! Decoder rows of norm 1: the gradient's part along a row is taken out before the update, and the row is scaled back
 //! after it. With Adam both are needed, because its moments bring a part along the row back. Thresholds are not negative.
-//! Latents of a layer do not speak to earlier ones.
+//! Mixtures of data points stay mixtures. Latents of a layer do not speak to earlier ones.
 
 use crate::compute::CoderOps;
 use crate::sae::params::{Gradients, Params};
-use crate::sae::settings::{CoderSettings, DecoderNorm};
+use crate::sae::settings::{CoderSettings, DecoderMapSettings, DecoderNorm};
 
 /// Before the update.
 pub fn project<B: CoderOps>(backend: &B, settings: &CoderSettings, params: &Params<B>, gradients: &mut Gradients<B>) {
@@ -23,6 +23,9 @@ pub fn restore<B: CoderOps>(backend: &B, settings: &CoderSettings, params: &mut 
     clear_earlier(backend, settings, &mut params.w_dec);
     if settings.decoder == DecoderNorm::Unit {
         backend.normalize_rows(&mut params.w_dec, dims.f, dims.out);
+    }
+    if let DecoderMapSettings::Archetypal(own) = &settings.decoder_map {
+        own.restore(backend, dims, params);
     }
     for (_, threshold) in params.extra.iter_mut().filter(|(name, _)| *name == "threshold") {
         backend.at_least(threshold, 0.0, dims.f);

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::sae::export::{Architecture, ExportedCoder};
 use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
-use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
+use crate::sae::settings::{CoderSettings, DecoderMapSettings, DecoderNorm, SelectionSettings};
 use crate::sae::state::{CoderState, MovingAverage};
 
 /// Norms, or thresholds, that differ by less than this share of the largest are equal.
@@ -23,6 +23,9 @@ const EQUAL: f64 = 1e-3;
 pub fn check(coder: &ExportedCoder, settings: &CoderSettings, rows: RowScaling) -> Result<()> {
     if !settings.target.is_input || settings.target.parts.len() != 1 {
         return Err(Error::config("only a coder of one site that reconstructs its input can go on from a folder"));
+    }
+    if settings.decoder_map != DecoderMapSettings::Identity {
+        return Err(Error::config("its decoder is a parameter, that of this coder is made from others"));
     }
     let (ours, theirs) = (settings.dims, coder.dims);
     if ours != theirs {
@@ -101,13 +104,13 @@ pub fn start<B: CoderOps>(
         state.threshold = Some(MovingAverage { value, count });
     }
     let PerParam { w_enc, b_enc, w_dec, b_dec, .. } = &coder.params;
-    let extra = settings.selection.extra_params().iter();
+    let extra = settings.extra_params().into_iter();
     let params = PerParam {
         w_enc: backend.upload(w_enc),
         b_enc: backend.upload(b_enc),
         w_dec: backend.upload(w_dec),
         b_dec: backend.upload(b_dec),
-        extra: extra.map(|name| (*name, backend.upload(coder.params.extra(name)))).collect(),
+        extra: extra.map(|name| (name, backend.upload(coder.params.extra(name)))).collect(),
     };
     (params, state)
 }

@@ -12,13 +12,14 @@ use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::error::{Error, Result};
 use crate::sae::coder::{Coder, decoder_norms};
+use crate::sae::decoder::Held;
 use crate::sae::formats::{self, Files};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::Scales;
 use crate::sae::selection::{gated, host};
-use crate::sae::settings::{DecoderNorm, SelectionSettings};
+use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
 
 pub use crate::sae::formats::saelens::{CONFIG_FILE, WEIGHTS_FILE};
 pub use crate::sae::formats::tensors::f32_tensor;
@@ -151,14 +152,18 @@ pub fn metadata(hook_name: &str, head: Option<u32>, about: &ExportMetadata) -> M
 
 impl ExportedCoder {
     /// From a coder that was trained on rows times `scales`, with its own parameters or an average of them.
+    ///
+    /// # Errors
+    /// `Config` if SAELens has no architecture for it ([`CoderSettings::not_in_saelens`]).
     pub fn new<B: CoderOps>(
         backend: &B,
         coder: &Coder<B>,
         coder_params: &Params<B>,
         scales: &Scales,
         metadata: Map<String, Value>,
-    ) -> Self {
+    ) -> Result<Self> {
         let settings = coder.settings();
+        let coder_params = &*coder.effective(backend, coder_params);
         let CoderDims { d, f, out, .. } = settings.dims;
         let architecture = match settings.selection {
             SelectionSettings::TopK { k } => Architecture::Topk { k },
@@ -169,6 +174,10 @@ impl ExportedCoder {
             | SelectionSettings::JumpRelu(_) => Architecture::Jumprelu,
             SelectionSettings::Positive => Architecture::Standard,
             SelectionSettings::Gated { .. } => Architecture::Gated,
+            SelectionSettings::SignedTopK { .. }
+            | SelectionSettings::Pursuit { .. }
+            | SelectionSettings::Pairs { .. }
+            | SelectionSettings::Experts(_) => return Err(not_in_saelens(settings)),
         };
         let norms = match settings.decoder {
             DecoderNorm::Ranked => {
@@ -206,14 +215,14 @@ impl ExportedCoder {
             b_dec: folded(&coder_params.b_dec, &|i| 1.0 / output[i]),
             extra: architecture.extra().iter().map(|name| extra(name)).collect(),
         };
-        Self {
+        Ok(Self {
             dims: settings.dims,
             architecture,
             apply_b_dec_to_input: settings.subtract_bias,
             rows: RowScaling::None,
             params,
             metadata,
-        }
+        })
     }
 
     /// The parameters on a device.
@@ -248,6 +257,7 @@ impl ExportedCoder {
                 Keep::Gated { gain: of(&gain), offset: of(&offset) }
             }
         };
+        let params = Held::Borrowed(params);
         Inference { dims: self.dims, params, keep, subtract_bias: self.apply_b_dec_to_input, rows: self.rows }
     }
 
@@ -266,4 +276,9 @@ impl ExportedCoder {
     pub fn read(files: &[(String, Vec<u8>)]) -> Result<Self> {
         formats::read(files)
     }
+}
+
+fn not_in_saelens(settings: &CoderSettings) -> Error {
+    let why = settings.not_in_saelens().unwrap_or_default();
+    Error::config(format!("SAELens has no form of this coder ({why}): its checkpoint is the coder"))
 }

@@ -1,11 +1,14 @@
 //! Trained coders on rows that are not trained on: the code without what only a batch has.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, Rule};
+use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, PairShape, Rule};
 use crate::sae::codes::Codes;
+use crate::sae::decoder::Held;
 use crate::sae::params::Params;
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{self, Scales};
+use crate::sae::selection::{experts, host, pairs, pursuit};
+use crate::sae::settings::ExpertSettings;
 
 /// Rows that are taken at once.
 const ROWS: usize = 1024;
@@ -24,6 +27,25 @@ pub enum Keep<T> {
         /// Ranges.
         groups: usize,
     },
+    /// The `k` largest of a row, whatever their sign.
+    SignedTopK {
+        /// Latents kept a row.
+        k: usize,
+    },
+    /// Those that matching pursuit chooses.
+    Pursuit {
+        /// Steps.
+        k: usize,
+    },
+    /// The `k` largest of a row, of pairs of parts.
+    Pairs {
+        /// How latents are made of parts.
+        shape: PairShape,
+        /// Latents kept a row.
+        k: usize,
+    },
+    /// The `k` largest of an expert.
+    Experts(ExpertSettings),
     /// All that are positive.
     Positive,
     /// Those above a threshold.
@@ -41,8 +63,8 @@ pub enum Keep<T> {
 pub struct Inference<'a, B: CoderOps> {
     /// Shape.
     pub dims: CoderDims,
-    /// Parameters.
-    pub params: &'a Params<B>,
+    /// Parameters; `w_dec` is the decoder.
+    pub params: Held<'a, Params<B>>,
     /// The rule.
     pub keep: Keep<B::Tensor>,
     /// Whether `b_dec` is subtracted from the encoder's input.
@@ -134,6 +156,8 @@ impl<B: CoderOps> Inference<'_, B> {
         let CoderDims { d, f, out, groups } = self.dims;
         let (k, dense) = match &self.keep {
             Keep::TopK { k, score: None } => (*k, false),
+            Keep::Experts(own) => (own.k, false),
+            Keep::Pursuit { .. } => (0, false),
             _ => (0, true),
         };
         Scratch {
@@ -148,21 +172,44 @@ impl<B: CoderOps> Inference<'_, B> {
     }
 
     fn encode(&self, backend: &B, scale: f64, rows: &[f32], scratch: &mut Scratch<B>) {
-        let (dims, params) = (self.dims, self.params);
+        let (dims, params) = (self.dims, &*self.params);
         let Scratch { x, c, zeros, u, gate, code, .. } = scratch;
         let n = rows.len() / (dims.groups * dims.d);
         code.rows = n;
         backend.write(x, 0, rows);
         backend.center(x, scale, if self.subtract_bias { &params.b_dec } else { zeros }, c, n * dims.groups, dims.d);
+        match &self.keep {
+            Keep::Pursuit { k } => {
+                let mut steps = pursuit::Steps::new(backend, dims, n, *k);
+                return steps.encode(backend, (c, n), &params.w_dec, dims, code);
+            }
+            Keep::Experts(own) => {
+                let shift = if self.subtract_bias { host(backend, &params.b_dec, dims.d) } else { vec![0.0; dims.d] };
+                let routes = experts::route(backend, params, (c, n, dims.d), &shift, *own);
+                routes.encode(backend, params, (c, dims), own.experts, code);
+                return routes.weigh(backend, &mut code.values, n, own.k);
+            }
+            _ => {}
+        }
         let Some(u) = u else {
             return backend.encode_topk(c, &params.w_enc, &params.b_enc, dims, None, code);
         };
+        if let Keep::Pairs { shape, k } = &self.keep {
+            let mut parts = backend.zeros(n * shape.parts());
+            pairs::pre_activations(backend, params, (c, n, dims), *shape, (&mut parts, u));
+            return backend.select(u, dims.f, Rule::RowLargest { k: *k, score: None, signed: false }, code);
+        }
         backend.pre_activations(c, &params.w_enc, &params.b_enc, u, n, dims);
         match &self.keep {
             Keep::TopK { k, score } => {
                 backend.select(u, dims.f, Rule::RowLargest { k: *k, score: score.as_ref(), signed: false }, code);
             }
             Keep::GroupLargest { groups } => backend.select(u, dims.f, Rule::GroupLargest { groups: *groups }, code),
+            Keep::SignedTopK { k } => {
+                backend.select(u, dims.f, Rule::RowLargest { k: *k, score: None, signed: true }, code)
+            }
+            // encoded above
+            Keep::Pursuit { .. } | Keep::Pairs { .. } | Keep::Experts(_) => {}
             Keep::Positive => backend.select(u, dims.f, Rule::Positive, code),
             Keep::Above(threshold) => backend.select(u, dims.f, Rule::Above(threshold), code),
             Keep::Gated { gain, offset } => {

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | selection: pre-activations to code, and back | [`selection`] | row top-k, batch top-k, each latent's top-k of a batch, by the row's norm, one of each range, positive, thresholds, gate |
 //! | reconstructions | [`loss::reconstruction`] | from all latents; nested prefixes, of latents or of ranks |
+//! | decoder map: parameters to decoder, and back | [`decoder`] | identity, rows normalised, tied to the encoder, mixtures of data points |
 //! | penalties on the code | [`loss::penalty`], [`loss::anneal`] | L1, p-norms, tanh; by decoder norm or not |
 //! | branches with a code of their own | [`loss::branch`] | dead latents reconstruct the residual; more latents the input |
 //! | constraint on parameters | [`constraint`] | unit decoder rows, thresholds not negative |
@@ -32,6 +33,7 @@ pub mod config;
 pub mod constraint;
 pub mod continued;
 pub mod dead;
+pub mod decoder;
 pub mod export;
 pub mod formats;
 pub mod infer;

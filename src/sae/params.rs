@@ -1,9 +1,10 @@
 //! The parameters of a coder, and buffers of the same shape: gradients and moments.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::CoderDims;
+use crate::sae::settings::CoderSettings;
 
-/// One value for each parameter tensor: the tensors themselves, their gradients, or moments.
+/// One value for each parameter tensor: the tensors themselves, their gradients, or moments. [`CoderSettings::params`] says
+/// which there are; one of the first four that a coder does not have is empty.
 #[derive(Clone, Debug)]
 pub struct PerParam<T> {
     /// `[f, d]`: encoder rows.
@@ -14,9 +15,7 @@ pub struct PerParam<T> {
     pub w_dec: T,
     /// `[out]`: added to the reconstruction and, where the coder says so, subtracted from the input.
     pub b_dec: T,
-    /// `[f]` each: what the selection has besides ([`SelectionSettings::extra_params`]), by name.
-    ///
-    /// [`SelectionSettings::extra_params`]: crate::sae::settings::SelectionSettings::extra_params
+    /// What selection and decoder map have besides, by name.
     pub extra: Vec<(&'static str, T)>,
 }
 
@@ -62,16 +61,16 @@ impl<T> PerParam<T> {
         })
     }
 
-    /// The extra parameter `name`, which the selection declared.
+    /// The extra parameter `name`, which a block of the coder declared.
     pub fn extra(&self, name: &str) -> &T {
         let found = self.extra.iter().find(|(n, _)| *n == name);
-        &found.expect("a selection asks for parameters that it declared").1
+        &found.expect("a block asks for parameters that it declared").1
     }
 
     /// As [`PerParam::extra`].
     pub fn extra_mut(&mut self, name: &str) -> &mut T {
         let found = self.extra.iter_mut().find(|(n, _)| *n == name);
-        &mut found.expect("a selection asks for parameters that it declared").1
+        &mut found.expect("a block asks for parameters that it declared").1
     }
 }
 
@@ -80,18 +79,29 @@ pub fn names(extra: &[&'static str]) -> Vec<&'static str> {
     ["w_enc", "b_enc", "w_dec", "b_dec"].into_iter().chain(extra.iter().copied()).collect()
 }
 
-/// Shapes, in the order of [`PerParam::each`].
-pub fn shapes(CoderDims { d, f, out, .. }: CoderDims, extra: &[&'static str]) -> Vec<Vec<usize>> {
-    let fixed = [vec![f, d], vec![f], vec![f, out], vec![out]];
-    fixed.into_iter().chain(extra.iter().map(|_| vec![f])).collect()
-}
-
-/// Zeros for each parameter.
-pub fn zeros<B: CoderOps>(backend: &B, dims: CoderDims, extra: &[&'static str]) -> PerParam<B::Tensor> {
-    let shapes = shapes(dims, extra);
+/// Zeros for each parameter of a coder.
+pub fn zeros<B: CoderOps>(backend: &B, settings: &CoderSettings) -> PerParam<B::Tensor> {
+    let shapes = settings.params();
     let made: Result<_, std::convert::Infallible> =
-        PerParam::build(extra, |i| Ok(backend.zeros(shapes[i].iter().product())));
+        PerParam::build(&settings.extra_params(), |i| Ok(backend.zeros(shapes[i].1.iter().product())));
     match made {
         Ok(zeros) => zeros,
     }
+}
+
+/// Copies of all tensors.
+pub fn copied<B: CoderOps>(backend: &B, params: &Params<B>) -> Params<B> {
+    let (names, each) = (params.names(), params.each());
+    let made: Result<_, std::convert::Infallible> = PerParam::build(&names[4..], |i| Ok(copy(backend, each[i])));
+    match made {
+        Ok(copies) => copies,
+    }
+}
+
+/// A copy of one tensor.
+pub fn copy<B: CoderOps>(backend: &B, from: &B::Tensor) -> B::Tensor {
+    let len = backend.len(from);
+    let mut to = backend.zeros(len);
+    backend.combine(1.0, from, 0.0, &mut to, len);
+    to
 }

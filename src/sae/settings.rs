@@ -2,7 +2,8 @@
 //!
 //! Every coder of [`crate::sae::coders`] is a value of [`CoderSettings`]; nothing else knows their names.
 
-use crate::compute::coder_ops::{CoderDims, PenaltyShape};
+use crate::compute::coder_ops::{CoderDims, PairShape, PenaltyShape};
+use crate::sae::selection::{experts, pairs};
 
 /// A coder, composed.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +16,8 @@ pub struct CoderSettings {
     pub selection: SelectionSettings,
     /// Norms of decoder rows.
     pub decoder: DecoderNorm,
+    /// How the decoder is made from the parameters.
+    pub decoder_map: DecoderMapSettings,
     /// Whether `b_dec` is subtracted from the encoder's input.
     pub subtract_bias: bool,
     /// Reconstructions from nested parts of the code, widths ascending, the last one all: `[(f, 1)]` is a plain coder.
@@ -61,6 +64,13 @@ pub enum SelectionSettings {
         /// Latents kept a row.
         k: usize,
     },
+    /// The `k` largest of a row, whatever their sign.
+    SignedTopK {
+        /// Latents kept a row.
+        k: usize,
+        /// Latents kept a row at inference.
+        inference_k: usize,
+    },
     /// The `k n` largest of `n` rows.
     BatchTopK {
         /// Latents kept a row, on average.
@@ -82,6 +92,20 @@ pub enum SelectionSettings {
     },
     /// The rows of a batch on which each latent is largest.
     FeatureChoice(FeatureChoiceSettings),
+    /// Those that matching pursuit chooses one after the other: [`crate::sae::selection::pursuit`].
+    Pursuit {
+        /// Steps.
+        k: usize,
+    },
+    /// The `k` largest of a row, each of a pair of parts: [`crate::sae::selection::pairs`].
+    Pairs {
+        /// How latents are made of parts.
+        shape: PairShape,
+        /// Latents kept a row.
+        k: usize,
+    },
+    /// The `k` largest among those of an expert: [`crate::sae::selection::experts`].
+    Experts(ExpertSettings),
     /// All that are positive.
     Positive,
     /// Those above a threshold that is trained.
@@ -118,6 +142,30 @@ pub enum Budget {
         /// `q` is such that the first latent keeps this share of the rows; 0 where it keeps less.
         top: f64,
     },
+}
+
+/// See [`crate::sae::selection::experts`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ExpertSettings {
+    /// Latents kept a row.
+    pub k: usize,
+    /// Groups of latents.
+    pub experts: usize,
+    /// Weight of the loss that spreads rows over experts.
+    pub balance: f64,
+    /// Whether a row's code counts as much as the router gave its expert; as it is otherwise.
+    pub weighted: bool,
+}
+
+/// See [`crate::sae::decoder`]: rows near the convex hull of data points.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ArchetypalSettings {
+    /// Data points.
+    pub points: usize,
+    /// How far from their hull a row may be, in units of the scaled input; 0: not at all.
+    pub delta: f64,
+    /// Whether all rows have a factor in common, which is trained.
+    pub multiplier: bool,
 }
 
 /// See [`crate::sae::selection::jumprelu`].
@@ -172,6 +220,19 @@ pub enum NestedBy {
     Latent,
     /// The largest values of each row.
     Rank,
+}
+
+/// How a step's decoder, `[f, out]`, is made from the parameters: [`crate::sae::decoder`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum DecoderMapSettings {
+    /// It is `w_dec`.
+    Identity,
+    /// The rows of `w_dec`, each divided by its norm.
+    Normalized,
+    /// `w_enc`: there is no `w_dec`.
+    Tied,
+    /// Mixtures of data points: there is no `w_dec`.
+    Archetypal(ArchetypalSettings),
 }
 
 /// One of the reconstructions.
@@ -289,24 +350,29 @@ pub struct StartSettings {
 }
 
 impl SelectionSettings {
-    /// Names of the parameters that it has besides `w_enc`, `b_enc`, `w_dec` and `b_dec`, each `[f]`.
-    pub fn extra_params(&self) -> &'static [&'static str] {
+    /// Names and shapes of the parameters that it has besides `w_enc`, `b_enc`, `w_dec` and `b_dec`.
+    fn extra_params(&self, d: usize, f: usize) -> Vec<(&'static str, Vec<usize>)> {
         match self {
-            Self::TopK { .. }
-            | Self::BatchTopK { .. }
-            | Self::TopAfa { .. }
-            | Self::GroupMax { .. }
-            | Self::FeatureChoice(_)
-            | Self::Positive => &[],
-            Self::JumpRelu(_) => &["threshold"],
-            Self::Gated { .. } => &["r_mag", "b_mag"],
+            Self::TopK { .. } | Self::SignedTopK { .. } | Self::BatchTopK { .. } | Self::Positive => Vec::new(),
+            Self::Pursuit { .. } | Self::TopAfa { .. } | Self::GroupMax { .. } | Self::FeatureChoice(_) => Vec::new(),
+            Self::Pairs { shape, .. } => {
+                let [w, b] = pairs::PARAMS;
+                vec![(w, vec![shape.parts(), d]), (b, vec![shape.parts()])]
+            }
+            Self::Experts(own) => {
+                let [w, b] = experts::PARAMS;
+                vec![(w, vec![own.experts, d]), (b, vec![d])]
+            }
+            Self::JumpRelu(_) => vec![("threshold", vec![f])],
+            Self::Gated { .. } => vec![("r_mag", vec![f]), ("b_mag", vec![f])],
         }
     }
 
     /// Latents a row that its buffers are made for at first; all of them, in the worst case, where it is 0.
     pub fn expected_k(&self) -> usize {
         match self {
-            Self::TopK { k } => *k,
+            Self::TopK { k } | Self::SignedTopK { k, .. } | Self::Pursuit { k } | Self::Pairs { k, .. } => *k,
+            Self::Experts(own) => own.k,
             Self::BatchTopK { k, .. } => 4 * k.ceil() as usize,
             Self::GroupMax { groups } => *groups,
             Self::TopAfa { .. } | Self::FeatureChoice(_) | Self::Positive | Self::JumpRelu(_) | Self::Gated { .. } => 0,
@@ -328,6 +394,7 @@ impl CoderSettings {
             target: TargetSettings { parts: vec![dims.out], is_input: true, bias: true, later_layers: false },
             selection,
             decoder: DecoderNorm::Unit,
+            decoder_map: DecoderMapSettings::Identity,
             subtract_bias: true,
             prefixes: vec![Prefix { width: dims.f, weight: 1.0 }],
             nested_by: NestedBy::Latent,
@@ -339,6 +406,56 @@ impl CoderSettings {
             resample_every: None,
             k_anneal: None,
             start: StartSettings { norm: 1.0, median: true, tied: true },
+        }
+    }
+
+    /// Names and shapes of all parameters: `w_enc`, `b_enc`, `w_dec`, `b_dec`, then those that blocks have besides. One of
+    /// the four that the coder does not have is empty.
+    pub fn params(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let CoderDims { d, f, out, .. } = self.dims;
+        let (w_enc, b_enc) = if self.has_encoder_rows() { (vec![f, d], vec![f]) } else { (vec![0], vec![0]) };
+        let (w_dec, own) = match &self.decoder_map {
+            DecoderMapSettings::Identity | DecoderMapSettings::Normalized => (vec![f, out], Vec::new()),
+            DecoderMapSettings::Tied => (vec![0], Vec::new()),
+            DecoderMapSettings::Archetypal(own) => (vec![0], own.params(self.dims)),
+        };
+        let mut params = vec![("w_enc", w_enc), ("b_enc", b_enc), ("w_dec", w_dec), ("b_dec", vec![out])];
+        params.extend(self.selection.extra_params(d, f));
+        params.extend(own);
+        params
+    }
+
+    /// Whether each latent has a row of `w_enc`.
+    pub fn has_encoder_rows(&self) -> bool {
+        !matches!(self.selection, SelectionSettings::Pursuit { .. } | SelectionSettings::Pairs { .. })
+    }
+
+    /// Rows of data that the decoder is made of, if any.
+    pub fn points(&self) -> usize {
+        match &self.decoder_map {
+            DecoderMapSettings::Archetypal(own) => own.points,
+            _ => 0,
+        }
+    }
+
+    /// The names of [`CoderSettings::params`] after the fourth.
+    pub fn extra_params(&self) -> Vec<&'static str> {
+        self.params().into_iter().skip(4).map(|(name, _)| name).collect()
+    }
+
+    /// Why SAELens has no architecture for it, if it has none.
+    pub fn not_in_saelens(&self) -> Option<&'static str> {
+        if !self.target.is_input || self.target.parts.len() > 1 {
+            return Some("it reconstructs other sites than the one that it reads");
+        }
+        match self.selection {
+            SelectionSettings::SignedTopK { .. } => {
+                Some("values that are kept may be negative, which SAELens' never are")
+            }
+            SelectionSettings::Pursuit { .. } => Some("latents are chosen one after the other, each from what is left"),
+            SelectionSettings::Pairs { .. } => Some("pre-activations are roots of products, not affine in the input"),
+            SelectionSettings::Experts(_) => Some("a router chooses for each row which latents there are"),
+            _ => None,
         }
     }
 
@@ -361,16 +478,25 @@ impl CoderSettings {
         let code = match &self.selection {
             SelectionSettings::TopK { .. } if self.decoder != DecoderNorm::Ranked => 4 * self.expected_k() as u64,
             SelectionSettings::TopK { .. }
+            | SelectionSettings::SignedTopK { .. }
             | SelectionSettings::BatchTopK { .. }
             | SelectionSettings::GroupMax { .. } => f + 4 * self.expected_k() as u64,
             // a row may be the largest for every latent; and before training half of all entries are active
             SelectionSettings::FeatureChoice(_) | SelectionSettings::TopAfa { .. } | SelectionSettings::Positive => {
                 f + 5 * f
             }
+            SelectionSettings::Pursuit { k } => 2 * out + 8 * *k as u64,
+            SelectionSettings::Pairs { shape, k } => f + 2 * shape.parts() as u64 + 4 * *k as u64,
+            SelectionSettings::Experts(own) => d + 6 * own.k as u64 + 4 * own.experts as u64,
             SelectionSettings::JumpRelu(_) => f + 6 * f,
             SelectionSettings::Gated { .. } => f + 8 * f,
         };
+        // the decoder that is made, and its gradient
+        let decoder = if self.decoder_map == DecoderMapSettings::Identity { 0 } else { 2 * f * out };
+        let pursuit = if matches!(self.selection, SelectionSettings::Pursuit { .. }) { 3 * f * d } else { 0 };
+        let decoder = decoder + pursuit + 2 * self.points() as u64 * out;
         n * (2 * d * self.dims.groups as u64 + out * (1 + self.prefixes.len() as u64) + code + ranks + multi + aux)
+            + decoder
     }
 }
 

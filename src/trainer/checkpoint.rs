@@ -3,7 +3,8 @@
 //! ```text
 //! state.json           settings, counters, source cursor, dropped rows, random streams, last report, history
 //! tensors.safetensors  parameters (`w_enc`, ...), what the optimiser remembers (`adam.m.w_enc`, ...), an average of the
-//!                      parameters if there is one (`average.w_enc`, ...), `silent_tokens`; once training has begun
+//!                      parameters if there is one (`average.w_enc`, ...), `silent_tokens`, rows of the data that a decoder is
+//!                      made of (`points`); once training has begun
 //! buffer.safetensors   the mixing buffer: `rows` [n, width], `doc_ids` [n], `draws` [n]
 //! ```
 //!
@@ -26,7 +27,7 @@ use crate::runtime::rng::{Rng, RngState, Seed};
 use crate::sae::dead::DeadTracker;
 use crate::sae::export::f32_tensor;
 use crate::sae::optim::{Average, Optimizer};
-use crate::sae::params::{PerParam, names, shapes};
+use crate::sae::params::PerParam;
 use crate::sae::state::CoderState;
 use crate::sae::{Coder, CoderSettings};
 use crate::trainer::config::TrainerConfig;
@@ -158,14 +159,17 @@ pub(super) fn write<B: CoderOps>(
 
 fn tensors<B: CoderOps>(backend: &B, training: &Training<B>) -> Result<Vec<u8>> {
     let settings = training.coder.settings();
-    let shapes = shapes(settings.dims, settings.selection.extra_params());
+    let shapes = settings.params();
     let mut groups = vec![("", &training.coder.params)];
     groups.extend(training.optimizer.groups());
     groups.extend(training.average.as_ref().map(|average| ("average.", &average.params)));
     let mut parts = Vec::new();
     for (prefix, group) in groups {
-        for ((name, tensor), shape) in group.names().into_iter().zip(group.each()).zip(&shapes) {
+        for (tensor, (name, shape)) in group.each().into_iter().zip(&shapes) {
             let len = shape.iter().product();
+            if len == 0 {
+                continue; // a parameter that this coder does not have
+            }
             let write: Write<'_> = Box::new(move |out| {
                 let mut values = vec![0f32; len];
                 backend.read(tensor, 0, &mut values);
@@ -173,6 +177,15 @@ fn tensors<B: CoderOps>(backend: &B, training: &Training<B>) -> Result<Vec<u8>> 
             });
             parts.push(Part { name: format!("{prefix}{name}"), dtype: Dtype::F32, shape: shape.clone(), write });
         }
+    }
+    let (points, out) = (settings.points(), settings.dims.out);
+    if points > 0 {
+        let write: Write<'_> = Box::new(move |to| {
+            let mut values = vec![0f32; points * out];
+            backend.read(&training.coder.points, 0, &mut values);
+            extend_f32(to, &values);
+        });
+        parts.push(Part { name: "points".to_owned(), dtype: Dtype::F32, shape: vec![points, out], write });
     }
     let silent = training.dead.silent_tokens();
     let write: Write<'_> = Box::new(|out| out.extend(silent.iter().flat_map(|tokens| tokens.to_le_bytes())));
@@ -306,6 +319,9 @@ pub(super) fn read_training<B: CoderOps>(
     }
     let mut coder = Coder::new(backend, settings.clone(), params, batch_rows);
     coder.state = state.coder.clone();
+    if settings.points() > 0 {
+        coder.points = backend.upload(&f32_tensor(&tensors, "points", &[settings.points(), dims.out])?);
+    }
     Ok(Training {
         scales: config.target.scales(sites, &state.scales),
         site_scales: state.scales.clone(),
@@ -325,11 +341,13 @@ fn read_group<B: CoderOps>(
     prefix: &str,
     settings: &CoderSettings,
 ) -> Result<PerParam<B::Tensor>> {
-    let extra = settings.selection.extra_params();
-    let (names, shapes) = (names(extra), shapes(settings.dims, extra));
-    PerParam::build(extra, |i| {
-        let values = f32_tensor(tensors, &format!("{prefix}{}", names[i]), &shapes[i])?;
-        Ok(backend.upload(&values))
+    let shapes = settings.params();
+    PerParam::build(&settings.extra_params(), |i| {
+        let (name, shape) = &shapes[i];
+        if shape.contains(&0) {
+            return Ok(backend.zeros(0));
+        }
+        Ok(backend.upload(&f32_tensor(tensors, &format!("{prefix}{name}"), shape)?))
     })
 }
 

@@ -21,17 +21,20 @@ impl<B: CoderOps> Trainer<B> {
     /// # Errors
     /// `Data` if no step was made yet.
     pub fn export_as(&self, format: Format, metadata: ExportMetadata) -> Result<Option<Files>> {
-        format.write(&self.exported(metadata)?)
+        match self.not_in_saelens() {
+            None => format.write(&self.exported(metadata)?),
+            Some(_) => Ok(None),
+        }
     }
 
     /// The coder without what only training has.
     ///
     /// # Errors
-    /// `Data` if no step was made yet.
+    /// `Data` if no step was made yet, `Config` if no format has a form of it ([`Trainer::not_in_saelens`]).
     pub fn exported(&self, metadata: ExportMetadata) -> Result<ExportedCoder> {
-        if !self.settings.config.target.is_autoencoder() {
+        if let Some(why) = self.not_in_saelens() {
             let name = &self.settings.config.name;
-            return Err(Error::config(format!("trainer `{name}` reconstructs other sites: no format holds its coder")));
+            return Err(Error::config(format!("no format holds the coder of trainer `{name}`: {why}")));
         }
         let training = self.started()?;
         let point = self.settings.point();
@@ -41,6 +44,6 @@ impl<B: CoderOps> Trainer<B> {
             ExportedCoder::new(backend, coder, params, &training.scales, metadata)
         };
         let rows = self.settings.config.normalize.rows();
-        Ok(ExportedCoder { rows, ..training.judged(backend, export) })
+        Ok(ExportedCoder { rows, ..training.judged(backend, export)? })
     }
 }

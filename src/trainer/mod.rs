@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::{DropCounts, DropReason};
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::CoderDims;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
@@ -120,13 +119,13 @@ impl TrainerSettings {
     pub fn memory_bytes(&self) -> Result<u64> {
         let plan = Plan::new(self)?;
         let (width, n) = (self.width() as u64, plan.batch_rows as u64);
-        let CoderDims { d, f, out, .. } = plan.coder.dims;
-        let (d, f, out) = (d as u64, f as u64, out as u64);
         let average = u64::from(self.config.optimizer.average().is_some());
-        let parameters = (4 + average) * (f * d + f * out + f + out); // with gradients and two moments
-        let extra = 4 * plan.coder.selection.extra_params().len() as u64 * f;
+        let size = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+        let parameters: u64 = plan.coder.params().iter().map(|(_, shape)| size(shape)).sum();
+        // with gradients and two moments
+        let parameters = (4 + average) * parameters;
         let step = plan.coder.step_numbers(n);
-        Ok(4 * (parameters + extra + step) + plan.buffer_rows as u64 * (4 * width + 17) + 8 * f)
+        Ok(4 * (parameters + step) + plan.buffer_rows as u64 * (4 * width + 17) + 8 * plan.coder.dims.f as u64)
     }
 
     /// The settings that a checkpoint was made with.
@@ -340,6 +339,11 @@ impl<B: CoderOps> Trainer<B> {
         let (cursor, dropped, report, history) = (state.cursor, state.dropped, state.report, state.history);
         let (start_from, batch) = (None, Vec::new());
         Ok(Self { backend, settings, plan, buffer, training, start_from, cursor, dropped, report, history, batch })
+    }
+
+    /// Why SAELens has no form of the coder, if it has none: its checkpoint is the coder then.
+    pub fn not_in_saelens(&self) -> Option<&'static str> {
+        self.plan.coder.not_in_saelens()
     }
 
     /// Reconstructions from rows of the input `[n, d]` in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are

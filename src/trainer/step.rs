@@ -90,6 +90,10 @@ impl<B: CoderOps> Training<B> {
         };
         let mut coder = Coder::new(backend, settings.clone(), params, batch_rows);
         coder.state = state;
+        if settings.points() > 0 && from.is_none() {
+            let rows = sample(settings, &scales, config.normalize.rows(), buffer, rng);
+            init::set_points(backend, &mut coder, &rows);
+        }
         Ok(Self {
             scales,
             site_scales,
@@ -248,4 +252,23 @@ fn start<B: CoderOps>(
     backend.pre_activations(&at_median, &params.w_enc, &backend.zeros(f), &mut u, 1, dims);
     backend.combine(-1.0, &u, 0.0, &mut params.b_enc, f);
     params
+}
+
+/// Rows of the buffer that a decoder is made of, scaled: different ones, if it has as many.
+fn sample(
+    settings: &CoderSettings,
+    scales: &Scales,
+    scaling: RowScaling,
+    buffer: &MixingBuffer,
+    rng: &mut Rng,
+) -> Vec<f32> {
+    let rows: Vec<&[f32]> = buffer.iter().map(|(row, _, _)| row).collect();
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    for i in 0..settings.points().min(rows.len()) {
+        order.swap(i, i + rng.below((rows.len() - i) as u64) as usize);
+    }
+    let mut sample: Vec<f32> = (0..settings.points()).flat_map(|i| rows[order[i % order.len()]]).copied().collect();
+    scales::apply(&mut sample, &scales.input);
+    scaling.apply(&mut sample, settings.dims.d);
+    sample
 }

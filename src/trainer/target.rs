@@ -141,6 +141,10 @@ impl TargetConfig {
                 faults.push(("coder.type".to_owned(), rule.to_owned()));
             }
         }
+        if coder.is_some_and(CoderConfig::reconstructs_its_input_only) {
+            faults
+                .push(("target".to_owned(), "must be left out: such a coder reconstructs its input alone".to_owned()));
+        }
         let mut known = vec![input];
         for (key, site) in self.others() {
             if known.contains(&site) {

@@ -196,6 +196,12 @@ fn every_coder_resumes_to_the_same_bytes() {
         serde_json::json!({"type": "top_afa", "width": 64, "afa_coefficient": 0.1, "dead_after_tokens": 40}),
         serde_json::json!({"type": "group_max", "width": 64, "k": 4, "dead_after_tokens": 40}),
         serde_json::json!({"type": "nested_topk", "width": 64, "ks": [2, 5], "dead_after_tokens": 40}),
+        serde_json::json!({"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40, "decoder": "normalized"}),
+        serde_json::json!({"type": "k_sparse", "width": 64, "k": 3, "k_start": 20, "k_anneal_steps": 30}),
+        serde_json::json!({"type": "matching_pursuit", "width": 64, "k": 3}),
+        serde_json::json!({"type": "kron", "width": 64, "k": 3, "dead_after_tokens": 40}),
+        serde_json::json!({"type": "switch", "width": 64, "experts": 4, "k": 3}),
+        serde_json::json!({"type": "archetypal", "width": 64, "k": 3, "points": 20, "dead_after_tokens": 40}),
         serde_json::json!({"type": "p_anneal", "width": 64, "sparsity_coefficient": 0.5, "sparsity_warmup_steps": 5,
             "anneal_start_step": 8, "anneal_end_step": 40}),
     ] {

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use crate::compute::coder_ops::{
-    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, PenaltyGradients, PenaltyShape, Rule,
-    SignStep, SquareSums, Subset,
+    AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, PairShape, PenaltyGradients,
+    PenaltyShape, Rule, SignStep, SquareSums, Subset,
 };
 use crate::compute::cpu::sparse::OfLatents;
-use crate::compute::cpu::{Cpu, adam, entries, orthogonalize, reduce, select, sparse, topk};
+use crate::compute::cpu::{Cpu, adam, dense, entries, orthogonalize, pairs, reduce, select, sparse, topk};
 
 impl CoderOps for Cpu {
     type Index = Vec<u32>;
@@ -41,6 +41,33 @@ impl CoderOps for Cpu {
         let (n, k) = (code.rows, code.k);
         let out = topk::CodeOut { latents: &mut code.latents[..n * k], values: &mut code.values[..n * k], k };
         topk::encode_topk(self, c, (w_enc, b_enc), dims, among.map(|s| &s.latents[..s.len]), out);
+    }
+
+    fn encode_topk_grouped(
+        &self,
+        c: &Vec<f32>,
+        w_enc: &Vec<f32>,
+        b_enc: &Vec<f32>,
+        dims: CoderDims,
+        (group, groups): (&Vec<u32>, usize),
+        code: &mut Code<Self>,
+    ) {
+        let (n, k) = (code.rows, code.k);
+        let out = topk::CodeOut { latents: &mut code.latents[..n * k], values: &mut code.values[..n * k], k };
+        topk::encode_topk_grouped(self, c, (w_enc, b_enc), dims, (&group[..n], groups), out);
+    }
+
+    fn pair_heads(&self, parts: &Vec<f32>, shape: PairShape, z: &mut Vec<f32>, n: usize) {
+        pairs::pair_heads(self, &parts[..n * shape.parts()], shape, &mut z[..n * shape.latents()]);
+    }
+
+    fn pair_gradients(&self, parts: &Vec<f32>, shape: PairShape, code: &Code<Self>, g: &Vec<f32>, out: &mut Vec<f32>) {
+        let len = code.rows * shape.parts();
+        pairs::pair_gradients(self, &parts[..len], shape, code, g, &mut out[..len]);
+    }
+
+    fn products(&self, x: &Vec<f32>, y: &Vec<f32>, out: &mut Vec<f32>, n: usize, p: usize, q: usize) {
+        dense::products(self, &x[..n * p], &y[..n * q], &mut out[..p * q], [n, p, q]);
     }
 
     fn pre_activations(
@@ -200,6 +227,14 @@ impl CoderOps for Cpu {
         for row in rows {
             w[row * d..][columns.clone()].fill(0.0);
         }
+    }
+
+    fn scale_rows(&self, scale: &Vec<f32>, x: &mut Vec<f32>, n: usize, d: usize) {
+        reduce::scale_rows(self, &scale[..n], &mut x[..n * d], d);
+    }
+
+    fn row_dots(&self, a: &Vec<f32>, b: &Vec<f32>, out: &mut Vec<f32>, n: usize, d: usize) {
+        reduce::row_dots(self, &a[..n * d], &b[..n * d], &mut out[..n], d);
     }
 
     fn combine(&self, a: f64, x: &Vec<f32>, b: f64, y: &mut Vec<f32>, len: usize) {

@@ -57,6 +57,44 @@ fn product(a: &[f32], (b, turned): (&[f32], bool), [n, k, d]: [usize; 3], (alpha
     }
 }
 
+/// See [`crate::compute::CoderOps::products`]. Blocks are fixed: the result does not depend on the threads.
+pub(super) fn products(cpu: &Cpu, x: &[f32], y: &[f32], out: &mut [f32], [n, p, q]: [usize; 3]) {
+    assert!(x.len() == n * p && y.len() == n * q && out.len() == p * q, "{n} x {p} x {q}");
+    if n == 0 || q == 0 {
+        return out.fill(0.0);
+    }
+    cpu.run(|| {
+        out.par_chunks_mut(TILE * q).enumerate().for_each(|(block, out)| {
+            let first = block * TILE;
+            // SAFETY: column `first + i` of x, i < out.len() / q, lies within its rows of p; y and out are as the assert
+            // says; out is not aliased (&mut).
+            unsafe {
+                gemm::gemm(
+                    out.len() / q,
+                    q,
+                    n,
+                    out.as_mut_ptr(),
+                    1,
+                    q as isize,
+                    false,
+                    x[first..].as_ptr(),
+                    p as isize,
+                    1,
+                    y.as_ptr(),
+                    1,
+                    q as isize,
+                    0.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+        });
+    });
+}
+
 /// See [`super::sparse::decode`]; `out` holds what is added to.
 pub(super) fn decode(
     cpu: &Cpu,

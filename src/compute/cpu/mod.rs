@@ -16,6 +16,7 @@ mod matrix;
 mod model;
 mod norm;
 mod orthogonalize;
+mod pairs;
 mod reduce;
 mod rope;
 mod select;

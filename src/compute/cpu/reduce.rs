@@ -161,6 +161,25 @@ pub(super) fn add_scaled_rows(cpu: &Cpu, scale: &[f32], w: &[f32], out: &mut [f3
     });
 }
 
+/// See [`crate::compute::CoderOps::scale_rows`].
+pub(super) fn scale_rows(cpu: &Cpu, scale: &[f32], x: &mut [f32], d: usize) {
+    let rows = x.par_chunks_mut(d).zip(scale).with_min_len(ROWS);
+    cpu.run(|| rows.for_each(|(row, &scale)| row.iter_mut().for_each(|x| *x *= scale)));
+}
+
+/// See [`crate::compute::CoderOps::row_dots`].
+pub(super) fn row_dots(cpu: &Cpu, a: &[f32], b: &[f32], out: &mut [f32], d: usize) {
+    let rows = out.par_iter_mut().zip(a.par_chunks(d).zip(b.par_chunks(d))).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|(out, (a, b))| {
+            vectorized(
+                #[inline(always)]
+                || *out = dot(a, b),
+            );
+        });
+    });
+}
+
 /// See [`crate::compute::CoderOps::combine`].
 pub(super) fn combine(cpu: &Cpu, (a, x): (f32, &[f32]), b: f32, y: &mut [f32]) {
     let blocks = y.par_chunks_mut(NUMBERS).zip(x.par_chunks(NUMBERS));
@@ -169,6 +188,9 @@ pub(super) fn combine(cpu: &Cpu, (a, x): (f32, &[f32]), b: f32, y: &mut [f32]) {
             vectorized(
                 #[inline(always)]
                 || {
+                    if b == 0.0 {
+                        return y.iter_mut().zip(x).for_each(|(y, &x)| *y = a * x);
+                    }
                     for (y, &x) in y.iter_mut().zip(x) {
                         *y = a.mul_add(x, b * *y);
                     }

@@ -55,6 +55,41 @@ pub(super) fn encode_topk(
     });
 }
 
+/// See [`crate::compute::CoderOps::encode_topk_grouped`]: the rows of a group side by side, encoded with its latents.
+pub(super) fn encode_topk_grouped(
+    cpu: &Cpu,
+    c: &[f32],
+    (w, b): (&[f32], &[f32]),
+    dims: CoderDims,
+    (group, groups): (&[u32], usize),
+    out: CodeOut<'_>,
+) {
+    let CoderDims { d, f, .. } = dims;
+    let CodeOut { latents, values, k } = out;
+    let size = f / groups;
+    if k == 0 {
+        return;
+    }
+    assert!(c.len() >= group.len() * d && w.len() >= f * d && b.len() >= f, "encode_topk_grouped: buffers too short");
+    for g in 0..groups {
+        let rows: Vec<usize> = (0..group.len()).filter(|&row| group[row] as usize == g).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let mut own = vec![0.0; rows.len() * d];
+        own.chunks_exact_mut(d).zip(&rows).for_each(|(to, &row)| to.copy_from_slice(&c[row * d..][..d]));
+        let (mut own_latents, mut own_values) = (vec![0; rows.len() * k], vec![0.0; rows.len() * k]);
+        let (w, b) = (&w[g * size * d..][..size * d], &b[g * size..][..size]);
+        cpu.run(|| encode(&own, w, b, d, &mut own_latents, &mut own_values, k));
+        let first = (g * size) as u32;
+        own_latents.iter_mut().filter(|at| **at != NO_LATENT).for_each(|at| *at += first);
+        for (i, &row) in rows.iter().enumerate() {
+            latents[row * k..][..k].copy_from_slice(&own_latents[i * k..][..k]);
+            values[row * k..][..k].copy_from_slice(&own_values[i * k..][..k]);
+        }
+    }
+}
+
 /// What a thread needs for one tile; kept from step to step.
 #[derive(Default)]
 struct Scratch {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::compute::coder_ops::{
     AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS,
-    NO_LATENT, PenaltyGradients, PenaltyShape, Rule, SignStep, SquareSums, Subset,
+    NO_LATENT, PairShape, PenaltyGradients, PenaltyShape, Rule, SignStep, SquareSums, Subset,
 };
 use crate::compute::reference::Reference;
 use crate::compute::reference::select::{self, slope};
@@ -81,6 +81,49 @@ impl CoderOps for Reference {
             for p in 0..d {
                 out[b * d + p] += value * w_dec[i * d + p];
             }
+        }
+    }
+
+    fn encode_topk_grouped(
+        &self,
+        c: &Vec<f64>,
+        w_enc: &Vec<f64>,
+        b_enc: &Vec<f64>,
+        dims: CoderDims,
+        (group, groups): (&Vec<u32>, usize),
+        code: &mut Code<Self>,
+    ) {
+        let (k, size) = (code.k, dims.f / groups);
+        for b in 0..code.rows {
+            let first = group[b] * size as u32;
+            let latents: Vec<u32> = (first..first + size as u32).collect();
+            let among = Subset { latents: &latents, len: size };
+            let mut row = Code::new(self, 1, k);
+            self.encode_topk(&c[b * dims.d..][..dims.d].to_vec(), w_enc, b_enc, dims, Some(among), &mut row);
+            code.latents[b * k..][..k].copy_from_slice(&row.latents);
+            code.values[b * k..][..k].copy_from_slice(&row.values);
+        }
+    }
+
+    fn pair_heads(&self, parts: &Vec<f64>, shape: PairShape, z: &mut Vec<f64>, n: usize) {
+        for (b, i) in (0..n).flat_map(|b| (0..shape.latents()).map(move |i| (b, i))) {
+            let row = &parts[b * shape.parts()..];
+            let (p, q) = (row[shape.of(i).0], row[shape.of(i).1]);
+            z[b * shape.latents() + i] = if p > 0.0 && q > 0.0 { (p * q + shape.epsilon).sqrt() } else { 0.0 };
+        }
+    }
+
+    fn pair_gradients(&self, parts: &Vec<f64>, shape: PairShape, code: &Code<Self>, g: &Vec<f64>, out: &mut Vec<f64>) {
+        for (b, place, i, z) in entries(code) {
+            let (p, q) = (b * shape.parts() + shape.of(i).0, b * shape.parts() + shape.of(i).1);
+            out[p] += g[place] * parts[q] / (2.0 * z);
+            out[q] += g[place] * parts[p] / (2.0 * z);
+        }
+    }
+
+    fn products(&self, x: &Vec<f64>, y: &Vec<f64>, out: &mut Vec<f64>, n: usize, p: usize, q: usize) {
+        for (i, j) in (0..p).flat_map(|i| (0..q).map(move |j| (i, j))) {
+            out[i * q + j] = (0..n).map(|b| x[b * p + i] * y[b * q + j]).sum();
         }
     }
 
@@ -332,9 +375,21 @@ impl CoderOps for Reference {
         }
     }
 
+    fn scale_rows(&self, scale: &Vec<f64>, x: &mut Vec<f64>, n: usize, d: usize) {
+        for i in 0..n * d {
+            x[i] *= scale[i / d];
+        }
+    }
+
+    fn row_dots(&self, a: &Vec<f64>, b: &Vec<f64>, out: &mut Vec<f64>, n: usize, d: usize) {
+        for i in 0..n {
+            out[i] = (0..d).map(|p| a[i * d + p] * b[i * d + p]).sum();
+        }
+    }
+
     fn combine(&self, a: f64, x: &Vec<f64>, b: f64, y: &mut Vec<f64>, len: usize) {
         for i in 0..len {
-            y[i] = a * x[i] + b * y[i];
+            y[i] = a * x[i] + if b == 0.0 { 0.0 } else { b * y[i] };
         }
     }
 

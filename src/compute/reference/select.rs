@@ -75,7 +75,7 @@ fn largest(
 ) -> Row {
     let scored = u.map(|(place, u)| (u * score.map_or(1.0, |s| s[place % f]) + 0.0, place as u32, u));
     let mut ranked: Vec<(f64, u32, f64)> =
-        scored.filter(|entry| entry.2 > 0.0 || (signed && !entry.0.is_nan())).collect();
+        scored.filter(|entry| (entry.2 > 0.0 && entry.0 > 0.0) || (signed && !entry.0.is_nan())).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     ranked.truncate(count);
     ranked.sort_by_key(|entry| entry.1);

@@ -36,16 +36,23 @@ fn topk(d: usize, f: usize, k: usize, aux_k: usize) -> CoderSettings {
 /// Parameters without structure, from a named stream; thresholds are positive.
 fn random_params<B: CoderOps>(backend: &B, settings: &CoderSettings, purpose: &str) -> Params<B> {
     let mut rng = Seed(11).stream(purpose);
-    let extra = settings.selection.extra_params();
-    let shapes = params::shapes(settings.dims, extra);
-    let names = params::names(extra);
-    let made: Result<_, std::convert::Infallible> = PerParam::build(extra, |i| {
-        let value = |x: f64| if names[i] == "threshold" { x.abs() } else { x };
-        let len = shapes[i].iter().product();
+    let shapes = settings.params();
+    let made: Result<_, std::convert::Infallible> = PerParam::build(&settings.extra_params(), |i| {
+        let (name, shape) = &shapes[i];
+        let value = |x: f64| if *name == "threshold" { x.abs() } else { x };
+        let len = shape.iter().product();
         let values: Vec<f32> = (0..len).map(|_| value(0.7 * rng.normal()) as f32).collect();
         Ok(backend.upload(&values))
     });
     made.unwrap()
+}
+
+/// A coder with points of data, where its decoder is made of some.
+fn made<B: CoderOps>(backend: &B, settings: CoderSettings, params: Params<B>, n: usize) -> Coder<B> {
+    let (points, out) = (settings.points(), settings.dims.out);
+    let mut coder = Coder::new(backend, settings, params, n);
+    coder.points = backend.upload(&random_rows(points, out, "points"));
+    coder
 }
 
 fn random_rows(n: usize, d: usize, purpose: &str) -> Vec<f32> {
@@ -98,6 +105,38 @@ fn every_kind() -> Vec<(&'static str, CoderSettings)> {
         (
             "batch_topk",
             coder(serde_json::json!({"type": "batch_topk", "width": 7, "k": 2.5, "aux": {"coefficient": 0}})),
+        ),
+        ("k_sparse", coder(serde_json::json!({"type": "k_sparse", "width": 7, "k": 3}))),
+        ("matching_pursuit", coder(serde_json::json!({"type": "matching_pursuit", "width": 7, "k": 3}))),
+        (
+            "kron",
+            coder(
+                serde_json::json!({"type": "kron", "width": 12, "k": 4, "first": 2, "second": 3, "aux": {"coefficient": 0}}),
+            ),
+        ),
+        ("switch", coder(serde_json::json!({"type": "switch", "width": 8, "experts": 2, "k": 2}))),
+        (
+            "switch, not weighted",
+            coder(serde_json::json!({"type": "switch", "width": 8, "experts": 2, "k": 2, "weighted": false})),
+        ),
+        (
+            "archetypal",
+            coder(
+                serde_json::json!({"type": "archetypal", "width": 7, "k": 3, "points": 5, "aux": {"coefficient": 0}}),
+            ),
+        ),
+        (
+            "archetypal, in the hull",
+            coder(serde_json::json!({
+                "type": "archetypal", "width": 7, "k": 2.5, "selection": "batch_topk", "points": 5, "delta": 0,
+                "multiplier": false, "aux": {"coefficient": 0}
+            })),
+        ),
+        (
+            "topk, normalized",
+            coder(
+                serde_json::json!({"type": "topk", "width": 7, "k": 3, "decoder": "normalized", "aux": {"coefficient": 0}}),
+            ),
         ),
         (
             "batch_topk, ranked",

@@ -65,6 +65,7 @@ impl BatchTopkConfig {
         let selection = SelectionSettings::BatchTopK { k: self.k, threshold_rate: self.threshold_rate };
         CoderSettings {
             decoder: self.decoder.norm(),
+            decoder_map: self.decoder.map(),
             k_anneal: k_anneal(self.k_start, self.k_anneal_steps),
             aux: self.aux.settings(d, self.width),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::compute::coder_ops::{CoderDims, PenaltyShape};
 use crate::sae::coders::jumprelu::FreeDecoder;
 use crate::sae::coders::{Common, Fault, Faults, default_dead_after, default_warmup_steps};
-use crate::sae::settings::{CoderSettings, DecoderNorm, PenaltySettings, SelectionSettings};
+use crate::sae::settings::{CoderSettings, PenaltySettings, SelectionSettings};
 use crate::units::Count;
 
 /// The keys.
@@ -56,7 +56,8 @@ impl GatedConfig {
         };
         let selection = SelectionSettings::Gated { trains_decoder: free };
         CoderSettings {
-            decoder: if free { DecoderNorm::Free } else { DecoderNorm::Unit },
+            decoder: self.decoder.norm(),
+            decoder_map: self.decoder.map(),
             penalties: vec![penalty],
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::compute::coder_ops::{CoderDims, PenaltyShape};
 use crate::sae::coders::{Common, Fault, Faults, default_dead_after, default_warmup_steps};
 use crate::sae::settings::{
-    CoderSettings, DecoderNorm, JumpReluSettings, L0Penalty, PenaltySettings, SelectionSettings,
+    CoderSettings, DecoderMapSettings, DecoderNorm, JumpReluSettings, L0Penalty, PenaltySettings, SelectionSettings,
 };
 use crate::units::Count;
 
@@ -89,6 +89,18 @@ pub enum FreeDecoder {
     Unit,
     /// Whatever the loss makes them.
     Free,
+    /// Free; the decoder that is used has rows divided by their norms.
+    Normalized,
+}
+
+impl FreeDecoder {
+    pub(super) fn norm(self) -> DecoderNorm {
+        if self == Self::Unit { DecoderNorm::Unit } else { DecoderNorm::Free }
+    }
+
+    pub(super) fn map(self) -> DecoderMapSettings {
+        if self == Self::Normalized { DecoderMapSettings::Normalized } else { DecoderMapSettings::Identity }
+    }
 }
 
 fn default_start_threshold() -> f64 {
@@ -151,7 +163,8 @@ impl JumpreluConfig {
             encoder_gradient: self.encoder_gradient,
         });
         CoderSettings {
-            decoder: if self.decoder == FreeDecoder::Free { DecoderNorm::Free } else { DecoderNorm::Unit },
+            decoder: self.decoder.norm(),
+            decoder_map: self.decoder.map(),
             penalties: (self.sparsity == Sparsity::Tanh).then_some(tanh).into_iter().collect(),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)
         }

@@ -3,36 +3,46 @@
 //!
 //! A new coder is a file here and an arm in [`crate::sae::config::CoderConfig`]; if its blocks exist, nothing else.
 
+pub mod archetypal;
 pub mod aux;
 pub mod batch_topk;
 pub mod feature_choice;
 pub mod gated;
 pub mod group_max;
 pub mod jumprelu;
+pub mod k_sparse;
+pub mod kron;
+pub mod matching_pursuit;
 pub mod matryoshka;
 pub mod nested_topk;
 pub mod p_anneal;
 pub mod standard;
+pub mod switch;
 pub mod top_afa;
 pub mod topk;
 
+pub use archetypal::ArchetypalConfig;
 pub use aux::{AuxConfig, AuxForm};
 pub use batch_topk::BatchTopkConfig;
 pub use feature_choice::FeatureChoiceConfig;
 pub use gated::GatedConfig;
 pub use group_max::GroupMaxConfig;
 pub use jumprelu::JumpreluConfig;
+pub use k_sparse::KSparseConfig;
+pub use kron::KronConfig;
+pub use matching_pursuit::MatchingPursuitConfig;
 pub use matryoshka::MatryoshkaConfig;
 pub use nested_topk::NestedTopkConfig;
 pub use p_anneal::PAnnealConfig;
 pub use standard::StandardConfig;
+pub use switch::SwitchConfig;
 pub use top_afa::TopAfaConfig;
 pub use topk::TopkConfig;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sae::settings::{DecoderNorm, KAnneal};
+use crate::sae::settings::{DecoderMapSettings, DecoderNorm, KAnneal};
 use crate::units::Count;
 
 /// What every coder has.
@@ -104,6 +114,8 @@ pub enum RankedDecoder {
     Unit,
     /// Free; latents are ranked by pre-activation times norm (SAELens: `rescale_acts_by_decoder_norm`).
     Ranked,
+    /// Free; the decoder that is used has rows divided by their norms.
+    Normalized,
 }
 
 impl RankedDecoder {
@@ -115,7 +127,12 @@ impl RankedDecoder {
         match self {
             Self::Unit => DecoderNorm::Unit,
             Self::Ranked => DecoderNorm::Ranked,
+            Self::Normalized => DecoderNorm::Free,
         }
+    }
+
+    fn map(self) -> DecoderMapSettings {
+        if self == Self::Normalized { DecoderMapSettings::Normalized } else { DecoderMapSettings::Identity }
     }
 }
 

@@ -78,6 +78,7 @@ impl TopkConfig {
         CoderSettings {
             multi: (multi.coefficient > 0.0).then_some(multi),
             decoder: self.decoder.norm(),
+            decoder_map: self.decoder.map(),
             k_anneal: k_anneal(self.k_start, self.k_anneal_steps),
             aux: self.aux.settings(d, self.width),
             ..CoderSettings::plain(dims, selection, self.dead_after_tokens.0)

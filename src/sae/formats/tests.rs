@@ -267,7 +267,8 @@ fn training_goes_on_from_the_same_reconstruction() {
             let mut coder = Coder::new(&backend, settings, params, 40);
             coder.state = state;
             let back =
-                ExportedCoder::new(&backend, &coder, &coder.params, &Scales::one(3, 1.9), serde_json::Map::new());
+                ExportedCoder::new(&backend, &coder, &coder.params, &Scales::one(3, 1.9), serde_json::Map::new())
+                    .unwrap();
             assert_close(&computed(&back, 1.0).1, &expected, &json.to_string());
             let (mut out, mut l0) = (Vec::new(), Vec::new());
             let inference = coder.inference(&backend, &coder.params);
@@ -291,7 +292,8 @@ fn a_batch_topk_coder_goes_on_with_its_threshold() {
         assert!((state.threshold.unwrap().value - 0.4 * 1.9).abs() < 1e-6, "{state:?}");
         let mut coder = Coder::new(&backend, settings, params, 40);
         coder.state = state;
-        let back = ExportedCoder::new(&backend, &coder, &coder.params, &Scales::one(3, 1.9), serde_json::Map::new());
+        let back =
+            ExportedCoder::new(&backend, &coder, &coder.params, &Scales::one(3, 1.9), serde_json::Map::new()).unwrap();
         assert_close(&computed(&back, 1.0).1, &expected, decoder);
     }
 }
@@ -380,7 +382,7 @@ fn matrix() -> String {
         let params = crate::sae::init::start(&backend, &settings, &mut Seed(1).stream("matrix"), vec![0.0; 3]);
         let coder = Coder::new(&backend, settings, params, 1);
         let exported =
-            ExportedCoder::new(&backend, &coder, &coder.params, &Scales::one(3, 1.0), serde_json::Map::new());
+            ExportedCoder::new(&backend, &coder, &coder.params, &Scales::one(3, 1.0), serde_json::Map::new()).unwrap();
         let exported = ExportedCoder { rows, ..exported };
         let word = |key: &str| json.get(key).map_or(String::new(), |d| format!(", {key}: {}", d.as_str().unwrap()));
         let decoder = word("decoder") + &word("base");

@@ -9,10 +9,10 @@
 //! [`AuxSettings`].
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{CoderDims, GradientTerm, SquareSums, Subset};
+use crate::compute::coder_ops::{Code, CoderDims, GradientTerm, SquareSums, Subset};
 use crate::sae::loss::branch::{Among, Branch, BranchInput};
 use crate::sae::loss::reconstruction::Reconstruction;
-use crate::sae::selection::Input;
+use crate::sae::selection::{Input, Selection};
 use crate::sae::settings::{AuxDivisor, AuxSettings, DecoderNorm};
 
 /// The loss, and what a step gathers.
@@ -38,14 +38,14 @@ impl<B: CoderOps> Aux<B> {
         }
     }
 
-    /// The loss of a batch, after its reconstruction, which left these squares. Where the residual is not a constant, the
+    /// The loss of a batch, after its reconstruction, which left these squares; `encoder` where latents have no rows of `w_enc`. Where the residual is not a constant, the
     /// reconstruction takes in its gradient.
     pub fn forward(
         &mut self,
         input: &Input<'_, B>,
         dead: &[u32],
         reconstruction: &mut Reconstruction<B>,
-        left: SquareSums,
+        (left, encoder): (SquareSums, Option<&dyn Selection<B>>),
     ) -> f64 {
         let Input { backend, params, dims, c, n, norms, .. } = *input;
         let divisor = match self.settings.per {
@@ -67,7 +67,13 @@ impl<B: CoderOps> Aux<B> {
         };
         let target = reconstruction.residual();
         self.branch.limit_k(dead.len());
-        self.branch.forward(backend, params, dims, BranchInput { c, target, n }, Some(among));
+        match encoder {
+            None => self.branch.forward(backend, params, dims, BranchInput { c, target, n }, Some(among)),
+            Some(encoder) => {
+                let encode = |code: &mut Code<B>| encoder.encode_among(input, &among.subset, code);
+                self.branch.forward_by(backend, params, dims, (target, n), encode);
+            }
+        }
         self.branch.backward(backend, params, dims, -2.0 * weight);
         if !self.settings.detached {
             reconstruction.pull(backend, self.branch.residual(), -2.0 * weight, n * dims.out);

@@ -84,6 +84,21 @@ impl<B: CoderOps> Branch<B> {
         backend.residual(&self.code, 0..u32::MAX, &params.w_dec, input.target, &mut self.residual, dims.out);
     }
 
+    /// As [`Branch::forward`], with a code that `encode` sets: of up to `code.k` latents for each of `n` rows.
+    pub fn forward_by(
+        &mut self,
+        backend: &B,
+        params: &Params<B>,
+        dims: CoderDims,
+        (target, n): (&B::Tensor, usize),
+        encode: impl FnOnce(&mut Code<B>),
+    ) {
+        self.code.rows = n;
+        encode(&mut self.code);
+        make_room(backend, &mut self.g_pre, self.code.places());
+        backend.residual(&self.code, 0..u32::MAX, &params.w_dec, target, &mut self.residual, dims.out);
+    }
+
     /// The code of latents that are ranked by more than the size of their pre-activations.
     fn encode_held(
         &mut self,

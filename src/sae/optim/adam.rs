@@ -25,7 +25,7 @@ pub struct Adam<B: CoderOps> {
 impl<B: CoderOps> Adam<B> {
     /// Before the first update, without weight decay.
     pub fn new(backend: &B, settings: &CoderSettings, betas: [f64; 2], epsilon: f64) -> Self {
-        let zeros = || params::zeros(backend, settings.dims, settings.selection.extra_params());
+        let zeros = || params::zeros(backend, settings);
         Self { betas, epsilon, weight_decay: 0.0, t: 0, m: zeros(), v: zeros() }
     }
 

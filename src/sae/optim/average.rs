@@ -15,7 +15,7 @@ pub struct Average<B: CoderOps> {
 impl<B: CoderOps> Average<B> {
     /// Before the first update.
     pub fn new(backend: &B, settings: &CoderSettings, decay: f64) -> Self {
-        Self { decay, params: params::zeros(backend, settings.dims, settings.selection.extra_params()) }
+        Self { decay, params: params::zeros(backend, settings) }
     }
 
     /// After the `t`-th update (from 1). Early on, all parameters so far weigh the same.

@@ -36,7 +36,7 @@ pub struct Muon<B: CoderOps> {
 impl<B: CoderOps> Muon<B> {
     /// Before the first update.
     pub fn new(backend: &B, settings: &CoderSettings, beta: f64, weight_decay: f64) -> Self {
-        let zeros = || params::zeros(backend, settings.dims, settings.selection.extra_params());
+        let zeros = || params::zeros(backend, settings);
         let CoderDims { d, f, out, .. } = settings.dims;
         let direction = backend.zeros(f * d.max(out));
         Self { beta, weight_decay, t: 0, m: zeros(), v: zeros(), latents: f, direction }
@@ -58,7 +58,7 @@ impl<B: CoderOps> Muon<B> {
         let state = self.m.each_mut().into_iter().zip(self.v.each_mut());
         for (((w, g), (m, v)), name) in params.each_mut().into_iter().zip(gradients.each()).zip(state).zip(names) {
             let len = backend.len(w);
-            if !["w_enc", "w_dec"].contains(&name) {
+            if len == 0 || !["w_enc", "w_dec"].contains(&name) {
                 backend.adam(w, g, m, v, len, &step);
                 continue;
             }

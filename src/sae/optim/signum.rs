@@ -28,7 +28,7 @@ pub struct Signum<B: CoderOps> {
 impl<B: CoderOps> Signum<B> {
     /// Before the first update.
     pub fn new(backend: &B, settings: &CoderSettings, beta: f64) -> Self {
-        let z = params::zeros(backend, settings.dims, settings.selection.extra_params());
+        let z = params::zeros(backend, settings);
         Self { beta, t: 0, weight: 0.0, z }
     }
 

@@ -12,7 +12,7 @@ fn settings() -> CoderSettings {
 
 /// Parameters that are all `value`.
 fn filled<B: CoderOps>(backend: &B, value: f32) -> Params<B> {
-    let mut params = params::zeros(backend, settings().dims, &[]);
+    let mut params = params::zeros(backend, &settings());
     for tensor in params.each_mut() {
         let len = backend.len(tensor);
         backend.write(tensor, 0, &vec![value; len]);

@@ -3,16 +3,20 @@
 //! No gradient flows through a choice of latents; where a method estimates one (JumpReLU), its file says how.
 
 pub mod batch_topk;
+pub mod experts;
 pub mod feature_choice;
 pub mod gated;
 pub mod group_max;
 pub mod jumprelu;
+pub mod pairs;
 pub mod positive;
+pub mod pursuit;
+pub mod signed_topk;
 pub mod top_afa;
 pub mod topk;
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm};
+use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, Subset};
 use crate::sae::loss::{Penalties, Reconstruction};
 use crate::sae::params::{Gradients, Params};
 use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
@@ -83,6 +87,25 @@ pub trait Selection<B: CoderOps>: Send + Sync {
         SelectionLosses { sparsity, auxiliary: 0.0 }
     }
 
+    /// The `code.k` largest among some latents, of the batch that was encoded last: for the auxiliary branch.
+    fn encode_among(&self, input: &Input<'_, B>, among: &Subset<'_, B>, code: &mut Code<B>) {
+        let Input { backend, params, dims, c, n, .. } = *input;
+        code.rows = n;
+        let among = Subset { latents: among.latents, len: among.len };
+        backend.encode_topk(c, &params.w_enc, &params.b_enc, dims, Some(among), code);
+    }
+
+    /// Where latents have no rows of `w_enc`: from the terms of a batch, the gradients of what the encoder has instead, and
+    /// that of `b_dec` through the input, if it is subtracted from it.
+    fn encoder_gradients(
+        &self,
+        _input: &Input<'_, B>,
+        _terms: &[GradientTerm<'_, B>],
+        _subtract_bias: bool,
+        _gradients: &mut Gradients<B>,
+    ) {
+    }
+
     /// What reaches encoder (and decoder) besides the code's own entries, after [`Selection::backward`].
     fn terms<'a>(&'a self, _input: &Input<'a, B>) -> Vec<GradientTerm<'a, B>> {
         Vec::new()
@@ -103,6 +126,9 @@ pub fn build<B: CoderOps>(backend: &B, settings: &CoderSettings, rows: usize) ->
     let anneal = settings.k_anneal;
     match &settings.selection {
         SelectionSettings::TopK { k } => Box::new(topk::TopK::new(backend, dims, rows, (*k, anneal), ranked)),
+        SelectionSettings::SignedTopK { k, .. } => {
+            Box::new(signed_topk::SignedTopK::new(backend, dims, rows, *k, anneal))
+        }
         SelectionSettings::BatchTopK { k, .. } => {
             Box::new(batch_topk::BatchTopK::new(backend, dims, rows, (*k, anneal), ranked))
         }
@@ -113,6 +139,9 @@ pub fn build<B: CoderOps>(backend: &B, settings: &CoderSettings, rows: usize) ->
         SelectionSettings::FeatureChoice(own) => {
             Box::new(feature_choice::FeatureChoice::new(backend, dims, rows, *own))
         }
+        SelectionSettings::Pursuit { k } => Box::new(pursuit::Pursuit::new(backend, dims, rows, *k)),
+        SelectionSettings::Pairs { shape, k } => Box::new(pairs::Pairs::new(backend, rows, *shape, *k, anneal)),
+        SelectionSettings::Experts(own) => Box::new(experts::Experts::new(backend, rows, *own, settings.subtract_bias)),
         SelectionSettings::Positive => Box::new(positive::Positive::new(backend, dims, rows)),
         SelectionSettings::JumpRelu(own) => Box::new(jumprelu::JumpRelu::new(backend, dims, rows, own.clone())),
         SelectionSettings::Gated { trains_decoder } => {

@@ -120,6 +120,10 @@ fn everything<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usiz
     backend.combine(0.25, &w2, -0.5, &mut unit, f * d);
     backend.at_least(&mut unit, -0.3, f * d);
     results.push(("add_scaled_rows, combine, at_least", read(backend, &unit, f * d)));
+    backend.scale_rows(&norms, &mut unit, f, d);
+    results.push(("scale_rows", read(backend, &unit, f * d)));
+    backend.row_dots(&unit, &w, &mut norms, f, d);
+    results.push(("row_dots", read(backend, &norms, f)));
 
     let (mut weights, mut m, mut v) = (up(f * d, "w"), backend.zeros(f * d), backend.zeros(f * d));
     for t in 1..=3 {
@@ -301,6 +305,52 @@ fn pre_activations_agree_with_the_reference() {
         assert!(found == of(3), "the threads change the result");
         let largest = expected.iter().fold(1f64, |a, x| a.max(x.abs()));
         assert!(found.iter().zip(&expected).all(|(f, e)| (f64::from(*f) - e).abs() <= 2e-6 * largest));
+    }
+}
+
+/// Latents of groups, latents that are pairs, and sums of outer products.
+fn map_ops<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usize)) -> Vec<(&'static str, Vec<f64>)> {
+    let up = |len: usize, purpose: &str| backend.upload(&random(len, purpose));
+    let mut results = Vec::new();
+    let (groups, f) = (3, f.next_multiple_of(3));
+    let mut group = backend.index(n);
+    backend.write_index(&mut group, &(0..n as u32).map(|b| b * 7 % 5 % 3).collect::<Vec<_>>());
+    let mut code = Code::new(backend, n, k);
+    let (c, w, b) = (up(n * d, "c"), up(f * d, "w"), up(f, "b"));
+    backend.encode_topk_grouped(&c, &w, &b, CoderDims::square(d, f), (&group, groups), &mut code);
+    results.push(("encode_topk_grouped", dense(backend, &code, f)));
+
+    let shape = PairShape { heads: d, first: 2, second: 3, epsilon: 1e-5 };
+    let parts = up(n * shape.parts(), "parts");
+    let mut z = backend.zeros(n * shape.latents());
+    backend.pair_heads(&parts, shape, &mut z, n);
+    results.push(("pair_heads", read(backend, &z, n * shape.latents())));
+    let mut code = Code::new(backend, n, 0);
+    backend.select(&z, shape.latents(), Rule::Positive, &mut code);
+    let (g, mut out) = (up(code.places(), "g"), up(n * shape.parts(), "out"));
+    backend.pair_gradients(&parts, shape, &code, &g, &mut out);
+    // slopes are steep where a part is near 0
+    let slopes = read(backend, &out, n * shape.parts());
+    results.push(("pair_gradients", slopes.into_iter().map(|g| g / (1.0 + g.abs())).collect()));
+
+    let mut sums = backend.zeros(k * d);
+    backend.products(&up(n * k, "left"), &c, &mut sums, n, k, d);
+    results.push(("products", read(backend, &sums, k * d)));
+    results
+}
+
+#[test]
+fn ops_of_maps_agree_with_the_reference() {
+    for shape in SHAPES {
+        let found = map_ops(&Cpu::new(1).unwrap(), shape);
+        assert_eq!(found, map_ops(&Cpu::new(3).unwrap(), shape), "the threads change the result");
+        for ((name, found), (_, expected)) in found.into_iter().zip(map_ops(&Reference, shape)) {
+            assert_eq!(found.len(), expected.len(), "{name} at {shape:?}");
+            let largest = expected.iter().fold(1f64, |a, x| a.max(x.abs()));
+            let far = found.iter().zip(&expected).filter(|(x, e)| (*x - *e).abs() > 2e-5 * largest).count();
+            // a near-tie may fall the other way
+            assert!(far <= if name == "encode_topk_grouped" { 4 } else { 0 }, "{name} at {shape:?}: {far} differ");
+        }
     }
 }
 

@@ -45,7 +45,6 @@ fn run(name: &str, settings: CoderSettings, bias: &str, extra: &[&str], dead: &[
         w_dec: numbers(&inputs["W_dec"]),
         b_dec: numbers(&inputs["b_dec"]),
         extra: settings
-            .selection
             .extra_params()
             .iter()
             .zip(extra)
@@ -210,7 +209,7 @@ fn adam_on_unit_rows() {
     let case = case("adam_unitnorm");
     let settings = topk(D, F, 1, 0);
     let mut params = random_params(&Reference, &settings, "unused");
-    let mut gradients = params::zeros(&Reference, settings.dims, &[]);
+    let mut gradients = params::zeros(&Reference, &settings);
     params.w_dec = numbers(&case["inputs"]["W0"]);
     let mut adam = Adam::new(&Reference, &settings, [0.9, 0.999], 1e-8);
     for step in ["W_after_1", "W_after_2"] {
@@ -310,4 +309,111 @@ fn cross_layer_transcoder_with_tanh() {
     assert_close(&coder.gradients.w_enc, &by_latent(&numbers(&expected["g_W_enc"])), 1e-8, "g_W_enc");
     assert_close(&coder.gradients.w_dec, &rows(expected, ["g_W00", "g_W01", "g_W11"]), 1e-8, "g_W_dec");
     assert_close(&coder.gradients.b_dec, &numbers(&expected["g_b_dec"]), 1e-8, "g_b_dec");
+}
+
+#[test]
+fn pairs_of_parts() {
+    let case = case("kron_mand");
+    let (inputs, expected) = (&case["inputs"], &case["expected"]);
+    let settings = configured(
+        serde_json::json!({"type": "kron", "width": F, "k": 3, "first": 2, "second": 3, "aux": {"coefficient": 0}}),
+        D,
+    );
+    let side = |of: &Value, a: &str, b: &str| [turned(&numbers(&of[a]), D, 2), turned(&numbers(&of[b]), D, 3)].concat();
+    let mut params = params::zeros(&Reference, &settings);
+    *params.extra_mut("w_parts") = side(inputs, "P", "Q");
+    *params.extra_mut("b_parts") = [numbers(&inputs["b_P"]), numbers(&inputs["b_Q"])].concat();
+    (params.w_dec, params.b_dec) = (numbers(&inputs["W_dec"]), numbers(&inputs["b_dec"]));
+    let mut coder = Coder::new(&Reference, settings, params, N);
+    let report = coder.loss_and_gradients(&Reference, &batch(&numbers(&inputs["x"]), N, &[]));
+    assert_close(&[report.loss()], &numbers(&expected["loss"]), 1e-8, "loss");
+    assert_close(&dense(coder.code(), F), &numbers(&expected["f"]), 1e-8, "code");
+    assert_close(coder.gradients.extra("w_parts"), &side(expected, "g_P", "g_Q"), 1e-8, "g_P, g_Q");
+    let biases = [numbers(&expected["g_b_P"]), numbers(&expected["g_b_Q"])].concat();
+    assert_close(coder.gradients.extra("b_parts"), &biases, 1e-8, "g_b");
+    assert_close(&coder.gradients.w_dec, &numbers(&expected["g_W_dec"]), 1e-8, "g_W_dec");
+    assert_close(&coder.gradients.b_dec, &numbers(&expected["g_b_dec"]), 1e-8, "g_b_dec");
+}
+
+#[test]
+fn matching_pursuit() {
+    let case = case("matching_pursuit");
+    let (inputs, expected) = (&case["inputs"], &case["expected"]);
+    let settings = configured(serde_json::json!({"type": "matching_pursuit", "width": F, "k": 3}), D);
+    let mut params = params::zeros(&Reference, &settings);
+    (params.w_dec, params.b_dec) = (numbers(&inputs["W"]), numbers(&inputs["b_pre"]));
+    let mut coder = Coder::new(&Reference, settings, params, N);
+    let report = coder.loss_and_gradients(&Reference, &batch(&numbers(&inputs["x"]), N, &[]));
+    assert_close(&[report.loss()], &numbers(&expected["loss"]), 1e-8, "loss");
+    assert_close(&dense(coder.code(), F), &numbers(&expected["code"]), 1e-8, "code");
+    assert_close(&coder.residual()[..N * D], &numbers(&expected["residual"]), 1e-8, "residual");
+    assert_close(&coder.gradients.w_dec, &numbers(&expected["g_W"]), 1e-8, "g_W");
+    assert_close(&coder.gradients.b_dec, &numbers(&expected["g_b_pre"]), 1e-8, "g_b_pre");
+}
+
+#[test]
+fn experts() {
+    let case = case("switch");
+    let (inputs, expected) = (&case["inputs"], &case["expected"]);
+    let settings = configured(serde_json::json!({"type": "switch", "width": F, "experts": 2, "k": 2}), D);
+    let mut params = params::zeros(&Reference, &settings);
+    let w_enc = inputs["W_enc"].as_array().unwrap().iter();
+    params.w_enc = w_enc.flat_map(|expert| turned(&numbers(expert), D, 3)).collect();
+    (params.w_dec, params.b_dec) = (numbers(&inputs["W_dec"]), numbers(&inputs["b_dec"]));
+    *params.extra_mut("w_router") = turned(&numbers(&inputs["W_r"]), D, 2);
+    *params.extra_mut("b_router") = numbers(&inputs["b_r"]);
+    let mut coder = Coder::new(&Reference, settings, params, N);
+    let report = coder.loss_and_gradients(&Reference, &batch(&numbers(&inputs["x"]), N, &[]));
+    assert_close(&[report.reconstruction_loss], &numbers(&expected["loss_recon"]), 1e-8, "loss_recon");
+    assert_close(&[report.auxiliary_loss], &numbers(&expected["loss_lb"]), 1e-8, "loss_lb");
+    assert_close(coder.gradients.extra("w_router"), &turned(&numbers(&expected["g_W_r"]), D, 2), 1e-8, "g_W_r");
+    assert_close(coder.gradients.extra("b_router"), &numbers(&expected["g_b_r"]), 1e-8, "g_b_r");
+    assert_close(&coder.gradients.w_dec, &numbers(&expected["g_W_dec"]), 1e-8, "g_W_dec");
+}
+
+#[test]
+fn mixtures_of_points() {
+    let case = case("archetypal");
+    let (inputs, expected) = (&case["inputs"], &case["expected"]);
+    let settings = configured(serde_json::json!({"type": "archetypal", "width": F, "k": 4, "points": 5}), D);
+    let mut params = params::zeros(&Reference, &settings);
+    let mut gradients = params::zeros(&Reference, &settings);
+    *params.extra_mut("mixture") = numbers(&inputs["W"]);
+    *params.extra_mut("relaxation") = numbers(&inputs["Lambda"]);
+    *params.extra_mut("log_scale") = numbers(&case["config"]["mu"]);
+    let points = numbers(&inputs["C"]);
+    let mut map = MappedDecoder::new(&Reference, &settings).unwrap();
+    map.enter(&Reference, &points, &mut params, &mut gradients);
+    assert_close(&params.w_dec, &numbers(&expected["D"]), 1e-8, "D");
+    let (code, x, b) = (numbers(&inputs["code"]), numbers(&inputs["x"]), numbers(&inputs["b_dec"]));
+    let mut loss = 0.0;
+    for (row, p) in (0..N).flat_map(|row| (0..D).map(move |p| (row, p))) {
+        let made = b[p] + (0..F).map(|i| code[row * F + i] * params.w_dec[i * D + p]).sum::<f64>();
+        let left = x[row * D + p] - made;
+        loss += left * left / N as f64;
+        (0..F).for_each(|i| gradients.w_dec[i * D + p] -= 2.0 / N as f64 * left * code[row * F + i]);
+    }
+    assert_close(&[loss], &numbers(&expected["loss"]), 1e-8, "loss");
+    map.leave(&Reference, &points, &mut params, &mut gradients);
+    for (ours, theirs) in [("mixture", "g_W"), ("relaxation", "g_Lambda"), ("log_scale", "g_mu")] {
+        assert_close(gradients.extra(ours), &numbers(&expected[theirs]), 1e-8, theirs);
+    }
+    assert!(params.w_dec.is_empty() && gradients.w_dec.is_empty());
+}
+
+/// After any update rows of the mixture add up to 1 and are not negative, and no row is further from the hull than allowed.
+#[test]
+fn mixtures_stay_mixtures() {
+    let json = serde_json::json!({
+        "type": "archetypal", "width": F, "k": 4, "points": 5, "delta": 0.3, "multiplier": false
+    });
+    let settings = configured(json, D);
+    let mut params = random_params(&Reference, &settings, "mixtures");
+    constraint::restore(&Reference, &settings, &mut params);
+    for row in params.extra("mixture").chunks(5) {
+        assert!(row.iter().all(|w| *w >= 0.0) && (row.iter().sum::<f64>() - 1.0).abs() < 1e-6, "{row:?}");
+    }
+    let lengths: Vec<f64> =
+        params.extra("relaxation").chunks(D).map(|row| row.iter().map(|x| x * x).sum::<f64>().sqrt()).collect();
+    assert!(lengths.iter().all(|length| *length <= 0.3 + 1e-9) && lengths.iter().any(|length| *length > 0.29));
 }

@@ -134,6 +134,26 @@ fn superposed_features_are_recovered() {
     assert!(found.mmcs > 0.99, "MMCS {}", found.mmcs);
 }
 
+/// Coders with other maps than linear ones.
+fn of_maps() -> [(Value, f64, f64); 4] {
+    [
+        (serde_json::json!({"type": "matching_pursuit", "width": 128, "k": 4}), 1e-2, 0.95),
+        (
+            serde_json::json!({
+                "type": "kron", "width": 128, "k": 4, "first": 1, "second": 2, "dead_after_tokens": 25600
+            }),
+            1e-2,
+            0.7,
+        ),
+        (serde_json::json!({"type": "switch", "width": 256, "experts": 2, "k": 4}), 1e-2, 0.8),
+        (
+            serde_json::json!({"type": "topk", "width": 128, "k": 4, "decoder": "normalized", "dead_after_tokens": 25600}),
+            1e-2,
+            0.95,
+        ),
+    ]
+}
+
 /// Thresholds of the mean largest cosine for each coder; nested prefixes merge features of flat data.
 #[test]
 fn every_coder_recovers_superposed_features() {
@@ -162,7 +182,7 @@ fn every_coder_recovers_superposed_features() {
         ),
         (serde_json::json!({"type": "feature_choice", "width": 128, "k": 4, "dead_after_tokens": 25600}), 1e-2, 0.95),
     ];
-    for (json, rate, least) in cases {
+    for (json, rate, least) in cases.into_iter().chain(of_maps()) {
         let s = configured(json.clone(), 64);
         let found = train_toy(&s, 1000, rate, |_| {});
         assert!(found.mmcs > least, "{json}: {found:?}");
