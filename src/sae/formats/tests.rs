@@ -339,7 +339,7 @@ fn dictionary_learning_folders_have_unit_decoder_rows_where_ranking_allows_it() 
 fn kinds() -> Vec<(Value, RowScaling)> {
     let none = RowScaling::None;
     let json = |mut json: Value, rows| {
-        json["width"] = 5.into();
+        json["width"] = json.get("width").cloned().unwrap_or(5.into());
         (json, rows)
     };
     vec![
@@ -358,6 +358,11 @@ fn kinds() -> Vec<(Value, RowScaling)> {
         json(json!({"type": "nested_topk", "ks": [1, 2]}), none),
         json(json!({"type": "jumprelu", "l0_coefficient": 1}), none),
         json(json!({"type": "gated", "l1_coefficient": 1}), none),
+        json(json!({"type": "archetypal", "k": 2, "points": 3}), none),
+        json(json!({"type": "k_sparse", "k": 2}), none),
+        json(json!({"type": "matching_pursuit", "k": 2}), none),
+        json(json!({"type": "kron", "width": 6, "k": 2, "first": 1, "second": 2}), none),
+        json(json!({"type": "switch", "width": 6, "k": 2, "experts": 2}), none),
     ]
 }
 
@@ -381,9 +386,9 @@ fn matrix() -> String {
         let settings = settings(&json, 3);
         let params = crate::sae::init::start(&backend, &settings, &mut Seed(1).stream("matrix"), vec![0.0; 3]);
         let coder = Coder::new(&backend, settings, params, 1);
-        let exported =
-            ExportedCoder::new(&backend, &coder, &coder.params, &Scales::one(3, 1.0), serde_json::Map::new()).unwrap();
-        let exported = ExportedCoder { rows, ..exported };
+        let scales = Scales::one(3, 1.0);
+        let exported = ExportedCoder::new(&backend, &coder, &coder.params, &scales, serde_json::Map::new()).ok();
+        let exported = exported.map(|exported| ExportedCoder { rows, ..exported });
         let word = |key: &str| json.get(key).map_or(String::new(), |d| format!(", {key}: {}", d.as_str().unwrap()));
         let decoder = word("decoder") + &word("base");
         let rows = match rows {
@@ -393,8 +398,8 @@ fn matrix() -> String {
         };
         text += &format!("| `type: {}{decoder}` | {rows} |", json["type"].as_str().unwrap());
         for format in Format::ALL {
-            let name =
-                format.write(&exported).unwrap().map_or("-".to_owned(), |files| format!("`{}`", named(format, &files)));
+            let files = exported.as_ref().and_then(|exported| format.write(exported).unwrap());
+            let name = files.map_or("-".to_owned(), |files| format!("`{}`", named(format, &files)));
             text += &format!(" {name} |");
         }
         text += "\n";
