@@ -53,6 +53,7 @@ fn types() -> Vec<(serde_json::Value, &'static str, &'static str)> {
             "sqrt_d",
             "gated",
         ),
+        (json(serde_json::json!({"type": "gba", "adapt_every": 2})), "sqrt_d", "standard"),
         (json(serde_json::json!({"type": "feature_choice", "k": 6})), "sqrt_d", "jumprelu"),
         (json(serde_json::json!({"type": "top_afa"})), "sqrt_d", "jumprelu"),
         (json(serde_json::json!({"type": "nested_topk", "ks": [3, 6]})), "sqrt_d", "topk"),

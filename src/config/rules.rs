@@ -17,7 +17,7 @@ use super::schema::View;
 use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
 use crate::hub::HubName;
-use crate::sae::config::CoderConfig;
+use crate::sae::config::{CoderConfig, OptimizerConfig};
 use crate::trainer::target::TargetConfig;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
@@ -205,6 +205,12 @@ impl Rules<'_> {
                 self.broken(&path, fault.rule);
             }
         }
+        if matches!(coder, Some(CoderConfig::Gba(_)))
+            && self.written::<OptimizerConfig>(&at("optimizer")).is_some_and(|optimizer| optimizer.moves_everything())
+        {
+            let rule = "must be `adam` without `weight_decay`, or `muon`: biases that have no gradient must not move";
+            self.broken(&at("optimizer"), rule);
+        }
         if let (Some(CoderConfig::FeatureChoice(choice)), Some(batch)) = (&coder, self.value::<u64>(&at("batch_rows")))
         {
             let least = choice.least_batch_rows();
@@ -231,7 +237,8 @@ impl Rules<'_> {
             self.broken(&at("checkpoint.every"), "must be above 0s");
         }
         self.writable(&at("checkpoint.url"));
-        self.start_from(&at("start_from"), &at("checkpoint.url"));
+        self.trained_coder(&at("start_from"), &at("checkpoint.url"));
+        self.trained_coder(&at("target.base"), &at("checkpoint.url"));
     }
 
     fn optimizer(&mut self, i: usize) {

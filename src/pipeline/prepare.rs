@@ -274,6 +274,12 @@ pub(super) fn restore_trainers(
             found.map_err(|e| e.context(format!("start trainer `{}` from `{}`", config.name, folder.shown)))?;
             tracing::info!(trainer = config.name, folder = folder.shown, "starting from a trained coder");
         }
+        if let Some(folder) = trainer.wants_base() {
+            let folder = stores.open(folder)?;
+            let coder = shared.io.block_on(coders::read(&folder));
+            let found = coder.and_then(|coder| trainer.boost(coder));
+            found.map_err(|e| e.context(format!("boost `{}` in trainer `{}`", folder.shown, config.name)))?;
+        }
         restored.push(Restored { trainer, location, checkpoint });
     }
     let lines = restored.iter().map(|r| {

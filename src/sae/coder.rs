@@ -18,7 +18,7 @@ use crate::compute::coder_ops::{ByLatent, Code, CoderDims, LatentGradients};
 use crate::sae::decoder::{self, Held, MappedDecoder};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::loss::branch::BranchInput;
-use crate::sae::loss::{Aux, Branch, Penalties, Reconstruction};
+use crate::sae::loss::{Aux, Branch, Ghost, Penalties, Reconstruction};
 use crate::sae::params::{self, Gradients, Params};
 use crate::sae::rows::RowScaling;
 use crate::sae::selection::{self, Input, Pass, Selection, SelectionLosses, gated, host, make_room};
@@ -62,6 +62,10 @@ pub struct BatchReport {
     pub least: f64,
     /// `[f]` the least value of each latent, infinite where it did not fire; empty unless the state needs it.
     pub least_of_each: Vec<f64>,
+    /// `[f]` the largest value of each latent, 0 or less where it did not fire; empty unless the state needs it.
+    pub largest_of_each: Vec<f64>,
+    /// `sum |y - b_dec|^2` over the batch.
+    pub input_squares: f64,
     /// The first penalty's sum, and the one it would have with the next exponent, where that falls.
     pub annealed: [f64; 2],
 }
@@ -98,6 +102,7 @@ pub struct Coder<B: CoderOps> {
     penalties: Penalties<B>,
     multi: Option<Branch<B>>,
     aux: Option<Aux<B>>,
+    ghost: Option<Ghost<B>>,
 }
 
 impl<B: CoderOps> Coder<B> {
@@ -124,6 +129,7 @@ impl<B: CoderOps> Coder<B> {
             penalties: Penalties::new(backend, settings.penalties.clone(), dims.f),
             multi: settings.multi.map(|multi| Branch::new(backend, dims, rows, multi.k)),
             aux: settings.aux.map(|aux| Aux::new(backend, dims, aux, settings.decoder, rows)),
+            ghost: settings.ghost.then(|| Ghost::new(backend, dims, rows)),
             settings,
         }
     }
@@ -195,6 +201,7 @@ impl<B: CoderOps> Coder<B> {
             let encoder = (!self.settings.has_encoder_rows()).then_some(&*self.selection);
             aux.forward(&input, &taking_part, &mut self.reconstruction, (left, encoder))
         });
+        let ghosts = self.ghost.as_mut().map_or(0.0, |ghost| ghost.forward(&input, self.reconstruction.residual()));
         make_room(backend, &mut self.g_code, self.code.places());
         self.reconstruction.entry_gradients(&input, &self.code, &mut self.g_code);
         let mut pass = Pass {
@@ -220,10 +227,14 @@ impl<B: CoderOps> Coder<B> {
             selection: &*self.selection,
             multi: self.multi.as_ref(),
             aux: self.aux.as_ref(),
+            ghost: self.ghost.as_ref(),
         };
         terms.sum(&input, self.settings.subtract_bias, self.bare.as_mut(), &mut self.gradients);
         if !self.settings.target.bias {
             self.gradients.b_dec = backend.zeros(dims.out);
+        }
+        if self.settings.bias_control.is_some() {
+            self.gradients.b_enc = backend.zeros(dims.f);
         }
         self.selection.finish(&input, &mut self.gradients);
         penalties.finish(&input, &mut self.gradients.w_dec);
@@ -236,7 +247,7 @@ impl<B: CoderOps> Coder<B> {
         BatchReport {
             reconstruction_loss,
             sparsity_loss: sparsity,
-            auxiliary_loss: auxiliary + multi + revival,
+            auxiliary_loss: auxiliary + multi + revival + ghosts,
             // rows that are all alike have no variance to explain
             fvu: if spread.about_mean > 0.0 { left.about_zero / spread.about_mean } else { 0.0 },
             rows: n,
@@ -244,8 +255,33 @@ impl<B: CoderOps> Coder<B> {
             fired,
             least,
             least_of_each,
+            largest_of_each: self.largest_values(backend),
+            input_squares: spread.about_zero,
             annealed,
         }
+    }
+
+    /// After an update that a batch gave, the `steps`-th: what is remembered, and biases that follow from it.
+    pub fn updated(&mut self, backend: &B, report: &BatchReport, steps: u64) {
+        self.state.update(&self.settings, report, steps);
+        if let Some(control) = &self.settings.bias_control {
+            let seen = self.state.bias_control.get_or_insert_default();
+            if seen.update(control, report, steps) {
+                seen.apply(control, backend, &mut self.params.b_enc);
+            }
+        }
+    }
+
+    /// See [`BatchReport::largest_of_each`].
+    fn largest_values(&self, backend: &B) -> Vec<f64> {
+        if self.settings.bias_control.is_none() {
+            return Vec::new();
+        }
+        let (f, places) = (self.settings.dims.f, self.code.places());
+        let (mut negated, mut least) = (backend.zeros(places), backend.zeros(f));
+        backend.combine(-1.0, &self.code.values, 0.0, &mut negated, places);
+        backend.entry_minima(&self.by_latent, &negated, f, &mut least);
+        host(backend, &least, f).into_iter().map(|value| -value).collect()
     }
 
     /// The coder for inference, with its own parameters or an average of them; rows as they are.
@@ -384,6 +420,7 @@ struct Terms<'a, B: CoderOps> {
     selection: &'a dyn Selection<B>,
     multi: Option<&'a Branch<B>>,
     aux: Option<&'a Aux<B>>,
+    ghost: Option<&'a Ghost<B>>,
 }
 
 impl<B: CoderOps> Terms<'_, B> {
@@ -397,6 +434,7 @@ impl<B: CoderOps> Terms<'_, B> {
         let first_own = terms.len();
         terms.extend(own);
         terms.extend(self.aux.and_then(Aux::term));
+        terms.extend(self.ghost.and_then(Ghost::term));
         let Gradients::<B> { w_enc, b_enc, w_dec, b_dec, .. } = gradients;
         let has_rows = bare.is_none();
         match bare {

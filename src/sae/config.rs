@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::sae::coders::{
-    ArchetypalConfig, BatchTopkConfig, Common, Fault, FeatureChoiceConfig, GatedConfig, GroupMaxConfig, JumpreluConfig,
-    KSparseConfig, KronConfig, MatchingPursuitConfig, MatryoshkaConfig, NestedTopkConfig, PAnnealConfig,
-    StandardConfig, SwitchConfig, TopAfaConfig, TopkConfig,
+    ArchetypalConfig, BatchTopkConfig, Common, Fault, FeatureChoiceConfig, GatedConfig, GbaConfig, GroupMaxConfig,
+    JumpreluConfig, KSparseConfig, KronConfig, MatchingPursuitConfig, MatryoshkaConfig, NestedTopkConfig,
+    PAnnealConfig, StandardConfig, SwitchConfig, TopAfaConfig, TopkConfig,
 };
 use crate::sae::optim::schedule::DecayShape;
 use crate::sae::settings::CoderSettings;
@@ -51,6 +51,8 @@ pub enum CoderConfig {
     MatchingPursuit(MatchingPursuitConfig),
     /// Decoder rows near the convex hull of rows of the data (Fel et al. 2025); latents as in `topk` or `batch_topk`.
     Archetypal(ArchetypalConfig),
+    /// ReLU without a penalty: biases are moved so that groups of latents fire as often as they should (arXiv 2506.14002).
+    Gba(GbaConfig),
 }
 
 impl CoderConfig {
@@ -73,6 +75,7 @@ impl CoderConfig {
             Self::Kron(c) => c.common(),
             Self::MatchingPursuit(c) => c.common(),
             Self::Archetypal(c) => c.common(),
+            Self::Gba(c) => c.common(),
         }
     }
 
@@ -80,7 +83,12 @@ impl CoderConfig {
     pub fn reconstructs_its_input_only(&self) -> bool {
         matches!(
             self,
-            Self::KSparse(_) | Self::Archetypal(_) | Self::MatchingPursuit(_) | Self::Kron(_) | Self::Switch(_)
+            Self::KSparse(_)
+                | Self::Archetypal(_)
+                | Self::MatchingPursuit(_)
+                | Self::Kron(_)
+                | Self::Switch(_)
+                | Self::Gba(_)
         )
     }
 
@@ -103,6 +111,7 @@ impl CoderConfig {
             Self::Kron(c) => c.faults(),
             Self::MatchingPursuit(c) => c.faults(),
             Self::Archetypal(c) => c.faults(),
+            Self::Gba(c) => c.faults(),
         }
     }
 
@@ -137,6 +146,7 @@ impl CoderConfig {
             Self::Kron(c) => c.settings(d),
             Self::MatchingPursuit(c) => c.settings(d),
             Self::Archetypal(c) => c.settings(d),
+            Self::Gba(c) => c.settings(d),
         })
     }
 }
@@ -221,6 +231,15 @@ pub enum OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// Whether it moves parameters whose gradient is always 0.
+    pub fn moves_everything(&self) -> bool {
+        match self {
+            Self::Adam { weight_decay, .. } => *weight_decay > 0.0,
+            Self::Signum { .. } => true,
+            Self::Muon { .. } => false,
+        }
+    }
+
     /// The share that a moving average of the weights keeps, if the coder is judged with one.
     pub fn average(&self) -> Option<f64> {
         match self {

@@ -1,6 +1,6 @@
 //! What parameters must be, whatever the update says.
 //!
-//! Decoder rows of norm 1: the gradient's part along a row is taken out before the update, and the row is scaled back
+//! Decoder rows of norm 1 (or rows of the encoder that is the decoder up to their length): the gradient's part along a row is taken out before the update, and the row is scaled back
 //! after it. With Adam both are needed, because its moments bring a part along the row back. Thresholds are not negative.
 //! Mixtures of data points stay mixtures. Latents of a layer do not speak to earlier ones.
 
@@ -15,6 +15,9 @@ pub fn project<B: CoderOps>(backend: &B, settings: &CoderSettings, params: &Para
     if settings.decoder == DecoderNorm::Unit {
         backend.project_rows(&mut gradients.w_dec, &params.w_dec, dims.f, dims.out);
     }
+    if settings.decoder_map == DecoderMapSettings::Scaled {
+        backend.project_rows(&mut gradients.w_enc, &params.w_enc, dims.f, dims.d);
+    }
 }
 
 /// After the update.
@@ -23,6 +26,9 @@ pub fn restore<B: CoderOps>(backend: &B, settings: &CoderSettings, params: &mut 
     clear_earlier(backend, settings, &mut params.w_dec);
     if settings.decoder == DecoderNorm::Unit {
         backend.normalize_rows(&mut params.w_dec, dims.f, dims.out);
+    }
+    if settings.decoder_map == DecoderMapSettings::Scaled {
+        backend.normalize_rows(&mut params.w_enc, dims.f, dims.d);
     }
     if let DecoderMapSettings::Archetypal(own) = &settings.decoder_map {
         own.restore(backend, dims, params);

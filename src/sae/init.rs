@@ -6,6 +6,7 @@ use crate::compute::coder_ops::{CoderDims, PairShape};
 use crate::runtime::rng::Rng;
 use crate::sae::coder::Coder;
 use crate::sae::constraint;
+use crate::sae::decoder::scaled;
 use crate::sae::params::{self, Params};
 use crate::sae::selection::{self, experts, host};
 use crate::sae::settings::{CoderSettings, DecoderMapSettings, SelectionSettings};
@@ -36,6 +37,9 @@ pub fn start<B: CoderOps>(backend: &B, settings: &CoderSettings, rng: &mut Rng, 
             backend.combine(1.0, &b_dec, 0.0, params.extra_mut(experts::PARAMS[1]), d);
         }
         _ => {}
+    }
+    if settings.decoder_map == DecoderMapSettings::Scaled {
+        backend.write_f64(params.extra_mut(scaled::PARAM), 0, &vec![1.0; f]);
     }
     if let DecoderMapSettings::Archetypal(own) = &settings.decoder_map {
         let mut mixture = vec![0.0; f * own.points];

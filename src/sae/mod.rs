@@ -7,12 +7,13 @@
 //! |---|---|---|
 //! | selection: pre-activations to code, and back | [`selection`] | row top-k, batch top-k, each latent's top-k of a batch, by the row's norm, one of each range, positive, thresholds, gate |
 //! | reconstructions | [`loss::reconstruction`] | from all latents; nested prefixes, of latents or of ranks |
-//! | decoder map: parameters to decoder, and back | [`decoder`] | identity, rows normalised, tied to the encoder, mixtures of data points |
+//! | decoder map: parameters to decoder, and back | [`decoder`] | identity, rows normalised, tied to the encoder (with a factor or not), mixtures of data points |
 //! | penalties on the code | [`loss::penalty`], [`loss::anneal`] | L1, p-norms, tanh; by decoder norm or not |
 //! | branches with a code of their own | [`loss::branch`] | dead latents reconstruct the residual; more latents the input |
 //! | constraint on parameters | [`constraint`] | unit decoder rows, thresholds not negative |
 //! | start | [`init`] | norms of decoder rows, geometric median |
 //! | latents that stopped firing | [`dead`], [`resample`] | tokens since each latent fired; new starts from badly reconstructed rows |
+//! | biases outside the gradient | [`bias_control`] | by how often latents fire |
 //! | what is remembered besides parameters | [`state`] | inference threshold, annealing |
 //! | update | [`optim`] | clipping, schedule, Adam, schedule-free signs, Muon, averages |
 //! | rows scaled each by itself | [`rows`] | to one norm, to mean 0 and deviation 1 |
@@ -26,6 +27,7 @@
 //! against finite differences in f64. Gradients are derived by hand and are sparse. Losses are of the *scaled* input
 //! `y = scale * x`; a batch has `n` rows of `d` values, a coder `f` latents.
 
+pub mod bias_control;
 pub mod coder;
 pub mod coders;
 pub mod codes;

@@ -5,6 +5,8 @@
 mod selection;
 
 use crate::compute::coder_ops::{CoderDims, PenaltyShape};
+use crate::sae::bias_control::BiasControlSettings;
+use crate::sae::decoder::scaled;
 
 pub use selection::{
     ArchetypalSettings, Budget, ExpertSettings, FeatureChoiceSettings, JumpReluSettings, L0Penalty, SelectionSettings,
@@ -37,10 +39,14 @@ pub struct CoderSettings {
     pub multi: Option<MultiSettings>,
     /// Dead latents that reconstruct the residual.
     pub aux: Option<AuxSettings>,
+    /// Whether dead latents reconstruct the residual by their exponentials ([`crate::sae::loss::ghost`]).
+    pub ghost: bool,
     /// A latent that fired for none of this many rows is dead.
     pub dead_after: u64,
     /// Steps between new starts of dead latents ([`crate::sae::resample`]).
     pub resample_every: Option<u64>,
+    /// Biases of the encoder that follow how often latents fire; they are trained otherwise.
+    pub bias_control: Option<BiasControlSettings>,
     /// A budget of kept latents that shrinks to `k`.
     pub k_anneal: Option<KAnneal>,
     /// Where training starts.
@@ -54,7 +60,7 @@ pub struct TargetSettings {
     pub parts: Vec<usize>,
     /// Whether it is what the encoder reads.
     pub is_input: bool,
-    /// Whether `b_dec` is trained; it stays 0 otherwise.
+    /// Whether `b_dec` is trained; it stays as it starts otherwise.
     pub bias: bool,
     /// Whether it is of several layers, as many as there are groups of latents, to which latents of earlier layers do not
     /// speak: those of group `g` have zeros for layers before `g`.
@@ -90,6 +96,8 @@ pub enum DecoderMapSettings {
     Normalized,
     /// `w_enc`: there is no `w_dec`.
     Tied,
+    /// The rows of `w_enc`, which have norm 1, each times a factor that is trained: there is no `w_dec`.
+    Scaled,
     /// Mixtures of data points: there is no `w_dec`.
     Archetypal(ArchetypalSettings),
 }
@@ -230,8 +238,10 @@ impl CoderSettings {
             anneal: None,
             multi: None,
             aux: None,
+            ghost: false,
             dead_after,
             resample_every: None,
+            bias_control: None,
             k_anneal: None,
             start: StartSettings { norm: 1.0, median: true, tied: true },
         }
@@ -245,6 +255,7 @@ impl CoderSettings {
         let (w_dec, own) = match &self.decoder_map {
             DecoderMapSettings::Identity | DecoderMapSettings::Normalized => (vec![f, out], Vec::new()),
             DecoderMapSettings::Tied => (vec![0], Vec::new()),
+            DecoderMapSettings::Scaled => (vec![0], vec![(scaled::PARAM, vec![f])]),
             DecoderMapSettings::Archetypal(own) => (vec![0], own.params(self.dims)),
         };
         let mut params = vec![("w_enc", w_enc), ("b_enc", b_enc), ("w_dec", w_dec), ("b_dec", vec![out])];
@@ -303,6 +314,8 @@ impl CoderSettings {
             let held = if aux.holds_pre_activations(self.decoder) { f } else { 0 };
             out + 4 * aux.k as u64 + held
         });
+        // all latents may be dead
+        let ghost = if self.ghost { out + 5 * f } else { 0 };
         let code = match &self.selection {
             SelectionSettings::TopK { .. } if self.decoder != DecoderNorm::Ranked => 4 * self.expected_k() as u64,
             SelectionSettings::TopK { .. }
@@ -323,7 +336,13 @@ impl CoderSettings {
         let decoder = if self.decoder_map == DecoderMapSettings::Identity { 0 } else { 2 * f * out };
         let pursuit = if matches!(self.selection, SelectionSettings::Pursuit { .. }) { 3 * f * d } else { 0 };
         let decoder = decoder + pursuit + 2 * self.points() as u64 * out;
-        n * (2 * d * self.dims.groups as u64 + out * (1 + self.prefixes.len() as u64) + code + ranks + multi + aux)
+        n * (2 * d * self.dims.groups as u64
+            + out * (1 + self.prefixes.len() as u64)
+            + code
+            + ranks
+            + multi
+            + aux
+            + ghost)
             + decoder
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sae::bias_control::BiasControl;
 use crate::sae::coder::BatchReport;
 use crate::sae::loss::anneal::Anneal;
 use crate::sae::selection::feature_choice::Choice;
@@ -19,6 +20,9 @@ pub struct CoderState {
     /// Feature Choice: what is known of each latent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
+    /// Biases that follow how often latents fire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias_control: Option<BiasControl>,
 }
 
 /// The mean of the first values, then an exponential average: a new value weighs `rate`, or one part in as many as there

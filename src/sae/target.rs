@@ -6,7 +6,7 @@
 //! | crosscoder | the rows of several sites, side by side | the same |
 //! | transcoder | a row | the row of another site |
 //! | cross-layer transcoder | the rows of several layers | those of another site of the same layers |
-//! | boosting (no key of a pipeline makes one yet) | a row | what a frozen coder leaves of it |
+//! | boosting | a row | what a frozen coder leaves of it |
 //!
 //! Several sites side by side make a crosscoder out of any coder: `sum_l x^l W_enc^l` is one product over the
 //! concatenation. What a latent's decoder row weighs is then the sum of its parts' norms (Lindsey et al. 2024), in penalties

@@ -44,6 +44,10 @@ impl<B: CoderOps> Trainer<B> {
             ExportedCoder::new(backend, coder, params, &training.scales, metadata)
         };
         let rows = self.settings.config.normalize.rows();
-        Ok(ExportedCoder { rows, ..training.judged(backend, export)? })
+        let own = ExportedCoder { rows, ..training.judged(backend, export)? };
+        match &self.base {
+            Some(base) => base.joined(own),
+            None => Ok(own),
+        }
     }
 }

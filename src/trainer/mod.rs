@@ -8,6 +8,7 @@
 //!
 //! It does not know where rows come from or where checkpoints go.
 
+mod boosting;
 mod checkpoint;
 pub mod config;
 mod export;
@@ -32,6 +33,7 @@ use crate::sae::codes::Codes;
 use crate::sae::continued;
 use crate::sae::export::ExportedCoder;
 use crate::sae::infer::Inference;
+use crate::trainer::boosting::Base;
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::history::History;
@@ -106,6 +108,8 @@ pub struct Trainer<B: CoderOps> {
     training: Option<Training<B>>,
     /// What training will go on from; until it begins.
     start_from: Option<ExportedCoder>,
+    /// What its coder is to make better.
+    base: Option<Base<B>>,
     cursor: SourceCursor,
     dropped: DropCounts,
     report: StepReport,
@@ -157,6 +161,7 @@ impl<B: CoderOps> Trainer<B> {
             buffer,
             training: None,
             start_from: None,
+            base: None,
             cursor: SourceCursor::default(),
             dropped: DropCounts::new(),
             report: StepReport::default(),
@@ -178,6 +183,20 @@ impl<B: CoderOps> Trainer<B> {
     pub fn start_from(&mut self, coder: ExportedCoder) -> Result<()> {
         continued::check(&coder, &self.plan.coder, self.settings.config.normalize.rows())?;
         self.start_from = Some(coder);
+        Ok(())
+    }
+
+    /// Where the coder is that its own is to make better, if it was not given it.
+    pub fn wants_base(&self) -> Option<&str> {
+        self.settings.config.target.base().filter(|_| self.base.is_none())
+    }
+
+    /// Make a trained coder better: what is at [`Trainer::wants_base`].
+    ///
+    /// # Errors
+    /// `Config` if it does not fit.
+    pub fn boost(&mut self, coder: ExportedCoder) -> Result<()> {
+        self.base = Some(Base::new(&*self.backend, coder, self.settings.width())?);
         Ok(())
     }
 
@@ -243,6 +262,11 @@ impl<B: CoderOps> Trainer<B> {
         };
         let documents = self.buffer.draw(*batch_rows, &mut self.batch);
         config.normalize.rows().apply(&mut self.batch, self.settings.width());
+        if let Some(base) = &self.base {
+            self.batch = base.with_residuals(&*self.backend, &self.batch);
+        } else if config.target.base().is_some() {
+            return Err(context(Error::internal("nobody read the coder of `target.base`")));
+        }
         let outcome = training
             .step(&*self.backend, &self.batch, schedule, *clip_norm, |step| {
                 // a stream for each step: nothing to save
@@ -305,9 +329,9 @@ impl<B: CoderOps> Trainer<B> {
         &self.settings
     }
 
-    /// Latents of the coder: the length of `fired` in [`Trainer::reconstruct`].
+    /// Latents of the coder, and of the one that it makes better: the length of `fired` in [`Trainer::reconstruct`].
     pub fn n_latents(&self) -> usize {
-        self.plan.coder.dims.f
+        self.plan.coder.dims.f + self.base.as_ref().map_or(0, Base::n_latents)
     }
 
     /// The whole state: (file name, bytes).
@@ -318,7 +342,12 @@ impl<B: CoderOps> Trainer<B> {
         let scalars = self.training.as_ref().map(TrainingState::of);
         let about = (&self.cursor, &self.dropped, &self.report, &self.history);
         let state = checkpoint::new_state(&self.settings, about, &self.buffer, scalars)?;
-        checkpoint::write(&*self.backend, &state, self.training.as_ref(), &self.buffer, self.settings.width())
+        let mut files =
+            checkpoint::write(&*self.backend, &state, self.training.as_ref(), &self.buffer, self.settings.width())?;
+        if let Some(base) = &self.base {
+            files.extend(base.files()?);
+        }
+        Ok(files)
     }
 
     /// A trainer in the state that [`Trainer::save`] gave.
@@ -336,14 +365,34 @@ impl<B: CoderOps> Trainer<B> {
             Some(scalars) => Some(checkpoint::read_training(&*backend, files, scalars, &plan.coder, how)?),
             None => None,
         };
+        let base = match settings.config.target.base() {
+            Some(_) => Some(Base::read(&*backend, files, settings.width())?),
+            None => None,
+        };
         let (cursor, dropped, report, history) = (state.cursor, state.dropped, state.report, state.history);
         let (start_from, batch) = (None, Vec::new());
-        Ok(Self { backend, settings, plan, buffer, training, start_from, cursor, dropped, report, history, batch })
+        Ok(Self {
+            backend,
+            settings,
+            plan,
+            buffer,
+            training,
+            start_from,
+            base,
+            cursor,
+            dropped,
+            report,
+            history,
+            batch,
+        })
     }
 
     /// Why SAELens has no form of the coder, if it has none: its checkpoint is the coder then.
     pub fn not_in_saelens(&self) -> Option<&'static str> {
-        self.plan.coder.not_in_saelens()
+        match &self.base {
+            Some(base) => base.not_one_coder(&self.plan.coder),
+            None => self.plan.coder.not_in_saelens(),
+        }
     }
 
     /// Reconstructions from rows of the input `[n, d]` in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are
@@ -370,6 +419,9 @@ impl<B: CoderOps> Trainer<B> {
             let inference = Inference { rows: self.settings.config.normalize.rows(), ..inference };
             inference.code(backend, &training.scales, rows, out, codes);
         });
+        if let Some(base) = &self.base {
+            base.add(backend, rows, out, codes);
+        }
         Ok(())
     }
 

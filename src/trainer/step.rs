@@ -145,7 +145,7 @@ impl<B: CoderOps> Training<B> {
         if let Some(average) = &mut self.average {
             average.update(backend, &coder.params, self.optimizer.updates());
         }
-        coder.state.update(&settings, &batch, self.counters.step);
+        coder.updated(backend, &batch, self.counters.step);
         self.dead.update(&batch.fired, n as u64);
         self.resample(backend, &rows, seed);
         Ok(Some(StepOutcome { batch, gradient_norm, learning_rate }))

@@ -35,6 +35,13 @@ pub enum TargetConfig {
         #[schemars(length(min = 1), inner(length(min = 1)))]
         with: Vec<String>,
     },
+    /// What a trained coder leaves of the same values: a second coder for what the first does badly (Koriagin et al. 2025). The
+    /// two are judged, and exported where that is possible, as one.
+    Boosting {
+        /// Folder or URL of the trained coder, as in `start_from`. It does not change.
+        #[schemars(length(min = 1))]
+        base: String,
+    },
     /// The values of another site in several layers at the same tokens; the latents of a layer read its input and speak to
     /// the outputs of this and of all later layers (Ameisen et al. 2025).
     CrossLayer {
@@ -51,7 +58,7 @@ impl TargetConfig {
     /// The sites that a row holds after the input's, with their keys below `target`.
     pub fn others<'a>(&'a self) -> Vec<(String, &'a str)> {
         match self {
-            Self::Autoencoder => Vec::new(),
+            Self::Autoencoder | Self::Boosting { .. } => Vec::new(),
             Self::Transcoder { output } => vec![("output".to_owned(), output)],
             Self::Crosscoder { with } => {
                 with.iter().enumerate().map(|(i, site)| (format!("with[{i}]"), site.as_str())).collect()
@@ -68,8 +75,16 @@ impl TargetConfig {
     /// Of `n` sites of a row, how many are read; all of them are reconstructed too if it is all, the others if not.
     pub fn n_read(&self, n: usize) -> usize {
         match self {
-            Self::Autoencoder | Self::Crosscoder { .. } => n,
+            Self::Autoencoder | Self::Boosting { .. } | Self::Crosscoder { .. } => n,
             Self::Transcoder { .. } | Self::CrossLayer { .. } => n / 2,
+        }
+    }
+
+    /// Where the coder is whose residuals are reconstructed.
+    pub fn base(&self) -> Option<&str> {
+        match self {
+            Self::Boosting { base } => Some(base),
+            _ => None,
         }
     }
 
@@ -86,6 +101,7 @@ impl TargetConfig {
         let widths: Vec<usize> = sites.iter().map(|(_, width)| *width).collect();
         match (self, &widths[..]) {
             (Self::Autoencoder, [d]) => coder.settings(*d),
+            (Self::Boosting { .. }, [d]) => Ok(coder.settings(*d)?.boosting()),
             (Self::Transcoder { .. }, [d, out]) => Ok(coder.settings(*out)?.reading(*d)),
             (Self::Crosscoder { .. }, [_, _, ..]) => Ok(coder.settings(widths.iter().sum())?.of_parts(widths)),
             (Self::CrossLayer { .. }, [d, ..]) => {
@@ -130,6 +146,12 @@ impl TargetConfig {
         if let Some(CoderConfig::Standard(StandardConfig { apply_b_dec_to_input: Some(true), .. })) = coder {
             let rule = "must be left out where `target` is not the input alone";
             faults.push(("coder.apply_b_dec_to_input".to_owned(), rule.to_owned()));
+        }
+        if let (Self::CrossLayer { .. }, Some(CoderConfig::Standard(StandardConfig { ghost_gradients: true, .. }))) =
+            (self, coder)
+        {
+            let rule = "must be left out where `target` has several layers";
+            faults.push(("coder.ghost_gradients".to_owned(), rule.to_owned()));
         }
         if let Self::CrossLayer { inputs, outputs } = self {
             if outputs.len() != inputs.len() + 1 {

@@ -21,6 +21,8 @@ const CORPUS_TAIL_BYTES: f64 = (1 << 16) as f64;
 const PAGE: f64 = 1000.0;
 /// Files of a checkpoint, beside the one that makes it count, and of a coder exported for SAELens, with its metrics.
 const CHECKPOINT_FILES: f64 = 3.0;
+/// Files of a coder that is boosted, in a checkpoint and where it is read from.
+const BASE_FILES: f64 = 2.0;
 /// Files of a coder exported for sparsify.
 const SPARSIFY_FILES: f64 = 2.0;
 /// Seconds between two looks at what other runs have committed: where a request takes some 30 ms, 5% of the time.
@@ -193,6 +195,12 @@ fn checkpoints(trainer: &TrainerPlan, config: &TrainerConfig, seconds: f64, requ
     requests.delete += deleted * (CHECKPOINT_FILES + 1.0);
     requests.list += deleted;
     // the coder with its metrics; those of a former run are looked for
+    if config.target.base().is_some() {
+        // the coder that is boosted: read once, and in every checkpoint
+        requests.read += BASE_FILES + saves * BASE_FILES;
+        requests.write += saves * BASE_FILES;
+        requests.delete += deleted * BASE_FILES;
+    }
     if config.target.is_autoencoder() {
         requests.write += CHECKPOINT_FILES;
         let of_sparsify =

@@ -51,7 +51,7 @@ impl Rules<'_> {
     }
 
     /// A trained coder is read from somewhere, and not from where this trainer writes its own.
-    pub(super) fn start_from(&mut self, path: &str, own: &str) {
+    pub(super) fn trained_coder(&mut self, path: &str, own: &str) {
         let Some(url) = self.written::<String>(path) else { return };
         if let Some(hint) = unknown_scheme(&url) {
             self.add(Severity::Error, path, SCHEMES.to_owned(), hint);

@@ -106,6 +106,7 @@ fn every_kind() -> Vec<(&'static str, CoderSettings)> {
             "batch_topk",
             coder(serde_json::json!({"type": "batch_topk", "width": 7, "k": 2.5, "aux": {"coefficient": 0}})),
         ),
+        ("gba", coder(serde_json::json!({"type": "gba", "width": 7, "groups": 2}))),
         ("k_sparse", coder(serde_json::json!({"type": "k_sparse", "width": 7, "k": 3}))),
         ("matching_pursuit", coder(serde_json::json!({"type": "matching_pursuit", "width": 7, "k": 3}))),
         (

@@ -40,6 +40,9 @@ pub struct StandardConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub resample_every_steps: Option<u64>,
+    /// Dead latents reconstruct the residual by the exponentials of their pre-activations (ghost gradients).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ghost_gradients: bool,
     /// A latent that fired for none of this many tokens is dead.
     #[serde(default = "default_dead_after")]
     pub dead_after_tokens: Count,
@@ -84,6 +87,7 @@ impl StandardConfig {
         let (coefficient, warmup_steps) = (self.l1_coefficient, self.l1_warmup_steps);
         CoderSettings {
             resample_every: self.resample_every_steps,
+            ghost: self.ghost_gradients,
             decoder: if free { DecoderNorm::Free } else { DecoderNorm::Unit },
             subtract_bias: self.apply_b_dec_to_input.unwrap_or(!free),
             penalties: vec![PenaltySettings { shape, coefficient, by_norm: free, warmup_steps }],

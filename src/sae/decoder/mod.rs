@@ -6,6 +6,7 @@
 
 mod archetypal;
 mod normalized;
+pub(crate) mod scaled;
 mod tied;
 
 use crate::compute::CoderOps;
@@ -35,6 +36,7 @@ fn build<B: CoderOps>(settings: &CoderSettings) -> Option<Box<dyn DecoderMap<B>>
         DecoderMapSettings::Identity => None,
         DecoderMapSettings::Normalized => Some(Box::new(normalized::Normalized { dims })),
         DecoderMapSettings::Tied => Some(Box::new(tied::Tied { dims })),
+        DecoderMapSettings::Scaled => Some(Box::new(scaled::Scaled { dims })),
         DecoderMapSettings::Archetypal(settings) => Some(Box::new(archetypal::Archetypal { dims, settings })),
     }
 }

@@ -3,10 +3,12 @@
 pub mod anneal;
 pub mod aux;
 pub mod branch;
+pub mod ghost;
 pub mod penalty;
 pub mod reconstruction;
 
 pub use aux::Aux;
 pub use branch::Branch;
+pub use ghost::Ghost;
 pub use penalty::Penalties;
 pub use reconstruction::Reconstruction;

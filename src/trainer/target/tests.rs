@@ -15,7 +15,7 @@ const D: usize = 12;
 const OUT: usize = 7;
 
 fn settings(target: Value, coder: Value, widths: &[usize]) -> TrainerSettings {
-    let config = json!({
+    let mut config = json!({
         "name": "small",
         "input": "blocks.1.ln2.hook_normalized",
         "target": target,
@@ -26,6 +26,9 @@ fn settings(target: Value, coder: Value, widths: &[usize]) -> TrainerSettings {
         "rows": 100_000,
         "checkpoint": {"url": "unused"},
     });
+    if config["target"].is_null() {
+        config.as_object_mut().unwrap().remove("target");
+    }
     let sites = [Site::Ln2Out, Site::MlpOut, Site::ResidPost, Site::ResidMid].map(|site| HookPoint::block(1, site));
     TrainerSettings {
         config: serde_json::from_value(config).unwrap(),
@@ -172,4 +175,80 @@ fn parts_of_equal_sites_are_equal() {
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt() > 0.95 && (share - 0.5).abs() < 0.05
     });
     assert!(alike.count() >= 16, "as many latents as there are features");
+}
+
+/// A coder of rows of `D` values, trained on some.
+fn base(coder: Value) -> crate::sae::export::ExportedCoder {
+    let mut trainer = Trainer::new(Arc::new(Cpu::new(2).unwrap()), settings(json!(null), coder, &[D])).unwrap();
+    offer(&mut trainer, 0..60, &[D]);
+    trainer.exported(Default::default()).unwrap()
+}
+
+#[test]
+fn what_a_coder_leaves_is_learnt_and_the_two_are_one_coder() {
+    let batch_topk =
+        |k: u32, width: u32| json!({"type": "batch_topk", "width": width, "k": k, "dead_after_tokens": 2000});
+    let standard = json!({"type": "standard", "width": 24, "l1_coefficient": 0.05, "l1_warmup_steps": 5});
+    for (first, second) in
+        [(batch_topk(2, 8), batch_topk(2, 24)), (standard.clone(), batch_topk(2, 24)), (batch_topk(2, 8), standard)]
+    {
+        let what = format!("{first} {second}");
+        let weak = base(first);
+        let latents = weak.dims.f + 24;
+        let cpu = |threads| Arc::new(Cpu::new(threads).unwrap());
+        let target = json!({"type": "boosting", "base": "somewhere"});
+        let made = |threads| {
+            let mut trainer = Trainer::new(cpu(threads), settings(target.clone(), second.clone(), &[D])).unwrap();
+            assert_eq!(trainer.wants_base(), Some("somewhere"));
+            trainer.boost(weak.clone()).unwrap();
+            trainer
+        };
+        let mut whole = made(2);
+        offer(&mut whole, 0..120, &[D]);
+        let mut begun = made(1);
+        offer(&mut begun, 0..47, &[D]);
+        let files = begun.save().unwrap();
+        let mut again = Trainer::restore(cpu(2), settings(target.clone(), second.clone(), &[D]), &files).unwrap();
+        assert_eq!(again.wants_base(), None, "a checkpoint has it");
+        offer(&mut again, 47..120, &[D]);
+        assert!(again.save().unwrap() == whole.save().unwrap(), "{what}");
+
+        let rows = piece(500, &[D]);
+        let (mut out, mut l0, mut fired) = (Vec::new(), Vec::new(), vec![0; latents]);
+        assert_eq!(whole.n_latents(), latents);
+        whole.reconstruct(&rows, &mut out, &mut l0, &mut fired).unwrap();
+        let scales = crate::sae::scales::Scales::one(D, 1.0);
+        let judged = |coder: &crate::sae::export::ExportedCoder| {
+            let (backend, mut out) = (cpu(1), Vec::new());
+            let params = coder.upload(&*backend);
+            let (mut l0, mut fired) = (Vec::new(), vec![0; coder.dims.f]);
+            coder.inference(&*backend, &params).reconstruct(&*backend, &scales, &rows, &mut out, &mut l0, &mut fired);
+            (out, l0)
+        };
+        let alone = fvu(&rows, &judged(&weak).0, D);
+        assert!(fvu(&rows, &out, D) < 0.8 * alone, "{what}: {} of {alone}", fvu(&rows, &out, D));
+        let (joined, joined_l0) = judged(&whole.exported(Default::default()).unwrap());
+        assert_eq!(joined_l0, l0, "{what}");
+        for (a, b) in joined.iter().zip(&out) {
+            assert!((a - b).abs() < 1e-4 * 20.0, "{what}: {a} instead of {b}");
+        }
+    }
+}
+
+#[test]
+fn a_coder_that_cannot_be_boosted_is_refused_and_two_that_are_not_one_are_not_exported() {
+    let topk = json!({"type": "topk", "width": 16, "k": 2});
+    let target = json!({"type": "boosting", "base": "somewhere"});
+    let mut trainer = Trainer::new(Arc::new(Cpu::new(1).unwrap()), settings(target, topk.clone(), &[D])).unwrap();
+    let group_max = base(json!({"type": "group_max", "width": 16, "k": 2}));
+    assert!(trainer.boost(group_max).unwrap_err().to_string().contains("groupmax"));
+    let other = {
+        let mut coder = base(topk.clone());
+        coder.dims.d += 1;
+        coder
+    };
+    assert!(trainer.boost(other).unwrap_err().to_string().contains("from rows of 13"));
+    trainer.boost(base(topk)).unwrap();
+    offer(&mut trainer, 0..10, &[D]);
+    assert!(trainer.exported(Default::default()).unwrap_err().to_string().contains("threshold of its own"));
 }

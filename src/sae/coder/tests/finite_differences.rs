@@ -119,6 +119,55 @@ fn every_form_of_auxk() {
     assert!(negative > 0, "no dead latent had a negative pre-activation");
 }
 
+/// The loss of ghost gradients as the code of Dunefsky et al. states it, of dead latents 1 and 4; what is constant there is
+/// taken from `frozen`.
+fn dense_ghost_loss(params: &Params<Reference>, y: &[f64], n: usize, frozen: &Params<Reference>) -> f64 {
+    let (d, f, dead) = (params.b_dec.len(), params.b_enc.len(), [1, 4]);
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let u = |p: &Params<Reference>, b: usize, i: usize| {
+        p.b_enc[i] + (0..d).map(|j| (y[b * d + j] - p.b_dec[j]) * p.w_enc[i * d + j]).sum::<f64>()
+    };
+    let from = |p: &Params<Reference>, latents: &[usize], b: usize, act: fn(f64) -> f64| -> Vec<f64> {
+        (0..d).map(|j| latents.iter().map(|&i| act(u(p, b, i)) * p.w_dec[i * d + j]).sum()).collect()
+    };
+    let all: Vec<usize> = (0..f).collect();
+    let left = |p: &Params<Reference>, b: usize| -> Vec<f64> {
+        let made = from(p, &all, b, |u| u.max(0.0));
+        (0..d).map(|j| y[b * d + j] - p.b_dec[j] - made[j]).collect()
+    };
+    let mut loss = 0.0;
+    for b in 0..n {
+        loss += left(params, b).iter().map(|r| r * r).sum::<f64>();
+        let r = left(frozen, b);
+        let was = from(frozen, &dead, b, f64::exp);
+        let scale = norm(&r) / (1e-6 + 2.0 * norm(&was));
+        let now = from(params, &dead, b, f64::exp);
+        for j in 0..d {
+            let error = |o: &[f64]| (o[j] * scale - r[j]).powi(2) / norm(&r);
+            loss += error(&now) * (r[j] * r[j] / (error(&was) + 1e-6));
+        }
+    }
+    loss / n as f64
+}
+
+#[test]
+fn ghost_gradients() {
+    let (n, d) = (5, 4);
+    let coder = serde_json::json!({
+        "type": "standard", "form": "bricken", "width": 7, "l1_coefficient": 0, "ghost_gradients": true
+    });
+    let settings = configured(coder, d);
+    let params = random_params(&Reference, &settings, "ghost");
+    let rows = Reference.upload(&random_rows(n, d, "finite differences"));
+    let mut coder = Coder::new(&Reference, settings, params, n);
+    let report = coder.loss_and_gradients(&Reference, &batch(&rows, n, &[1, 4]));
+    let loss = |params: &Params<Reference>| dense_ghost_loss(params, &rows, n, &coder.params);
+    assert!((loss(&coder.params) / report.loss() - 1.0).abs() < 1e-12, "loss {}", report.loss());
+    assert!((report.auxiliary_loss / report.reconstruction_loss - 1.0).abs() < 1e-3, "{report:?}");
+    compare("ghost", &coder.params, &coder.gradients, &[], loss);
+    assert_eq!(coder.loss_and_gradients(&Reference, &batch(&rows, n, &[])).auxiliary_loss, 0.0);
+}
+
 /// The largest difference between `gradients` and those of `loss`, as a share of each parameter's largest.
 fn compare(
     what: &str,
@@ -188,6 +237,7 @@ fn every_kind_of_coder() {
             SelectionSettings::JumpRelu(_) => &["threshold"],
             SelectionSettings::TopAfa { .. } => &["b_enc"],
             SelectionSettings::Gated { trains_decoder: false } => &["w_dec", "b_dec"],
+            _ if settings.bias_control.is_some() => &["b_enc", "b_dec"],
             _ if !settings.target.bias => &["b_dec"],
             _ => &[],
         };

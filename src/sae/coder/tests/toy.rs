@@ -98,7 +98,7 @@ fn train_toy(s: &CoderSettings, steps: u64, rate: f64, damage: impl Fn(&mut Para
         adam.update(&cpu, &mut coder.params, &coder.gradients, schedule.rate(step), factor);
         constraint::restore(&cpu, s, &mut coder.params);
         dead.update(&report.fired, n as u64);
-        coder.state.update(s, &report, step + 1);
+        coder.updated(&cpu, &report, step + 1);
         (fvu, l0) = (report.fvu, report.l0);
     }
     for row in coder.params.w_dec.chunks(dims.d).filter(|_| s.decoder == DecoderNorm::Unit) {
@@ -122,7 +122,7 @@ fn train_toy(s: &CoderSettings, steps: u64, rate: f64, damage: impl Fn(&mut Para
         coder.loss_and_gradients(&cpu, &batch(&rows, 2000, &[])).fvu
     };
     let fvu_of_k = s.prefixes.iter().filter(|_| s.nested_by == NestedBy::Rank).map(fvu_of).collect();
-    let (mmcs, dead) = (toy.mean_max_cosine(&coder.params.w_dec), dead.dead_fraction());
+    let (mmcs, dead) = (toy.mean_max_cosine(&coder.effective(&cpu, &coder.params).w_dec), dead.dead_fraction());
     Outcome { fvu, l0, fresh_l0, mmcs, dead, fvu_of_k }
 }
 
@@ -135,7 +135,7 @@ fn superposed_features_are_recovered() {
 }
 
 /// Coders with other maps than linear ones.
-fn of_maps() -> [(Value, f64, f64); 4] {
+fn of_maps() -> [(Value, f64, f64); 5] {
     [
         (serde_json::json!({"type": "matching_pursuit", "width": 128, "k": 4}), 1e-2, 0.95),
         (
@@ -148,6 +148,13 @@ fn of_maps() -> [(Value, f64, f64); 4] {
         (serde_json::json!({"type": "switch", "width": 256, "experts": 2, "k": 4}), 1e-2, 0.8),
         (
             serde_json::json!({"type": "topk", "width": 128, "k": 4, "decoder": "normalized", "dead_after_tokens": 25600}),
+            1e-2,
+            0.95,
+        ),
+        (
+            serde_json::json!({
+                "type": "gba", "width": 128, "highest_density": 0.05, "lowest_density": 0.03, "adapt_every": 10
+            }),
             1e-2,
             0.95,
         ),
