@@ -493,6 +493,20 @@ pub trait CoderOps: Backend {
     /// `y = a * x + b * y` over the first `len` numbers; with `b` 0 it does not matter what `y` held.
     fn combine(&self, a: f64, x: &Self::Tensor, b: f64, y: &mut Self::Tensor, len: usize);
 
+    /// `y[i] *= x[i]` over the first `len` numbers.
+    fn multiply(&self, x: &Self::Tensor, y: &mut Self::Tensor, len: usize);
+
+    /// `out[b, i] += sign[i] sgn(x[b, i]) + factor[i] x[b, i]`, with `sgn(0) = 0`: `x` and `out` `[n, f]`, `sign` and `factor` `[f]`.
+    fn add_by_column(
+        &self,
+        x: &Self::Tensor,
+        sign: &Self::Tensor,
+        factor: &Self::Tensor,
+        out: &mut Self::Tensor,
+        n: usize,
+        f: usize,
+    );
+
     /// `t = max(t, least)` over the first `len` numbers.
     fn at_least(&self, t: &mut Self::Tensor, least: f64, len: usize);
 

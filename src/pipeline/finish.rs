@@ -77,6 +77,11 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Whether there is something to judge.
+    fn is_judged(&self) -> bool {
+        self.is_trained() && self.trainer.as_ref().is_some_and(Trainer::reconstructs_rows)
+    }
+
     /// Whether there is a coder: the corpus may have ended before the buffer was full even once.
     fn is_trained(&self) -> bool {
         self.trainer.as_ref().is_some_and(|trainer| trainer.report().step > 0)
@@ -145,7 +150,7 @@ fn judge(
     shared: &Shared<'_>,
 ) -> Result<()> {
     let todo: Vec<usize> =
-        (0..outcomes.len()).filter(|&i| outcomes[i].is_trained() && outcomes[i].evaluation.is_none()).collect();
+        (0..outcomes.len()).filter(|&i| outcomes[i].is_judged() && outcomes[i].evaluation.is_none()).collect();
     let coders: Vec<&dyn Reconstruct> =
         todo.iter().filter_map(|&i| outcomes[i].trainer.as_ref().map(|t| t as &dyn Reconstruct)).collect();
     if coders.is_empty() {

@@ -18,7 +18,7 @@ use crate::compute::coder_ops::{ByLatent, Code, CoderDims, LatentGradients};
 use crate::sae::decoder::{self, Held, MappedDecoder};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::loss::branch::BranchInput;
-use crate::sae::loss::{Aux, Branch, Ghost, Penalties, Reconstruction};
+use crate::sae::loss::{Aux, Branch, Ghost, Penalties, Quadratic, Reconstruction};
 use crate::sae::params::{self, Gradients, Params};
 use crate::sae::rows::RowScaling;
 use crate::sae::selection::{self, Input, Pass, Selection, SelectionLosses, gated, host, make_room};
@@ -103,6 +103,7 @@ pub struct Coder<B: CoderOps> {
     multi: Option<Branch<B>>,
     aux: Option<Aux<B>>,
     ghost: Option<Ghost<B>>,
+    quadratic: Option<Quadratic<B>>,
 }
 
 impl<B: CoderOps> Coder<B> {
@@ -129,6 +130,10 @@ impl<B: CoderOps> Coder<B> {
             penalties: Penalties::new(backend, settings.penalties.clone(), dims.f),
             multi: settings.multi.map(|multi| Branch::new(backend, dims, rows, multi.k)),
             aux: settings.aux.map(|aux| Aux::new(backend, dims, aux, settings.decoder, rows)),
+            quadratic: match settings.selection {
+                SelectionSettings::Products(own) => Some(Quadratic::new(backend, dims, own, rows)),
+                _ => None,
+            },
             ghost: settings.ghost.then(|| Ghost::new(backend, dims, rows)),
             settings,
         }
@@ -151,6 +156,9 @@ impl<B: CoderOps> Coder<B> {
 
     /// Loss of a batch, and [`Coder::gradients`].
     pub fn loss_and_gradients(&mut self, backend: &B, batch: &Batch<'_, B>) -> BatchReport {
+        if let Some(quadratic) = &mut self.quadratic {
+            return quadratic.step(backend, &self.params, batch, &mut self.gradients);
+        }
         let mut decoder = self.decoder.take();
         if let Some(decoder) = &mut decoder {
             decoder.enter(backend, &self.points, &mut self.params, &mut self.gradients);
@@ -230,12 +238,7 @@ impl<B: CoderOps> Coder<B> {
             ghost: self.ghost.as_ref(),
         };
         terms.sum(&input, self.settings.subtract_bias, self.bare.as_mut(), &mut self.gradients);
-        if !self.settings.target.bias {
-            self.gradients.b_dec = backend.zeros(dims.out);
-        }
-        if self.settings.bias_control.is_some() {
-            self.gradients.b_enc = backend.zeros(dims.f);
-        }
+        freeze(backend, &self.settings, &mut self.gradients);
         self.selection.finish(&input, &mut self.gradients);
         penalties.finish(&input, &mut self.gradients.w_dec);
 
@@ -311,6 +314,7 @@ impl<B: CoderOps> Coder<B> {
             SelectionSettings::Pursuit { k } => Keep::Pursuit { k: *k },
             SelectionSettings::Pairs { shape, k } => Keep::Pairs { shape: *shape, k: *k },
             SelectionSettings::Experts(own) => Keep::Experts(*own),
+            SelectionSettings::Products(_) => Keep::Products,
             SelectionSettings::Positive => Keep::Positive,
             SelectionSettings::JumpRelu(_) => Keep::Above(upload(&of(params.extra("threshold")))),
             SelectionSettings::Gated { .. } => {
@@ -335,6 +339,16 @@ impl<B: CoderOps> Coder<B> {
         let mut norms = backend.zeros(f);
         decoder_norms(backend, &self.settings, &params.w_dec, &mut norms);
         host(backend, &norms, f).into_iter().map(|norm| threshold / norm.max(1e-12)).collect()
+    }
+}
+
+/// No gradient for what is not trained by one.
+fn freeze<B: CoderOps>(backend: &B, settings: &CoderSettings, gradients: &mut Gradients<B>) {
+    if !settings.target.bias {
+        gradients.b_dec = backend.zeros(settings.dims.out);
+    }
+    if settings.bias_control.is_some() {
+        gradients.b_enc = backend.zeros(settings.dims.f);
     }
 }
 

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::sae::coders::{
-    ArchetypalConfig, BatchTopkConfig, Common, Fault, FeatureChoiceConfig, GatedConfig, GbaConfig, GroupMaxConfig,
-    JumpreluConfig, KSparseConfig, KronConfig, MatchingPursuitConfig, MatryoshkaConfig, NestedTopkConfig,
-    PAnnealConfig, StandardConfig, SwitchConfig, TopAfaConfig, TopkConfig,
+    ArchetypalConfig, BatchTopkConfig, BilinearConfig, Common, Fault, FeatureChoiceConfig, GatedConfig, GbaConfig,
+    GroupMaxConfig, JumpreluConfig, KSparseConfig, KronConfig, MatchingPursuitConfig, MatryoshkaConfig,
+    NestedTopkConfig, PAnnealConfig, StandardConfig, SwitchConfig, TopAfaConfig, TopkConfig,
 };
 use crate::sae::optim::schedule::DecayShape;
 use crate::sae::settings::CoderSettings;
@@ -53,6 +53,9 @@ pub enum CoderConfig {
     Archetypal(ArchetypalConfig),
     /// ReLU without a penalty: biases are moved so that groups of latents fire as often as they should (arXiv 2506.14002).
     Gba(GbaConfig),
+    /// Latents are products of two directions, and what is reconstructed are the products of a row's values (bilinear
+    /// autoencoders).
+    Bilinear(BilinearConfig),
 }
 
 impl CoderConfig {
@@ -76,6 +79,7 @@ impl CoderConfig {
             Self::MatchingPursuit(c) => c.common(),
             Self::Archetypal(c) => c.common(),
             Self::Gba(c) => c.common(),
+            Self::Bilinear(c) => c.common(),
         }
     }
 
@@ -89,6 +93,7 @@ impl CoderConfig {
                 | Self::Kron(_)
                 | Self::Switch(_)
                 | Self::Gba(_)
+                | Self::Bilinear(_)
         )
     }
 
@@ -112,6 +117,7 @@ impl CoderConfig {
             Self::MatchingPursuit(c) => c.faults(),
             Self::Archetypal(c) => c.faults(),
             Self::Gba(c) => c.faults(),
+            Self::Bilinear(c) => c.faults(),
         }
     }
 
@@ -147,6 +153,7 @@ impl CoderConfig {
             Self::MatchingPursuit(c) => c.settings(d),
             Self::Archetypal(c) => c.settings(d),
             Self::Gba(c) => c.settings(d),
+            Self::Bilinear(c) => c.settings(d),
         })
     }
 }

@@ -177,6 +177,7 @@ impl ExportedCoder {
             SelectionSettings::SignedTopK { .. }
             | SelectionSettings::Pursuit { .. }
             | SelectionSettings::Pairs { .. }
+            | SelectionSettings::Products(_)
             | SelectionSettings::Experts(_) => return Err(not_in_saelens(settings)),
         };
         let norms = match settings.decoder {

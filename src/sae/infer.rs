@@ -7,6 +7,7 @@ use crate::sae::decoder::Held;
 use crate::sae::params::Params;
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{self, Scales};
+use crate::sae::selection::products::Values;
 use crate::sae::selection::{experts, host, pairs, pursuit};
 use crate::sae::settings::ExpertSettings;
 
@@ -46,6 +47,8 @@ pub enum Keep<T> {
     },
     /// The `k` largest of an expert.
     Experts(ExpertSettings),
+    /// All products of two numbers, of rows of norm 1; no rows are reconstructed from them.
+    Products,
     /// All that are positive.
     Positive,
     /// Those above a threshold.
@@ -112,7 +115,7 @@ impl<B: CoderOps> Inference<'_, B> {
     }
 
     /// As [`Inference::reconstruct`], with the codes themselves, which are overwritten. Values are those of the scaled
-    /// input.
+    /// input. Where no rows are reconstructed `out` is zeros.
     pub fn code(&self, backend: &B, scales: &Scales, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) {
         let CoderDims { d, out: width, groups, .. } = self.dims;
         let d = d * groups;
@@ -134,8 +137,10 @@ impl<B: CoderOps> Inference<'_, B> {
             }
             self.encode(backend, scale, &scaled, &mut scratch);
             let code = &scratch.code;
-            backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.y, width);
-            backend.read(&scratch.y, 0, out);
+            if !matches!(self.keep, Keep::Products) {
+                backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.y, width);
+                backend.read(&scratch.y, 0, out);
+            }
             scales::undo(out, &scales.output);
             self.rows.undo(out, width, &by);
             latents.resize(code.places(), 0);
@@ -157,7 +162,7 @@ impl<B: CoderOps> Inference<'_, B> {
         let (k, dense) = match &self.keep {
             Keep::TopK { k, score: None } => (*k, false),
             Keep::Experts(own) => (own.k, false),
-            Keep::Pursuit { .. } => (0, false),
+            Keep::Pursuit { .. } | Keep::Products => (0, false),
             _ => (0, true),
         };
         Scratch {
@@ -182,6 +187,12 @@ impl<B: CoderOps> Inference<'_, B> {
             Keep::Pursuit { k } => {
                 let mut steps = pursuit::Steps::new(backend, dims, n, *k);
                 return steps.encode(backend, (c, n), &params.w_dec, dims, code);
+            }
+            Keep::Products => {
+                backend.normalize_rows(c, n, dims.d);
+                let mut values = Values::new(backend, dims.f, n);
+                values.set(backend, params, c, n, dims);
+                return values.code(backend, dims.f, code);
             }
             Keep::Experts(own) => {
                 let shift = if self.subtract_bias { host(backend, &params.b_dec, dims.d) } else { vec![0.0; dims.d] };
@@ -209,7 +220,7 @@ impl<B: CoderOps> Inference<'_, B> {
                 backend.select(u, dims.f, Rule::RowLargest { k: *k, score: None, signed: true }, code)
             }
             // encoded above
-            Keep::Pursuit { .. } | Keep::Pairs { .. } | Keep::Experts(_) => {}
+            Keep::Pursuit { .. } | Keep::Pairs { .. } | Keep::Experts(_) | Keep::Products => {}
             Keep::Positive => backend.select(u, dims.f, Rule::Positive, code),
             Keep::Above(threshold) => backend.select(u, dims.f, Rule::Above(threshold), code),
             Keep::Gated { gain, offset } => {

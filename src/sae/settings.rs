@@ -9,7 +9,8 @@ use crate::sae::bias_control::BiasControlSettings;
 use crate::sae::decoder::scaled;
 
 pub use selection::{
-    ArchetypalSettings, Budget, ExpertSettings, FeatureChoiceSettings, JumpReluSettings, L0Penalty, SelectionSettings,
+    ArchetypalSettings, Budget, ExpertSettings, FeatureChoiceSettings, JumpReluSettings, L0Penalty, ProductSettings,
+    SelectionSettings,
 };
 
 /// A coder, composed.
@@ -251,7 +252,13 @@ impl CoderSettings {
     /// the four that the coder does not have is empty.
     pub fn params(&self) -> Vec<(&'static str, Vec<usize>)> {
         let CoderDims { d, f, out, .. } = self.dims;
-        let (w_enc, b_enc) = if self.has_encoder_rows() { (vec![f, d], vec![f]) } else { (vec![0], vec![0]) };
+        let (w_enc, b_enc) = if matches!(self.selection, SelectionSettings::Products(_)) {
+            (vec![f, d], vec![0])
+        } else if self.has_encoder_rows() {
+            (vec![f, d], vec![f])
+        } else {
+            (vec![0], vec![0])
+        };
         let (w_dec, own) = match &self.decoder_map {
             DecoderMapSettings::Identity | DecoderMapSettings::Normalized => (vec![f, out], Vec::new()),
             DecoderMapSettings::Tied => (vec![0], Vec::new()),
@@ -262,6 +269,11 @@ impl CoderSettings {
         params.extend(self.selection.extra_params(d, f));
         params.extend(own);
         params
+    }
+
+    /// Whether rows can be reconstructed from its code.
+    pub fn reconstructs_rows(&self) -> bool {
+        !matches!(self.selection, SelectionSettings::Products(_))
     }
 
     /// Whether each latent has a row of `w_enc`.
@@ -293,6 +305,7 @@ impl CoderSettings {
             }
             SelectionSettings::Pursuit { .. } => Some("latents are chosen one after the other, each from what is left"),
             SelectionSettings::Pairs { .. } => Some("pre-activations are roots of products, not affine in the input"),
+            SelectionSettings::Products(_) => Some("its latents are products, from which no row is reconstructed"),
             SelectionSettings::Experts(_) => Some("a router chooses for each row which latents there are"),
             _ => None,
         }
@@ -331,7 +344,9 @@ impl CoderSettings {
             SelectionSettings::Experts(own) => d + 6 * own.k as u64 + 4 * own.experts as u64,
             SelectionSettings::JumpRelu(_) => f + 6 * f,
             SelectionSettings::Gated { .. } => f + 8 * f,
+            SelectionSettings::Products(_) => 7 * f,
         };
+        let kernels = if self.reconstructs_rows() { 0 } else { 4 * f * f + f * d + d * d };
         // the decoder that is made, and its gradient
         let decoder = if self.decoder_map == DecoderMapSettings::Identity { 0 } else { 2 * f * out };
         let pursuit = if matches!(self.selection, SelectionSettings::Pursuit { .. }) { 3 * f * d } else { 0 };
@@ -344,6 +359,7 @@ impl CoderSettings {
             + aux
             + ghost)
             + decoder
+            + kernels
     }
 }
 

@@ -11,6 +11,7 @@ use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::Scales;
 use crate::sae::settings::{CoderSettings, SelectionSettings};
+use crate::trainer::Trainer;
 
 /// What names of its files in a checkpoint begin with.
 const PREFIX: &str = "base.";
@@ -135,6 +136,22 @@ impl<B: CoderOps> Base<B> {
             before(own, base);
         }
         Ok(joined)
+    }
+}
+
+impl<B: CoderOps> Trainer<B> {
+    /// Where the coder is that its own is to make better, if it was not given it.
+    pub fn wants_base(&self) -> Option<&str> {
+        self.settings.config.target.base().filter(|_| self.base.is_none())
+    }
+
+    /// Make a trained coder better: what is at [`Trainer::wants_base`].
+    ///
+    /// # Errors
+    /// `Config` if it does not fit.
+    pub fn boost(&mut self, coder: ExportedCoder) -> Result<()> {
+        self.base = Some(Base::new(&*self.backend, coder, self.settings.width())?);
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ mod checkpoint;
 pub mod config;
 mod export;
 pub mod history;
+mod infer;
 pub mod mixing_buffer;
 mod normalise;
 mod plan;
@@ -29,10 +30,8 @@ use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::runtime::rng::Seed;
-use crate::sae::codes::Codes;
 use crate::sae::continued;
 use crate::sae::export::ExportedCoder;
-use crate::sae::infer::Inference;
 use crate::trainer::boosting::Base;
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
@@ -186,20 +185,6 @@ impl<B: CoderOps> Trainer<B> {
         Ok(())
     }
 
-    /// Where the coder is that its own is to make better, if it was not given it.
-    pub fn wants_base(&self) -> Option<&str> {
-        self.settings.config.target.base().filter(|_| self.base.is_none())
-    }
-
-    /// Make a trained coder better: what is at [`Trainer::wants_base`].
-    ///
-    /// # Errors
-    /// `Config` if it does not fit.
-    pub fn boost(&mut self, coder: ExportedCoder) -> Result<()> {
-        self.base = Some(Base::new(&*self.backend, coder, self.settings.width())?);
-        Ok(())
-    }
-
     /// Take in `rows` `[n, width]` of documents `doc_ids` `[n]`, the next in the stream, and run every step that becomes
     /// possible. A trainer that is done takes no more rows; what it does not take is not counted as dropped.
     ///
@@ -329,11 +314,6 @@ impl<B: CoderOps> Trainer<B> {
         &self.settings
     }
 
-    /// Latents of the coder, and of the one that it makes better: the length of `fired` in [`Trainer::reconstruct`].
-    pub fn n_latents(&self) -> usize {
-        self.plan.coder.dims.f + self.base.as_ref().map_or(0, Base::n_latents)
-    }
-
     /// The whole state: (file name, bytes).
     ///
     /// # Errors
@@ -393,36 +373,6 @@ impl<B: CoderOps> Trainer<B> {
             Some(base) => base.not_one_coder(&self.plan.coder),
             None => self.plan.coder.not_in_saelens(),
         }
-    }
-
-    /// Reconstructions from rows of the input `[n, d]` in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are
-    /// overwritten, `fired` `[n_latents]` is counted up.
-    ///
-    /// # Errors
-    /// `Data` if no step was made yet.
-    pub fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
-        let mut codes = Codes::default();
-        self.code(rows, out, &mut codes)?;
-        codes.count(l0, fired);
-        Ok(())
-    }
-
-    /// As [`Trainer::reconstruct`], with the codes themselves, which are overwritten.
-    ///
-    /// # Errors
-    /// `Data` if no step was made yet.
-    pub fn code(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()> {
-        let training = self.started()?;
-        let backend = &*self.backend;
-        training.judged(backend, |coder, params| {
-            let inference = coder.inference(backend, params);
-            let inference = Inference { rows: self.settings.config.normalize.rows(), ..inference };
-            inference.code(backend, &training.scales, rows, out, codes);
-        });
-        if let Some(base) = &self.base {
-            base.add(backend, rows, out, codes);
-        }
-        Ok(())
     }
 
     fn started(&self) -> Result<&Training<B>> {

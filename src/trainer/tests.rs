@@ -201,6 +201,7 @@ fn every_coder_resumes_to_the_same_bytes() {
         serde_json::json!({"type": "standard", "width": 64, "l1_coefficient": 5, "dead_after_tokens": 40,
             "ghost_gradients": true}),
         serde_json::json!({"type": "gba", "width": 64, "groups": 4, "adapt_every": 7, "dead_after_tokens": 40}),
+        serde_json::json!({"type": "bilinear", "width": 64}),
         serde_json::json!({"type": "matching_pursuit", "width": 64, "k": 3}),
         serde_json::json!({"type": "kron", "width": 64, "k": 3, "dead_after_tokens": 40}),
         serde_json::json!({"type": "switch", "width": 64, "experts": 4, "k": 3}),

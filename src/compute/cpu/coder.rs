@@ -241,6 +241,14 @@ impl CoderOps for Cpu {
         reduce::combine(self, (a as f32, &x[..len]), b as f32, &mut y[..len]);
     }
 
+    fn multiply(&self, x: &Vec<f32>, y: &mut Vec<f32>, len: usize) {
+        reduce::multiply(self, &x[..len], &mut y[..len]);
+    }
+
+    fn add_by_column(&self, x: &Vec<f32>, sign: &Vec<f32>, factor: &Vec<f32>, out: &mut Vec<f32>, n: usize, f: usize) {
+        reduce::add_by_column(self, &x[..n * f], (&sign[..f], &factor[..f]), &mut out[..n * f]);
+    }
+
     fn at_least(&self, t: &mut Vec<f32>, least: f64, len: usize) {
         t[..len].iter_mut().for_each(|x| *x = x.max(least as f32));
     }

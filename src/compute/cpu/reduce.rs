@@ -167,6 +167,26 @@ pub(super) fn scale_rows(cpu: &Cpu, scale: &[f32], x: &mut [f32], d: usize) {
     cpu.run(|| rows.for_each(|(row, &scale)| row.iter_mut().for_each(|x| *x *= scale)));
 }
 
+/// See [`crate::compute::CoderOps::multiply`].
+pub(super) fn multiply(cpu: &Cpu, x: &[f32], y: &mut [f32]) {
+    let blocks = y.par_chunks_mut(NUMBERS).zip(x.par_chunks(NUMBERS));
+    cpu.run(|| blocks.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, &x)| *y *= x)));
+}
+
+/// See [`crate::compute::CoderOps::add_by_column`].
+pub(super) fn add_by_column(cpu: &Cpu, x: &[f32], (sign, factor): (&[f32], &[f32]), out: &mut [f32]) {
+    let f = sign.len();
+    let rows = out.par_chunks_mut(f).zip(x.par_chunks(f)).with_min_len(ROWS);
+    cpu.run(|| {
+        rows.for_each(|(out, x)| {
+            for ((out, &x), (sign, factor)) in out.iter_mut().zip(x).zip(sign.iter().zip(factor)) {
+                let sgn = if x == 0.0 { 0.0 } else { x.signum() };
+                *out += sign * sgn + factor * x;
+            }
+        });
+    });
+}
+
 /// See [`crate::compute::CoderOps::row_dots`].
 pub(super) fn row_dots(cpu: &Cpu, a: &[f32], b: &[f32], out: &mut [f32], d: usize) {
     let rows = out.par_iter_mut().zip(a.par_chunks(d).zip(b.par_chunks(d))).with_min_len(ROWS);

@@ -393,6 +393,17 @@ impl CoderOps for Reference {
         }
     }
 
+    fn multiply(&self, x: &Vec<f64>, y: &mut Vec<f64>, len: usize) {
+        (0..len).for_each(|i| y[i] *= x[i]);
+    }
+
+    fn add_by_column(&self, x: &Vec<f64>, sign: &Vec<f64>, factor: &Vec<f64>, out: &mut Vec<f64>, n: usize, f: usize) {
+        for place in 0..n * f {
+            let sgn = if x[place] == 0.0 { 0.0 } else { x[place].signum() };
+            out[place] += sign[place % f] * sgn + factor[place % f] * x[place];
+        }
+    }
+
     fn at_least(&self, t: &mut Vec<f64>, least: f64, len: usize) {
         t[..len].iter_mut().for_each(|x| *x = x.max(least));
     }

@@ -147,6 +147,10 @@ fn restored(name: &str, checkpoint: Checkpoint, backend: &Arc<Cpu>) -> Result<Op
         tracing::warn!(trainer = name, "has made no step: left out");
         return Ok(None);
     }
+    if !trainer.reconstructs_rows() {
+        tracing::warn!(trainer = name, "reconstructs no rows, so there is nothing to judge: left out");
+        return Ok(None);
+    }
     Ok(Some(Judged {
         name: name.to_owned(),
         from: checkpoint.folder.clone(),

@@ -11,6 +11,7 @@ use crate::sae::settings::{AuxDivisor, AuxSettings, Prefix};
 
 mod finite_differences;
 mod golden;
+mod products;
 mod properties;
 mod targets;
 mod toy;

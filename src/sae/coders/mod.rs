@@ -6,6 +6,7 @@
 pub mod archetypal;
 pub mod aux;
 pub mod batch_topk;
+pub mod bilinear;
 pub mod feature_choice;
 pub mod gated;
 pub mod gba;
@@ -25,6 +26,7 @@ pub mod topk;
 pub use archetypal::ArchetypalConfig;
 pub use aux::{AuxConfig, AuxForm};
 pub use batch_topk::BatchTopkConfig;
+pub use bilinear::BilinearConfig;
 pub use feature_choice::FeatureChoiceConfig;
 pub use gated::GatedConfig;
 pub use gba::GbaConfig;

@@ -361,6 +361,7 @@ fn kinds() -> Vec<(Value, RowScaling)> {
         json(json!({"type": "archetypal", "k": 2, "points": 3}), none),
         json(json!({"type": "gba", "groups": 2}), none),
         json(json!({"type": "k_sparse", "k": 2}), none),
+        json(json!({"type": "bilinear"}), none),
         json(json!({"type": "matching_pursuit", "k": 2}), none),
         json(json!({"type": "kron", "width": 6, "k": 2, "first": 1, "second": 2}), none),
         json(json!({"type": "switch", "width": 6, "k": 2, "experts": 2}), none),

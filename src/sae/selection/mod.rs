@@ -10,6 +10,7 @@ pub mod group_max;
 pub mod jumprelu;
 pub mod pairs;
 pub mod positive;
+pub mod products;
 pub mod pursuit;
 pub mod signed_topk;
 pub mod top_afa;
@@ -142,6 +143,7 @@ pub fn build<B: CoderOps>(backend: &B, settings: &CoderSettings, rows: usize) ->
         SelectionSettings::Pursuit { k } => Box::new(pursuit::Pursuit::new(backend, dims, rows, *k)),
         SelectionSettings::Pairs { shape, k } => Box::new(pairs::Pairs::new(backend, rows, *shape, *k, anneal)),
         SelectionSettings::Experts(own) => Box::new(experts::Experts::new(backend, rows, *own, settings.subtract_bias)),
+        SelectionSettings::Products(_) => Box::new(products::Products),
         SelectionSettings::Positive => Box::new(positive::Positive::new(backend, dims, rows)),
         SelectionSettings::JumpRelu(own) => Box::new(jumprelu::JumpRelu::new(backend, dims, rows, own.clone())),
         SelectionSettings::Gated { trains_decoder } => {

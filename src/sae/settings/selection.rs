@@ -53,6 +53,8 @@ pub enum SelectionSettings {
     },
     /// The `k` largest among those of an expert: [`crate::sae::selection::experts`].
     Experts(ExpertSettings),
+    /// Products of two numbers, all of them: [`crate::sae::selection::products`].
+    Products(ProductSettings),
     /// All that are positive.
     Positive,
     /// Those above a threshold that is trained.
@@ -89,6 +91,15 @@ pub enum Budget {
         /// `q` is such that the first latent keeps this share of the rows; 0 where it keeps less.
         top: f64,
     },
+}
+
+/// See [`crate::sae::loss::quadratic`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ProductSettings {
+    /// Weight of the mean density of latents.
+    pub density: f64,
+    /// Steps over which it rises from 0.
+    pub warmup_steps: u64,
 }
 
 /// See [`crate::sae::selection::experts`].
@@ -154,7 +165,11 @@ impl SelectionSettings {
     pub(super) fn extra_params(&self, d: usize, f: usize) -> Vec<(&'static str, Vec<usize>)> {
         match self {
             Self::TopK { .. } | Self::SignedTopK { .. } | Self::BatchTopK { .. } | Self::Positive => Vec::new(),
-            Self::Pursuit { .. } | Self::TopAfa { .. } | Self::GroupMax { .. } | Self::FeatureChoice(_) => Vec::new(),
+            Self::Products(_)
+            | Self::Pursuit { .. }
+            | Self::TopAfa { .. }
+            | Self::GroupMax { .. }
+            | Self::FeatureChoice(_) => Vec::new(),
             Self::Pairs { shape, .. } => {
                 let [w, b] = pairs::PARAMS;
                 vec![(w, vec![shape.parts(), d]), (b, vec![shape.parts()])]
@@ -175,7 +190,8 @@ impl SelectionSettings {
             Self::Experts(own) => own.k,
             Self::BatchTopK { k, .. } => 4 * k.ceil() as usize,
             Self::GroupMax { groups } => *groups,
-            Self::TopAfa { .. } | Self::FeatureChoice(_) | Self::Positive | Self::JumpRelu(_) | Self::Gated { .. } => 0,
+            Self::Products(_) | Self::TopAfa { .. } | Self::FeatureChoice(_) | Self::Positive => 0,
+            Self::JumpRelu(_) | Self::Gated { .. } => 0,
         }
     }
 }

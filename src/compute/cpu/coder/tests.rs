@@ -336,6 +336,10 @@ fn map_ops<B: CoderOps>(backend: &B, (n, d, f, k): (usize, usize, usize, usize))
     let mut sums = backend.zeros(k * d);
     backend.products(&up(n * k, "left"), &c, &mut sums, n, k, d);
     results.push(("products", read(backend, &sums, k * d)));
+    let mut y = up(n * d, "y");
+    backend.multiply(&c, &mut y, n * d);
+    backend.add_by_column(&c, &up(d, "signs"), &up(d, "factors"), &mut y, n, d);
+    results.push(("multiply, add_by_column", read(backend, &y, n * d)));
     results
 }
 

@@ -1,0 +1,50 @@
+//! A trainer's coder on rows that are not trained on.
+
+use crate::compute::CoderOps;
+use crate::error::Result;
+use crate::sae::codes::Codes;
+use crate::sae::infer::Inference;
+use crate::trainer::Trainer;
+use crate::trainer::boosting::Base;
+
+impl<B: CoderOps> Trainer<B> {
+    /// Latents of the coder, and of the one that it makes better: the length of `fired` in [`Trainer::reconstruct`].
+    pub fn n_latents(&self) -> usize {
+        self.plan.coder.dims.f + self.base.as_ref().map_or(0, Base::n_latents)
+    }
+
+    /// Whether rows can be reconstructed from its code; they are zeros otherwise.
+    pub fn reconstructs_rows(&self) -> bool {
+        self.plan.coder.reconstructs_rows()
+    }
+
+    /// Reconstructions from rows of the input `[n, d]` in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are
+    /// overwritten, `fired` `[n_latents]` is counted up.
+    ///
+    /// # Errors
+    /// `Data` if no step was made yet.
+    pub fn reconstruct(&self, rows: &[f32], out: &mut Vec<f32>, l0: &mut Vec<u32>, fired: &mut [u64]) -> Result<()> {
+        let mut codes = Codes::default();
+        self.code(rows, out, &mut codes)?;
+        codes.count(l0, fired);
+        Ok(())
+    }
+
+    /// As [`Trainer::reconstruct`], with the codes themselves, which are overwritten.
+    ///
+    /// # Errors
+    /// `Data` if no step was made yet.
+    pub fn code(&self, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) -> Result<()> {
+        let training = self.started()?;
+        let backend = &*self.backend;
+        training.judged(backend, |coder, params| {
+            let inference = coder.inference(backend, params);
+            let inference = Inference { rows: self.settings.config.normalize.rows(), ..inference };
+            inference.code(backend, &training.scales, rows, out, codes);
+        });
+        if let Some(base) = &self.base {
+            base.add(backend, rows, out, codes);
+        }
+        Ok(())
+    }
+}
