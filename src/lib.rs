@@ -28,6 +28,7 @@
 //! | [`shuffle`], [`import`], [`export`] | datasets made from datasets, from others' files; rows in others' formats | networks |
 //! | [`sae`] | the maths of sparse coders | where rows come from, I/O |
 //! | [`evaluation`] | how good a coder is: metrics as plain maths | I/O, models |
+//! | [`features`] | what its latents stand for: contexts, tokens, neighbours | I/O, models |
 //! | [`trainer`] | the online loop: mixing buffer, step, checkpoint | I/O |
 //! | [`report`] | evaluations as JSON and as a page | where they come from |
 //! | [`config`] | YAML to a resolved pipeline, all problems at once | running things |
@@ -53,6 +54,7 @@ pub mod dataset;
 pub mod error;
 pub mod evaluation;
 pub mod export;
+pub mod features;
 pub mod hooks;
 pub mod hub;
 pub mod import;

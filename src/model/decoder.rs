@@ -136,4 +136,9 @@ impl<B: ModelOps> Model<B> for Decoder<B> {
     fn unembed(&mut self, hidden: &[f32], logits: &mut Vec<f32>) -> Result<()> {
         self.head.apply(&self.backend, &self.body.embedding, hidden, logits)
     }
+
+    fn token_effects(&mut self, directions: &[f32], effects: &mut Vec<f32>) -> Result<()> {
+        let normed = self.body.ln_final.linear_part(&self.backend, directions);
+        self.head.product(&self.backend, &self.body.embedding, &normed, effects)
+    }
 }

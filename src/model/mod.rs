@@ -56,6 +56,11 @@ pub trait Model<B: Backend>: Send {
 
     /// Logits `[n, v]` of `hidden`, rows `[n, d]` of `ln_final.hook_out`; `logits` is overwritten.
     fn unembed(&mut self, hidden: &[f32], logits: &mut Vec<f32>) -> Result<()>;
+
+    /// What rows `[n, d]`, added to the residual stream before the final norm, add to the logits, `[n, v]`, as far as that
+    /// is linear: the final norm's weight (and, of a layer norm, its centring) and the head's matrix. What the norm divides
+    /// by and a soft cap depend on the rest of the stream and are left out. `effects` is overwritten.
+    fn token_effects(&mut self, directions: &[f32], effects: &mut Vec<f32>) -> Result<()>;
 }
 
 /// Load `source` onto `backend`, for batches within `shape`, its matrices in `format`.

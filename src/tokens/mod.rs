@@ -10,6 +10,7 @@ pub mod chat;
 pub mod config;
 pub mod estimate;
 pub mod packer;
+pub mod pieces;
 pub mod schedule;
 pub mod special;
 pub mod stream;
@@ -17,6 +18,7 @@ pub mod tokenizer;
 pub mod unit_batcher;
 
 pub use batch::{Segment, TokenBatch};
+pub use pieces::Pieces;
 pub use special::SpecialIds;
 pub use stream::{HoldoutStream, TokenStream};
 pub use tokenizer::Tokenizer;

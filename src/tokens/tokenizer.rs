@@ -228,6 +228,11 @@ impl Tokenizer {
         self.vocab
     }
 
+    /// What encodes text, if there is such a thing.
+    pub(super) fn inner(&self) -> Option<&tokenizers::Tokenizer> {
+        self.inner.as_ref()
+    }
+
     /// Whether text can be encoded.
     pub fn reads_text(&self) -> bool {
         self.inner.is_some()

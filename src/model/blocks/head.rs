@@ -41,20 +41,43 @@ impl<B: ModelOps> Head<B> {
         hidden: &[f32],
         logits: &mut Vec<f32>,
     ) -> Result<()> {
+        self.rows(backend, (embedding, self.bias.is_some()), hidden, logits)?;
+        if let Some(cap) = self.softcap {
+            logits.iter_mut().for_each(|l| *l = (cap * (f64::from(*l) / cap).tanh()) as f32);
+        }
+        Ok(())
+    }
+
+    /// `out = hidden w^T`: what of the logits is linear.
+    pub(in crate::model) fn product(
+        &mut self,
+        backend: &B,
+        embedding: &B::Matrix,
+        hidden: &[f32],
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.rows(backend, (embedding, false), hidden, out)
+    }
+
+    fn rows(
+        &mut self,
+        backend: &B,
+        (embedding, biased): (&B::Matrix, bool),
+        hidden: &[f32],
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         if !hidden.len().is_multiple_of(self.d) {
             return Err(Error::internal(format!("{} values are not rows of {}", hidden.len(), self.d)));
         }
+        let bias = self.bias.as_ref().filter(|_| biased);
         let (d, v, rows) = (self.d, self.vocab_size, self.rows_at_once());
         let (x, y) = self.buffers.get_or_insert_with(|| (backend.zeros(rows * d), backend.zeros(rows * v)));
         logits.resize(hidden.len() / d * v, 0.0);
         for (hidden, logits) in hidden.chunks(rows * d).zip(logits.chunks_mut(rows * v)) {
             backend.write(x, 0, hidden);
             let dims = LinearDims { n: hidden.len() / d, n_in: d, n_out: v };
-            backend.linear(x, self.w.as_ref().unwrap_or(embedding), self.bias.as_ref(), y, dims);
+            backend.linear(x, self.w.as_ref().unwrap_or(embedding), bias, y, dims);
             backend.read(y, 0, logits);
-        }
-        if let Some(cap) = self.softcap {
-            logits.iter_mut().for_each(|l| *l = (cap * (f64::from(*l) / cap).tanh()) as f32);
         }
         Ok(())
     }

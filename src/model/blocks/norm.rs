@@ -80,6 +80,21 @@ impl<B: ModelOps> Norm<B> {
         pass.tap(points.out, y, self.d)
     }
 
+    /// Rows `[n, d]` as they pass through the norm but for what it divides by: centred (a layer norm), times the weight.
+    pub(in crate::model) fn linear_part(&self, backend: &B, rows: &[f32]) -> Vec<f32> {
+        let mut weight = vec![0.0; self.d];
+        backend.read(&self.weight, 0, &mut weight);
+        let mut out = Vec::with_capacity(rows.len());
+        for row in rows.chunks(self.d) {
+            let mean = match self.kind {
+                NormKind::Layer => row.iter().map(|&x| f64::from(x)).sum::<f64>() / self.d as f64,
+                NormKind::Rms => 0.0,
+            };
+            out.extend(row.iter().zip(&weight).map(|(&x, &w)| ((f64::from(x) - mean) * f64::from(w)) as f32));
+        }
+        out
+    }
+
     /// `y = norm(x)` of `n` rows, of which nothing can be captured.
     pub(in crate::model) fn run(&self, backend: &B, x: &B::Tensor, y: &mut B::Tensor, n: usize) {
         let dims = NormDims { n, d: self.d, eps: self.eps };
