@@ -76,7 +76,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("export", &["error", "dataset", "store", "replay"]),
     ("sae", &["error", "units", "compute", "runtime::rng"]),
     ("evaluation", &["error", "compute", "runtime::rng", "sae"]),
     (
@@ -95,7 +94,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("report", &["error", "evaluation", "trainer::history"]),
+    ("features", &["error", "compute", "sae", "evaluation", "tokens"]),
+    ("export", &["error", "dataset", "store", "replay", "features", "tokens"]),
+    ("report", &["error", "evaluation", "features", "tokens", "trainer::history"]),
     (
         "config",
         &[
@@ -138,6 +139,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "replay",
             "sae",
             "evaluation",
+            "features",
             "report",
             "trainer",
             "config",
@@ -166,6 +168,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "replay",
             "sae",
             "evaluation",
+            "features",
             "report",
             "trainer",
             "replay",
@@ -190,7 +193,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ),
     ("object_store", &["store", "catalog", "corpus", "sink", "replay", "shuffle", "import"]),
     ("arrow", &["dataset", "corpus", "import", "export"]),
-    ("parquet", &["dataset", "corpus", "import"]),
+    ("parquet", &["dataset", "corpus", "import", "export"]),
     ("reqwest", &["hub"]),
     ("hf_hub", &["hub"]),
     ("cudarc", &["compute"]),

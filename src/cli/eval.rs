@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
+use super::chosen::{self, ChosenArgs};
 use super::{Globals, Outcome, async_runtime, model_folder, output};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::pipeline::judge::{self, Given, Wanted};
+use crate::pipeline::judge::{self, Wanted};
 use crate::report::html::{maybe, number, percent};
 use crate::report::{self, CoderReport, PairReport, Report};
 use crate::store::{Location, Stores, objects};
@@ -33,15 +34,8 @@ held-out rows of a replay), and every two are compared. What each number means i
 pub(crate) struct EvalArgs {
     /// The pipeline file
     pipeline: PathBuf,
-    /// Another coder, and where it is; may be repeated
-    #[arg(long = "coder", value_name = "NAME=FOLDER")]
-    coders: Vec<String>,
-    /// The site of a given coder whose folder does not say it; may be repeated
-    #[arg(long = "site", value_name = "NAME=SITE")]
-    sites: Vec<String>,
-    /// Leave out the pipeline's own trainers
-    #[arg(long)]
-    only_given: bool,
+    #[command(flatten)]
+    chosen: ChosenArgs,
     /// Tokens (or rows of a replay) to judge on [default: the pipeline's evaluate.tokens]
     #[arg(long, value_name = "N")]
     tokens: Option<crate::units::Count>,
@@ -77,28 +71,8 @@ pub(crate) fn execute(args: &EvalArgs, globals: &Globals) -> Outcome {
 }
 
 fn wanted(args: &EvalArgs, stores: &Stores, of_pipeline: u64) -> Result<Wanted> {
-    let pairs = |given: &[String], what: &str| -> Result<Vec<(String, String)>> {
-        let split = |text: &String| match text.split_once('=') {
-            Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-            _ => Err(Error::config(format!("`{text}` is not NAME={what}"))),
-        };
-        given.iter().map(split).collect()
-    };
-    let mut sites = pairs(&args.sites, "SITE")?;
-    let mut coders = Vec::new();
-    for (name, folder) in pairs(&args.coders, "FOLDER")? {
-        let site = sites.iter().position(|(of, _)| *of == name).map(|at| sites.remove(at).1);
-        coders.push(Given { folder: stores.open(&folder)?, name, site });
-    }
-    if let Some((name, _)) = sites.first() {
-        return Err(Error::config(format!("--site {name}=...: no coder of that name is given with --coder")));
-    }
-    let tokens = match (args.tokens, of_pipeline) {
-        (Some(tokens), _) => tokens.0,
-        (None, 0) => TOKENS,
-        (None, tokens) => tokens,
-    };
-    Ok(Wanted { tokens, special_tokens: args.special_tokens, trainers: !args.only_given, coders })
+    let tokens = chosen::tokens(args.tokens, of_pipeline, TOKENS);
+    Ok(Wanted { tokens, special_tokens: args.special_tokens, chosen: args.chosen.open(stores)? })
 }
 
 async fn write(place: &Location, report: &Report) -> Result<()> {

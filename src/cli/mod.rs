@@ -4,10 +4,12 @@
 //! Exit codes follow `sysexits.h`: 0 ok, 64 wrong usage, 65 unusable data, 69 unavailable, 70 a bug, 73 storage is full,
 //! 78 wrong configuration.
 
+mod chosen;
 mod compact;
 mod eval;
 mod export;
 mod failure;
+mod features;
 mod gc;
 mod import;
 mod inspect;
@@ -133,6 +135,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Judge trained coders on held-out text or rows: metrics as JSON, and a page with plots
     Eval(eval::EvalArgs),
+    /// Say what each latent of trained coders stands for: where it fires, what it promotes, what lies near
+    Features(features::FeaturesArgs),
     /// List what can be captured from a model: names, widths, heads, bytes a token; loads no weights
     Sites(sites::SitesArgs),
     /// Check the model's arithmetic on this machine against the f64 reference, site by site
@@ -183,6 +187,7 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
         Command::Import(args) => import::execute(&args, globals),
         Command::Export(args) => export::execute(&args, globals),
         Command::Eval(args) => eval::execute(&args, globals),
+        Command::Features(args) => features::execute(&args, globals),
         Command::Sites(args) => sites::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),

@@ -1,8 +1,10 @@
-//! Stored activations in other tools' formats, written to any store.
+//! Stored activations, and what latents stand for, in formats that others read, written to any store.
 //!
-//! Coders are exported where they are made ([`crate::sae::export`]); this is for rows. A format is one file, which reads a
-//! dataset through [`crate::replay`] in the order in which it lies, and says how many rows it could not place.
+//! Coders are exported where they are made ([`crate::sae::export`]); this is for rows and for features. A format is one file.
+//! Those of rows read a dataset through [`crate::replay`] in the order in which it lies, and say how many rows they could not
+//! place.
 
+pub mod features;
 mod saelens_cache;
 
 pub use saelens_cache::{CacheOptions, Exported, write};

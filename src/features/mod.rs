@@ -6,12 +6,14 @@
 //! without any text: tokens that a latent promotes, latents that lie near. [`Features`] is all of it, one [`Feature`] a latent.
 //! `docs/features.md` has every definition.
 
+pub mod about;
 pub mod coactivation;
 pub mod collector;
 pub mod contexts;
 pub mod directions;
 pub mod sizes;
 
+pub use about::About;
 pub use collector::Collector;
 pub use contexts::{Context, Place};
 

@@ -52,9 +52,9 @@ fn naive_peaks(batches: &[(TokenBatch, Vec<u32>, Codes)], latent: u32, settings:
         let reach = settings.before.max(settings.after);
         for row in 0..batch.n_tokens() {
             let near = |j: &usize| segment_of(*j) == segment_of(row) && j.abs_diff(row) <= reach && *j != row;
-            let beaten = (0..batch.n_tokens()).filter(near).any(|j| {
-                value[j].abs() > value[row].abs() || (value[j].abs() == value[row].abs() && j < row)
-            });
+            let beaten = (0..batch.n_tokens())
+                .filter(near)
+                .any(|j| value[j].abs() > value[row].abs() || (value[j].abs() == value[row].abs() && j < row));
             if value[row] == 0.0 || beaten {
                 continue;
             }
@@ -124,7 +124,9 @@ fn a_collector_finds_what_a_search_through_everything_finds() {
                 assert_eq!([of(0), of(1), of(2)], [4, 4, 4]);
             }
             let values = batches.iter().flat_map(|(_, _, codes)| {
-                codes.rows().flat_map(|(latents, values)| latents.iter().zip(values).filter(|(l, v)| **l == latent as u32 && **v != 0.0))
+                codes.rows().flat_map(|(latents, values)| {
+                    latents.iter().zip(values).filter(|(l, v)| **l == latent as u32 && **v != 0.0)
+                })
             });
             let sizes: Vec<f64> = values.map(|(_, v)| f64::from(v.abs())).collect();
             assert_eq!(seen.sizes.n(), sizes.len() as u64);
@@ -237,7 +239,9 @@ fn neighbours_and_tokens_are_those_of_a_search() {
     rows[7 * d..8 * d].fill(0.0);
     let found = nearest(&Cpu::new(1).unwrap(), &rows, d, 4);
     let cosine = |a: usize, b: usize| {
-        let dot = |a: usize, b: usize| -> f64 { (0..d).map(|j| f64::from(rows[a * d + j]) * f64::from(rows[b * d + j])).sum() };
+        let dot = |a: usize, b: usize| -> f64 {
+            (0..d).map(|j| f64::from(rows[a * d + j]) * f64::from(rows[b * d + j])).sum()
+        };
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     };
     assert!(found.len() == f && found[7].is_empty());
@@ -263,7 +267,10 @@ fn neighbours_and_tokens_are_those_of_a_search() {
         order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
         assert_eq!(found.promoted.iter().map(|p| p.0).collect::<Vec<_>>(), order[..3]);
         assert!(found.promoted.iter().all(|(token, logit)| logits[*token as usize] == *logit));
-        assert!(found.suppressed.windows(2).all(|w| w[0].1 <= w[1].1) && found.suppressed[0].1 == logits.iter().copied().fold(f32::INFINITY, f32::min));
+        assert!(
+            found.suppressed.windows(2).all(|w| w[0].1 <= w[1].1)
+                && found.suppressed[0].1 == logits.iter().copied().fold(f32::INFINITY, f32::min)
+        );
         assert_eq!((found.histogram.iter().sum::<u32>(), found.middles().len()), (v as u32, 40));
     }
 }

@@ -17,6 +17,7 @@ pub mod calibrate;
 pub mod coders;
 pub mod columns;
 pub mod evaluate;
+pub mod features;
 pub mod finish;
 pub mod header;
 pub mod judge;

@@ -1,9 +1,12 @@
-//! Evaluations for people and programs: what is reported ([`result`]), and that as one HTML page ([`page`]).
+//! Evaluations for people and programs: what is reported ([`result`]), and that as one HTML page ([`page`]); and what latents
+//! stand for, as pages that are turned over ([`features`]).
 //!
-//! The page is self-contained: styles and plots (SVG, [`chart`]) are in it, there is no script, and its content security
-//! policy forbids every request. It follows the reader's light or dark setting. It is a function of the result alone.
+//! Pages are self-contained: styles and plots (SVG, [`chart`]) are in them, a script is only where something is searched, and
+//! their content security policy forbids every request. They follow the reader's light or dark setting, and are functions of
+//! what was found alone.
 
 pub mod chart;
+pub mod features;
 pub mod html;
 pub mod page;
 pub mod result;

@@ -80,7 +80,9 @@ impl Pieces {
 /// What a decoder (or what cut the text) says of the writing.
 fn writing(part: &Value) -> Writing {
     let kinds: Vec<(&str, &Value)> = match part.get("decoders").or_else(|| part.get("pretokenizers")) {
-        Some(Value::Array(parts)) => parts.iter().filter_map(|part| Some((part.get("type")?.as_str()?, part))).collect(),
+        Some(Value::Array(parts)) => {
+            parts.iter().filter_map(|part| Some((part.get("type")?.as_str()?, part))).collect()
+        }
         _ => part.get("type").and_then(Value::as_str).map(|kind| (kind, part)).into_iter().collect(),
     };
     let is_space = |part: &Value| part.pointer("/pattern/String").and_then(Value::as_str) == Some("\u{2581}");
@@ -143,7 +145,10 @@ mod tests {
         let mut bytes: Vec<u8> = letters.map(|letter| byte_of(letter).unwrap()).collect();
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
-        assert_eq!((byte_of('Ġ'), byte_of('Ċ'), byte_of('\u{144}'), byte_of(' ')), (Some(b' '), Some(b'\n'), None, None));
+        assert_eq!(
+            (byte_of('Ġ'), byte_of('Ċ'), byte_of('\u{144}'), byte_of(' ')),
+            (Some(b' '), Some(b'\n'), None, None)
+        );
     }
 
     #[test]
@@ -164,9 +169,15 @@ mod tests {
     fn other_writings_are_read() {
         let kinds = [
             (serde_json::json!({"type": "ByteLevel"}), Writing::ByteLevel),
-            (serde_json::json!({"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u{2581}"}},
-                {"type": "ByteFallback"}]}), Writing::SentencePiece),
-            (serde_json::json!({"type": "Sequence", "pretokenizers": [{"type": "Split"}, {"type": "ByteLevel"}]}), Writing::ByteLevel),
+            (
+                serde_json::json!({"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u{2581}"}},
+                {"type": "ByteFallback"}]}),
+                Writing::SentencePiece,
+            ),
+            (
+                serde_json::json!({"type": "Sequence", "pretokenizers": [{"type": "Split"}, {"type": "ByteLevel"}]}),
+                Writing::ByteLevel,
+            ),
             (serde_json::json!({"type": "WordPiece"}), Writing::WordPiece),
             (Value::Null, Writing::Plain),
         ];

@@ -10,7 +10,7 @@ use crate::evaluation::geometry::Dictionary;
 use crate::hooks::{HookPoint, SiteWidth};
 use crate::pipeline::coders;
 use crate::pipeline::evaluate::Reconstruct;
-use crate::pipeline::judge::{CODERS_MAX, Given, Wanted};
+use crate::pipeline::judge::{CODERS_MAX, Chosen, Given};
 use crate::pipeline::locate::Located;
 use crate::sae::Params;
 use crate::sae::codes::Codes;
@@ -22,12 +22,12 @@ use crate::trainer::history::HistoryPoint;
 use crate::trainer::{Trainer, TrainerSettings};
 
 /// A coder to be judged.
-pub(super) struct Judged {
-    pub(super) name: String,
+pub(in crate::pipeline) struct Judged {
+    pub(in crate::pipeline) name: String,
     /// Where it was found.
-    pub(super) from: String,
-    pub(super) trained_rows: Option<u64>,
-    pub(super) history: Vec<HistoryPoint>,
+    pub(in crate::pipeline) from: String,
+    pub(in crate::pipeline) trained_rows: Option<u64>,
+    pub(in crate::pipeline) history: Vec<HistoryPoint>,
     /// Of a coder that is not a trainer.
     site: [SiteWidth; 1],
     kind: Kind,
@@ -75,7 +75,7 @@ impl Reconstruct for Judged {
 
 impl Judged {
     /// Its directions in raw space; `None` for a trainer whose coder cannot be exported.
-    pub(super) fn dictionary(&self) -> Option<Dictionary> {
+    pub(in crate::pipeline) fn dictionary(&self) -> Option<Dictionary> {
         let of = |coder: &ExportedCoder| {
             let (f, params) = (coder.dims.f, &coder.params);
             Dictionary {
@@ -97,10 +97,10 @@ impl Judged {
 }
 
 /// All coders, each checked against its site.
-pub(super) fn open(
+pub(in crate::pipeline) fn open(
     loaded: &Loaded,
     located: Option<&Located>,
-    wanted: &Wanted,
+    wanted: &Chosen,
     backend: &Arc<Cpu>,
     io: &tokio::runtime::Handle,
 ) -> Result<Vec<Judged>> {

@@ -4,8 +4,8 @@
 //! What is held out is what the end of a run is judged on: documents of the corpus, or stored rows of a replay. It is gone
 //! through twice, first for the mean of each site.
 
-mod coders;
-mod held_out;
+pub(in crate::pipeline) mod coders;
+pub(in crate::pipeline) mod held_out;
 
 use std::sync::Arc;
 
@@ -32,7 +32,14 @@ pub struct Wanted {
     pub tokens: u64,
     /// Whether every row is judged and replaced: special tokens, and with them excluded positions and outliers.
     pub special_tokens: bool,
-    /// Whether the pipeline's own trainers are judged, those that have a checkpoint.
+    /// Which coders.
+    pub chosen: Chosen,
+}
+
+/// Which coders are looked at.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Whether the pipeline's own trainers are, those that have a checkpoint.
     pub trainers: bool,
     /// Other coders.
     pub coders: Vec<Given>,
@@ -67,7 +74,7 @@ pub fn judge(
 ) -> Result<Report> {
     let threads = loaded.pipeline.harvest().map_or(0, |harvest| harvest.model.threads as usize);
     let backend = Arc::new(Cpu::new(threads)?);
-    let coders = coders::open(loaded, located, wanted, &backend, io)?;
+    let coders = coders::open(loaded, located, &wanted.chosen, &backend, io)?;
     let (source, sums) = match (&loaded.pipeline.input, located) {
         (Input::Harvest(_), Some(located)) => ("text", held_out::text(loaded, located, wanted, &coders, &backend, io)?),
         (Input::Harvest(_), None) => return Err(Error::internal("there is no model to evaluate with")),

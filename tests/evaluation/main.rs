@@ -1,6 +1,8 @@
 //! Coders are judged: the numbers are those of numpy and scipy, and what `harvestd eval` writes is read by programs and,
 //! in a real browser, by people.
 
+mod features;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::path::Path;
