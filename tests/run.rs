@@ -216,3 +216,61 @@ fn a_second_signal_stops_at_once() {
     let verify = harvestd(&["verify", out.join("acts").to_str().unwrap()]);
     assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
 }
+
+/// A crosscoder of two models: the quickstart's, and the same one with other rotary frequencies.
+#[test]
+fn a_crosscoder_reads_two_models_at_the_same_tokens() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out, other) =
+        (scratch.path().join("corpus"), scratch.path().join("out"), scratch.path().join("other"));
+    write_corpus(&corpus, 12, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir("pipelines/quickstart/model").unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), other.join(file.file_name())).unwrap();
+    }
+    let config = std::fs::read_to_string(other.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config.as_object_mut().unwrap().remove("rope_parameters");
+    config["rope_theta"] = 500.into();
+    std::fs::write(other.join("config.json"), config.to_string()).unwrap();
+    let second = format!("model.second={}", other.display());
+    let capture = r#"capture=["blocks.1.hook_resid_post", "second.blocks.1.hook_resid_post"]"#;
+    let target = r#"trainers.0.target={"type": "crosscoder", "with": ["second.blocks.1.hook_resid_post"]}"#;
+    let args = ["run", pipeline.to_str().unwrap(), "--json", "--set", "trainers.0.rows=9k", "--set", capture];
+    let without = harvestd(&[&args[..], &["--set", target]].concat());
+    assert_eq!(without.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&without.stderr).contains("name it in `model.second`"));
+    let args = [&args[..], &["--set", &second]].concat();
+    let single = r#"trainers.0.input=second.blocks.1.hook_resid_post"#;
+    let judged = harvestd(&[&args[..], &["--set", single]].concat());
+    assert_eq!(judged.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&judged.stderr).contains("must be a site of the first model"));
+
+    let done = harvestd(&[&args[..], &["--set", target]].concat());
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let s = summary(&done);
+    let evaluation = &s["trainers"][0]["evaluation"];
+    assert!(evaluation["fvu"].as_f64().is_some_and(|fvu| fvu > 0.0 && fvu < 1.0), "{s}");
+    assert!(evaluation.to_string().contains("second.blocks.1.hook_resid_post"), "{evaluation}");
+    let acts = out.join("acts");
+    assert!(harvestd(&["verify", acts.to_str().unwrap()]).status.success());
+    let header = std::fs::read_to_string(acts.join("dataset.json")).unwrap();
+    assert!(header.contains("of the second model"), "{header}");
+    // what was stored trains one too
+    let replay = format!(
+        "version: 1\nname: again\nreplay: {{url: {}}}\ntrainers:\n  - {{name: two, input: blocks.1.hook_resid_post, target: \
+         {{type: crosscoder, with: [second.blocks.1.hook_resid_post]}}, buffer: {{rows: 4096}}, coder: {{type: topk, width: \
+         256, k: 8}}, optimizer: {{type: adam, learning_rate: 0.001}}, batch_rows: 512, rows: 4k, checkpoint: {{url: {}}}}}\n",
+        acts.display(),
+        out.join("again").display()
+    );
+    std::fs::write(out.join("again.yaml"), replay).unwrap();
+    let again = harvestd(&["run", out.join("again.yaml").to_str().unwrap(), "--json"]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    // another second model makes another stream
+    let same = format!("model.second={}", "pipelines/quickstart/model");
+    let changed = harvestd(&[&args[..], &["--set", target, "--set", &same]].concat());
+    assert_eq!(changed.status.code(), Some(78), "{}", String::from_utf8_lossy(&changed.stderr));
+}

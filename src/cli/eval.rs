@@ -53,7 +53,7 @@ pub(crate) fn execute(args: &EvalArgs, globals: &Globals) -> Outcome {
     let wanted = wanted(args, &loaded.stores, loaded.pipeline.evaluate_tokens)?;
     let located = match loaded.pipeline.replay() {
         Some(_) => None,
-        None => Some(model_folder::fetch(&loaded.pipeline.harvest()?.model.source)?),
+        None => Some(model_folder::fetch_model(&loaded.pipeline.harvest()?.model)?),
     };
     let runtime = async_runtime()?;
     let report = judge::judge(&loaded, located.as_ref(), &wanted, runtime.handle())?;

@@ -115,7 +115,7 @@ pub(crate) fn execute(args: &FeaturesArgs, globals: &Globals) -> Outcome {
         chosen: args.chosen.open(&loaded.stores)?,
         settings: settings(args, loaded.pipeline.seed.0)?,
     };
-    let located = model_folder::fetch(&loaded.pipeline.harvest()?.model.source)?;
+    let located = model_folder::fetch_model(&loaded.pipeline.harvest()?.model)?;
     let runtime = async_runtime()?;
     let found = features::find(&loaded, &located, &wanted, runtime.handle())?;
     let mut said = Vec::new();

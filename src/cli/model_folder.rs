@@ -9,6 +9,7 @@ use crate::config::sites::ModelLimits;
 use crate::config::{Loaded, Problems, Sites};
 use crate::error::Error;
 use crate::hub;
+use crate::model::config::ModelConfig;
 use crate::model::{ModelSource, ModelSpec};
 use crate::pipeline::locate::Located;
 use crate::pipeline::prepare;
@@ -18,16 +19,27 @@ use crate::tokens::special::ModelFiles;
 
 /// Bring the model here if it is on a hub, showing how far that is; open it and resolve the pipeline's sites in it.
 pub(crate) fn open(loaded: &Loaded) -> Result<(ModelSource, Sites), Failure> {
-    open_located(loaded, &fetch(&loaded.pipeline.harvest()?.model.source)?)
+    open_located(loaded, &fetch_model(&loaded.pipeline.harvest()?.model)?)
 }
 
 /// Where the model `source` is, after it was downloaded if it is on a hub.
 pub(crate) fn fetch(source: &str) -> Result<Located, Error> {
+    fetching(async |shutdown: &Shutdown, progress: &hub::Progress| Located::fetch(source, shutdown, progress).await)
+}
+
+/// As [`fetch`], of a pipeline's model and a second one beside it.
+pub(crate) fn fetch_model(model: &ModelConfig) -> Result<Located, Error> {
+    fetching(async |shutdown: &Shutdown, progress: &hub::Progress| {
+        Located::fetch_model(model, shutdown, progress).await
+    })
+}
+
+fn fetching(fetch: impl AsyncFnOnce(&Shutdown, &hub::Progress) -> Result<Located, Error>) -> Result<Located, Error> {
     let progress = Arc::new(hub::Progress::default());
     let shown = Progress::of_download(Arc::clone(&progress));
     // a signal ends the process; what came by then is gone on with
     let shutdown = Shutdown::new(Duration::ZERO);
-    let located = async_runtime()?.block_on(Located::fetch(source, &shutdown, &progress));
+    let located = async_runtime()?.block_on(fetch(&shutdown, &progress));
     drop(shown);
     located
 }
@@ -37,7 +49,7 @@ pub(crate) fn open_located(loaded: &Loaded, located: &Located) -> Result<(ModelS
     let source = located.open()?;
     let files = source.token_files()?;
     let limits = loaded.check_limits(limits(source.spec(), &files));
-    let points = source.spec().points(loaded.pipeline.harvest()?.tokens.context_length as usize);
+    let points = source.points(loaded.pipeline.harvest()?.tokens.context_length as usize);
     match loaded.sites(&points, source.spec().module_paths()) {
         Ok(sites) if limits.is_empty() => Ok((source, sites)),
         found => {

@@ -79,7 +79,7 @@ fn check(file: &Path, globals: &Globals) -> Report {
 /// What the model has to say, if it is on this machine. Nothing is downloaded for it.
 fn check_model(loaded: &Loaded) -> Vec<Problem> {
     let Ok(harvest) = loaded.pipeline.harvest() else { return check_stored(loaded) };
-    let located = match Located::here(&harvest.model.source) {
+    let located = match Located::model_here(&harvest.model) {
         Ok(Some(located)) => located,
         Ok(None) => {
             let what = match HubName::is_hub(&harvest.model.source) {

@@ -3,6 +3,7 @@
 //! A rule asks for the values it compares by their paths and is skipped when one of them is missing or unreadable, which
 //! the schema's check has then reported. Every rule has a file in `tests/config/bad/`.
 
+mod model;
 mod replay;
 mod stores;
 
@@ -14,9 +15,7 @@ use serde_json::Value;
 use super::document::{Data, Node, Path};
 use super::problems::{Problem, Severity, nearest};
 use super::schema::View;
-use crate::compute::device;
 use crate::dataset::config::{Layout, StoredDtype};
-use crate::hub::HubName;
 use crate::sae::config::{CoderConfig, OptimizerConfig};
 use crate::trainer::target::TargetConfig;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
@@ -95,28 +94,6 @@ impl Rules<'_> {
         }
         if dataset && self.value::<Vec<Value>>("capture").is_some_and(|c| c.is_empty()) {
             self.broken("capture", "is required with `dataset`: name the sites to store");
-        }
-    }
-
-    fn model(&mut self) {
-        let source: String = self.value("model.source").unwrap_or_default();
-        if HubName::is_hub(&source) {
-            if let Err(e) = HubName::parse(&source) {
-                self.broken("model.source", e.to_string());
-            }
-        } else if source.contains("://") {
-            let hint = "download it and give the folder with config.json, *.safetensors and tokenizer.json";
-            let rule = "must be a local folder or hf://owner/name@revision";
-            self.add(Severity::Error, "model.source", rule.to_owned(), Some(hint.to_owned()));
-        }
-        match self.value::<String>("model.device").unwrap_or_default().as_str() {
-            "auto" if device::cuda_driver_present() => {
-                self.note("model.device", "there is a CUDA driver here, but this build computes on the CPU");
-            }
-            device if device == "cuda" || device.starts_with("cuda:") => {
-                self.broken("model.device", "this build computes on the CPU: write `auto` or `cpu`");
-            }
-            _ => {}
         }
     }
 

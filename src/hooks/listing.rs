@@ -28,7 +28,7 @@ pub fn groups(points: &[PointShape]) -> Vec<SiteGroup> {
     }
     // a stable sort: shapes of a site stay in the order of their first blocks
     groups.sort_by_key(|group| {
-        let (stage, site, _) = group.shape.point.forward_order();
+        let (_, stage, site, _) = group.shape.point.forward_order();
         (stage.min(1) + u32::from(stage == u32::MAX), site)
     });
     groups

@@ -6,6 +6,7 @@
 
 use std::str::FromStr;
 
+use crate::hooks::point::SECOND;
 use crate::hooks::{HookPoint, Site, heads};
 
 /// Hugging Face's module paths of an architecture, and the sites that they name.
@@ -33,8 +34,11 @@ impl ModulePaths {
         Some(HookPoint::block(heads::number(layer)?, *site))
     }
 
-    /// The paths that name the whole of `point`.
+    /// The paths that name the whole of `point`; a second model's has none.
     pub fn of(&self, point: HookPoint) -> Vec<String> {
+        if point.second {
+            return Vec::new();
+        }
         self.of_site(point.site, self.blocks, &point.layer.map(|layer| layer.to_string()).unwrap_or_default())
     }
 
@@ -66,7 +70,10 @@ impl FromStr for HookPoint {
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
         let (whole, head) = heads::split(name);
-        let point = transformer_lens(whole);
+        let point = match whole.strip_prefix(SECOND) {
+            Some(whole) => transformer_lens(whole).map(HookPoint::of_second),
+            None => transformer_lens(whole),
+        };
         let point = match head {
             None => point,
             Some(head) => heads::number(head).and_then(|head| Some(point?.at_head(head))),
@@ -106,6 +113,10 @@ mod tests {
         for point in every_point() {
             assert_eq!(point.to_string().parse(), Ok(point));
             assert_eq!(point.at_head(12).to_string().parse(), Ok(point.at_head(12)));
+            let second = point.of_second();
+            assert_eq!(second.to_string(), format!("second.{point}"));
+            assert_eq!(second.to_string().parse(), Ok(second));
+            assert_eq!(second.at_head(1).to_string().parse(), Ok(second.at_head(1)));
         }
     }
 
@@ -127,6 +138,9 @@ mod tests {
             "blocks.3.attn.hook_z[5",
             "blocks.3.attn.hook_z[5][5]",
             "model.layers.3.mlp",
+            "second.",
+            "second.second.blocks.3.hook_resid_post",
+            "blocks.second.3.hook_resid_post",
         ] {
             assert!(name.parse::<HookPoint>().is_err(), "{name}");
         }

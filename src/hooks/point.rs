@@ -4,9 +4,14 @@ use std::fmt;
 
 use crate::hooks::Site;
 
+/// What names of a second model's points begin with.
+pub(super) const SECOND: &str = "second.";
+
 /// A site at a layer, or one head of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HookPoint {
+    /// Whether it is of the second of two models that run side by side.
+    pub second: bool,
     /// The block, for sites in a block.
     pub layer: Option<u32>,
     /// The site.
@@ -45,13 +50,23 @@ impl HookPoint {
     /// A point in block `layer`.
     pub fn block(layer: u32, site: Site) -> Self {
         debug_assert!(site.in_block());
-        Self { layer: Some(layer), site, head: None }
+        Self { second: false, layer: Some(layer), site, head: None }
     }
 
     /// A point outside the blocks.
     pub fn outside(site: Site) -> Self {
         debug_assert!(!site.in_block());
-        Self { layer: None, site, head: None }
+        Self { second: false, layer: None, site, head: None }
+    }
+
+    /// The same point of the second of two models.
+    pub fn of_second(self) -> Self {
+        Self { second: true, ..self }
+    }
+
+    /// The same point of the first of two models.
+    pub fn of_first(self) -> Self {
+        Self { second: false, ..self }
     }
 
     /// One head of this point.
@@ -66,24 +81,28 @@ impl HookPoint {
 
     /// What exactly the values are, in one line.
     pub fn definition(self) -> String {
-        let whole = self.site.definition();
-        self.head.map_or_else(|| whole.to_owned(), |head| format!("{whole}; head {head} alone"))
+        let of = if self.second { "of the second model: " } else { "" };
+        let whole = format!("{of}{}", self.site.definition());
+        self.head.map_or_else(|| whole.clone(), |head| format!("{whole}; head {head} alone"))
     }
 
-    /// A key that grows along the forward pass.
-    pub fn forward_order(self) -> (u32, Site, Option<u32>) {
+    /// A key that grows along the forward pass; the second of two models comes after the first.
+    pub fn forward_order(self) -> (bool, u32, Site, Option<u32>) {
         let stage = match (self.layer, self.site) {
             (Some(layer), _) => layer + 1,
             (None, Site::Embed | Site::PosEmbed) => 0,
             (None, _) => u32::MAX,
         };
-        (stage, self.site, self.head)
+        (self.second, stage, self.site, self.head)
     }
 }
 
-/// The TransformerLens name; a head's number stands in brackets behind it.
+/// The TransformerLens name; a head's number stands in brackets behind it, `second.` before that of a second model.
 impl fmt::Display for HookPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.second {
+            f.write_str(SECOND)?;
+        }
         match self.layer {
             Some(layer) => write!(f, "blocks.{layer}.{}", self.site.suffix())?,
             None => f.write_str(self.site.suffix())?,

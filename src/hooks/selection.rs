@@ -74,7 +74,7 @@ pub fn check(pattern: &str, tables: &[&ModulePaths]) -> Result<(), SelectionProb
     }
     let layer = whole.split('.').find_map(heads::number).unwrap_or(0);
     let points = Site::ALL.map(|site| {
-        let point = HookPoint { layer: site.in_block().then_some(layer), site, head: None };
+        let point = HookPoint { second: false, layer: site.in_block().then_some(layer), site, head: None };
         PointShape { point, width: 1, heads: 1 }
     });
     let nearest = tables.iter().filter_map(|paths| Declared { points: &points, paths }.nearest(whole, inside));
@@ -125,7 +125,11 @@ impl Declared<'_> {
 
     /// Why a well-formed name is not among the points.
     fn missing(self, point: HookPoint) -> String {
-        let last = self.points.iter().filter_map(|shape| shape.point.layer).max();
+        let own = || self.points.iter().filter(|shape| shape.point.second == point.second);
+        if point.second && own().next().is_none() {
+            return "is of a second model, and there is none: name it in `model.second`".to_owned();
+        }
+        let last = own().filter_map(|shape| shape.point.layer).max();
         match (point.layer, last) {
             (Some(layer), Some(last)) if layer > last => {
                 format!("is in no block of this model: the last one is {last}")

@@ -12,6 +12,10 @@ pub struct ModelConfig {
     /// A folder in Hugging Face's layout: `config.json`, `*.safetensors`, `tokenizer.json`; a GGUF file; or a model on a
     /// hub: `hf://owner/name`, `hf://owner/name@revision`.
     pub source: String,
+    /// Another model with the same vocabulary, which runs on the same tokens: its sites have `second.` before their names
+    /// (`second.blocks.6.hook_resid_post`). For crosscoders of two models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<String>,
     /// Arithmetic of the forward pass.
     #[serde(default)]
     pub dtype: ModelDtype,

@@ -16,6 +16,7 @@ pub mod config;
 mod decoder;
 pub mod gguf;
 mod json;
+mod pair;
 mod rope;
 pub mod selftest;
 pub mod source;
@@ -31,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{PointShape, Taps};
 pub use crate::model::architectures::{ARCHITECTURES, Architecture};
 use crate::model::decoder::Decoder;
+use crate::model::pair::Pair;
 pub use crate::model::source::{Fingerprint, ModelSource};
 pub use crate::model::spec::ModelSpec;
 pub use crate::model::weights::WeightCount;
@@ -63,8 +65,20 @@ pub trait Model<B: Backend>: Send {
     fn token_effects(&mut self, directions: &[f32], effects: &mut Vec<f32>) -> Result<()>;
 }
 
-/// Load `source` onto `backend`, for batches within `shape`, its matrices in `format`.
+/// Load `source`, and its second model if it has one, onto `backend`, for batches within `shape`, matrices in `format`.
 pub fn load<B: ModelOps>(
+    backend: Arc<B>,
+    source: &ModelSource,
+    shape: BatchShape,
+    format: MatrixFormat,
+) -> Result<Box<dyn Model<B>>> {
+    let first = load_one(Arc::clone(&backend), source, shape, format)?;
+    let Some(second) = source.second() else { return Ok(first) };
+    let second = load_one(backend, second, shape, format).map_err(|e| e.context("load the second model"))?;
+    Ok(Box::new(Pair::new(first, second)))
+}
+
+fn load_one<B: ModelOps>(
     backend: Arc<B>,
     source: &ModelSource,
     shape: BatchShape,
@@ -82,7 +96,10 @@ pub fn load<B: ModelOps>(
 /// How many numbers [`load`] would load, by the headers of the files.
 pub fn weight_count(source: &ModelSource) -> Result<WeightCount> {
     let weights = Weights::open(source.weight_files())?;
-    Ok(weights.count(|name| is_unused(source.spec(), name)))
+    let first = weights.count(|name| is_unused(source.spec(), name));
+    let Some(second) = source.second() else { return Ok(first) };
+    let second = weight_count(second)?;
+    Ok(WeightCount { matrices: first.matrices + second.matrices, vectors: first.vectors + second.vectors })
 }
 
 /// Whether a model is whole without the tensor `name`: constants, and heads that are written out though they are tied.

@@ -10,9 +10,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::model::ModelSpec;
+use crate::hooks::PointShape;
 use crate::model::gguf::{self, Gguf};
 use crate::model::weights::{DataFile, check_quantization};
+use crate::model::{ModelSpec, pair};
 use crate::tokens::special::ModelFiles;
 use crate::tokens::{SpecialIds, Tokenizer};
 
@@ -28,6 +29,8 @@ pub struct ModelSource {
     spec: ModelSpec,
     weight_files: Vec<PathBuf>,
     fingerprint: OnceLock<Fingerprint>,
+    /// Another model that runs on the same tokens.
+    second: Option<Box<Self>>,
 }
 
 /// SHA-256 digests, in hexadecimal, of the files that decide what a model computes.
@@ -61,7 +64,7 @@ impl ModelSource {
         let mut config = read_json(&path.join("config.json"))?;
         let spec = specification(&mut config).map_err(|e| e.context(format!("read model `{source}`")))?;
         let weight_files = find_weights(&path)?;
-        Ok(Self { folder: path, gguf: None, spec, weight_files, fingerprint: OnceLock::new() })
+        Ok(Self { folder: path, gguf: None, spec, weight_files, fingerprint: OnceLock::new(), second: None })
     }
 
     fn open_gguf(path: PathBuf) -> Result<Self> {
@@ -74,7 +77,42 @@ impl ModelSource {
         let gguf = Gguf::read(&file)?;
         let spec = ModelSpec::parse(&gguf.config()?)?;
         let weight_files = vec![path.clone()];
-        Ok(Self { folder: path, gguf: Some(gguf), spec, weight_files, fingerprint: OnceLock::new() })
+        Ok(Self { folder: path, gguf: Some(gguf), spec, weight_files, fingerprint: OnceLock::new(), second: None })
+    }
+
+    /// This model, and another that runs on the same tokens.
+    ///
+    /// # Errors
+    /// `Config` if that has fewer embeddings: there may be tokens that it does not know.
+    pub fn with_second(self, second: Self) -> Result<Self> {
+        let (own, other) = (self.spec.vocab_size, second.spec.vocab_size);
+        if other < own {
+            return Err(Error::config(format!(
+                "the second model has {other} embeddings, the first {own}: they must be of one vocabulary"
+            )));
+        }
+        if let (Some(own), Some(other)) = (&self.fingerprint()?.tokenizer, &second.fingerprint()?.tokenizer)
+            && own != other
+        {
+            tracing::warn!(
+                "the tokenizer of the second model is another file than the first's, which is used for both"
+            );
+        }
+        Ok(Self { second: Some(Box::new(second)), ..self })
+    }
+
+    /// The model that runs on the same tokens, if there is one.
+    pub fn second(&self) -> Option<&Self> {
+        self.second.as_deref()
+    }
+
+    /// The points of the model, and those of a second one after them.
+    pub fn points(&self, context_length: usize) -> Vec<PointShape> {
+        let first = self.spec.points(context_length);
+        match &self.second {
+            Some(second) => pair::both(&first, &second.spec.points(context_length)),
+            None => first,
+        }
     }
 
     /// The folder, or the GGUF file.

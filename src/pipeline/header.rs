@@ -54,8 +54,12 @@ impl Stream {
             weights_sha256: files.weights.clone(),
             tokenizer_sha256: files.tokenizer.clone(),
         };
+        let dtype = format!("{:?}", harvest.model.dtype);
         let fingerprints = Fingerprints {
-            model: digest(&[&files.config, &files.weights, &format!("{:?}", harvest.model.dtype)]),
+            model: match source.second().map(ModelSource::fingerprint).transpose()? {
+                None => digest(&[&files.config, &files.weights, &dtype]),
+                Some(second) => digest(&[&files.config, &files.weights, &dtype, &second.config, &second.weights]),
+            },
             tokenizer: tokenizer.fingerprint().to_owned(),
             corpus: corpus.fingerprint().to_owned(),
         };

@@ -96,7 +96,7 @@ pub struct Opened {
 
 /// Bring the model here and open its files; the pipeline with what it left to them.
 pub fn open(loaded: &Loaded, shared: &Shared<'_>) -> Result<(Loaded, Opened)> {
-    let located = Located::fetch(&loaded.pipeline.harvest()?.model.source, shared.shutdown, &shared.status.download);
+    let located = Located::fetch_model(&loaded.pipeline.harvest()?.model, shared.shutdown, &shared.status.download);
     let located = shared.io.block_on(located)?;
     let source = located.open()?;
     let tokenizer = open_tokenizer(loaded.pipeline.harvest()?, &source)?;
@@ -111,7 +111,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let Opened { located, source, tokenizer, special_tokens } = opened;
     let pipeline = &loaded.pipeline;
     let harvest = pipeline.harvest()?;
-    let declared = source.spec().points(harvest.tokens.context_length as usize);
+    let declared = source.points(harvest.tokens.context_length as usize);
     let mut sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
     let tokenizer = Arc::new(tokenizer);
     let metrics = &shared.status.metrics;

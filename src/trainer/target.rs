@@ -135,6 +135,13 @@ impl TargetConfig {
     /// Keys of a trainer that do not go with it: the key, and what it must be.
     pub fn faults(&self, input: &str, normalize: Normalize, coder: Option<&CoderConfig>) -> Vec<(String, String)> {
         let mut faults = Vec::new();
+        let judged_by_first = "must be a site of the first model, by whose logits coders are judged; only a crosscoder's `with` \
+                               may name the second's";
+        let read = std::iter::once(("input".to_owned(), input));
+        let others = self.others().into_iter().map(|(key, site)| (format!("target.{key}"), site));
+        let fixed = read.chain(others.filter(|_| !matches!(self, Self::Crosscoder { .. })));
+        let of_second = fixed.filter(|(_, site)| site.parse().is_ok_and(|point: HookPoint| point.second));
+        faults.extend(of_second.map(|(key, _)| (key, judged_by_first.to_owned())));
         if self.is_autoencoder() {
             return faults;
         }

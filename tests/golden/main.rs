@@ -425,3 +425,42 @@ fn contexts_beyond_learned_positions_are_refused_at_load() {
         "rotary positions have no end"
     );
 }
+
+/// Two models run side by side show what each shows alone, to the bit, and end with the first's logits.
+#[test]
+fn a_second_model_runs_on_the_same_tokens() {
+    for (first, second) in [("llama", "gpt2"), ("gpt2", "gpt_neox")] {
+        let golden = Tensors::golden(first);
+        let ids = golden.ids();
+        let tokens = batch(&[&ids[..T], &ids[T..]]);
+        let alone = |name: &str| record(load(cpu(), name).as_mut(), &tokens, &everywhere);
+        let both = source(first).with_second(source(second)).unwrap();
+        let declared = both.points(shape(first).context_length);
+        let mut model = model::load(cpu(), &both, shape(first), MatrixFormat::F32).unwrap();
+        assert_eq!(declared, model.points());
+        let seen = record(model.as_mut(), &tokens, &everywhere);
+        assert_eq!(seen.len(), declared.len());
+        let (of_first, of_second) = (alone(first), alone(second));
+        for (point, values) in &seen {
+            let own = if point.second { &of_second } else { &of_first };
+            assert!(own[&point.of_first()] == *values, "{point}");
+        }
+        let only = record(model.as_mut(), &tokens, &|point| point.second && point.site == Site::Embed);
+        assert_eq!(only.len(), 1, "the first model may have nothing that is wanted");
+        assert_eq!(model.spec().d_model, source(first).spec().d_model);
+    }
+}
+
+#[test]
+fn a_second_model_must_know_every_token() {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(folder("llama").join(name), copy.path().join(name)).unwrap();
+    }
+    let config = std::fs::read_to_string(copy.path().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["vocab_size"] = 100.into();
+    std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+    let e = source("llama").with_second(open(copy.path())).unwrap_err().to_string();
+    assert!(e.contains("100 embeddings") && e.contains("160"), "{e}");
+}

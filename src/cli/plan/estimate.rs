@@ -125,6 +125,8 @@ pub(super) struct Facts<'a> {
     pub(super) harvest: &'a Harvest,
     pub(super) sites: &'a Sites,
     pub(super) spec: &'a ModelSpec,
+    /// A model that runs on the same tokens.
+    pub(super) second: Option<&'a ModelSpec>,
     pub(super) weights: WeightCount,
     /// Of `tokenizer.json`; 0 if none is needed.
     pub(super) tokenizer_bytes: u64,
@@ -136,6 +138,14 @@ pub(super) struct Facts<'a> {
     pub(super) rates: Rates,
     /// The dataset, if there is one already.
     pub(super) stored: Option<&'a Stored>,
+}
+
+impl Facts<'_> {
+    /// The sum of something over the models, each with those of `points` that are its.
+    pub(super) fn of_models(&self, points: &[HookPoint], of: impl Fn(&ModelSpec, &[HookPoint]) -> f64) -> f64 {
+        let first = of(self.spec, &work::points_of(false, points));
+        first + self.second.map_or(0.0, |second| of(second, &work::points_of(true, points)))
+    }
 }
 
 /// Make the plan.
@@ -236,7 +246,7 @@ fn forward(facts: &Facts<'_>, points: &[HookPoint], stream: &Stream) -> ForwardP
         tokens: stream.tokens,
         rows: stream.rows,
         last_site: last,
-        flops_per_token: work::flops_per_token(facts.spec, points, context),
+        flops_per_token: facts.of_models(points, |spec, points| work::flops_per_token(spec, points, context)),
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn memory(
         MatrixFormat::F32 => facts.weights.bytes(4) as f64,
         MatrixFormat::Bf16 => facts.weights.bytes(2) as f64,
     };
-    let workspace = work::workspace_bytes(facts.spec, points, batch_tokens, context);
+    let workspace = facts.of_models(points, |spec, points| work::workspace_bytes(spec, points, batch_tokens, context));
     let queues = facts.pipeline.memory_limit.0 as f64 / QUEUE_SHARE as f64;
     let batches = batches(facts, batch_tokens as f64, trainers, queues, forward_seconds);
     let dataset = dataset(facts, open_units);

@@ -20,7 +20,7 @@ use crate::compute::cpu::Cpu;
 use crate::config::{Loaded, Sites};
 use crate::corpus::Corpus;
 use crate::error::{Error, ErrorKind, ResultExt};
-use crate::model::{self, ModelSpec};
+use crate::model::{self, ModelSource};
 use crate::pipeline::header;
 use crate::store::prices::Usage;
 use crate::tokens::estimate::{Estimate, estimate};
@@ -62,12 +62,13 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
     let spec = source.spec();
     let batch_tokens = harvest.tokens.batch_sequences() * harvest.tokens.context_length as usize;
     let rates = rate::measure(&backend, batch_tokens.min(rate::ROWS_MAX), spec.d_model, spec.d_mlp);
-    let (stored, trouble) = runtime.block_on(stored_dataset(&loaded, &sites, spec))?;
+    let (stored, trouble) = runtime.block_on(stored_dataset(&loaded, &sites, &source))?;
     let mut plan = estimate::plan(&Facts {
         pipeline,
         harvest,
         sites: &sites,
         spec,
+        second: source.second().map(ModelSource::spec),
         weights: model::weight_count(&source)?,
         tokenizer_bytes: match harvest.corpus.pre_tokenised() {
             true => 0,
@@ -97,12 +98,12 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
 async fn stored_dataset(
     loaded: &Loaded,
     sites: &Sites,
-    spec: &ModelSpec,
+    source: &ModelSource,
 ) -> Result<(Option<Stored>, Option<String>), Error> {
     let Some(config) = &loaded.pipeline.dataset else { return Ok((None, None)) };
     let location = loaded.stores.open(&config.url)?;
     let context = loaded.pipeline.harvest()?.tokens.context_length as usize;
-    let looked = tokio::time::timeout(LOOK_AT_MOST, stored::look(&location, config, sites, spec, context)).await;
+    let looked = tokio::time::timeout(LOOK_AT_MOST, stored::look(&location, config, sites, source, context)).await;
     let trouble =
         |why: String| format!("cannot see whether there is a dataset, so this is the plan of a new one: {why}");
     Ok(match looked {

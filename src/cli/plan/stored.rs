@@ -11,7 +11,7 @@ use crate::dataset::config::{DatasetConfig, StoredDtype};
 use crate::dataset::schema::ShardSpec;
 use crate::error::Result;
 use crate::hooks::HookPoint;
-use crate::model::ModelSpec;
+use crate::model::ModelSource;
 use crate::pipeline::columns::Division;
 use crate::store::Location;
 use crate::store::upload::UploadOptions;
@@ -74,7 +74,7 @@ pub(super) async fn look(
     location: &Location,
     config: &DatasetConfig,
     sites: &Sites,
-    spec: &ModelSpec,
+    source: &ModelSource,
     context: usize,
 ) -> Result<Option<Stored>> {
     if Catalog::read_header(location).await?.is_none() {
@@ -83,7 +83,7 @@ pub(super) async fn look(
     let base = Catalog::open(location.clone()).await?;
     let groups = base.groups().await?;
     let headers: Vec<_> = groups.iter().map(|group| group.header().clone()).collect();
-    let division = Division::of(base.header(), &headers, sites, &spec.points(context), spec.module_paths())?;
+    let division = Division::of(base.header(), &headers, sites, &source.points(context), source.spec().module_paths())?;
     let bytes = Meter::new(base.clone()).measure().await?.all();
     let mut parts = vec![StoredPart::of(Some(&base), None, division.base).await?];
     for sites in division.groups {

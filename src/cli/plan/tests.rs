@@ -62,6 +62,7 @@ fn plan_beside(stored: Option<Stored>, sets: &[&str]) -> Plan {
         harvest: loaded.pipeline.harvest().unwrap(),
         sites: &sites,
         spec: &spec,
+        second: None,
         weights: WeightCount { matrices: 124_000_000, vectors: 439_808 },
         tokenizer_bytes: 1 << 20,
         files: 1,

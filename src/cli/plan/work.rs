@@ -6,6 +6,11 @@ use crate::model::ModelSpec;
 /// Bytes of an f32.
 const F32: f64 = 4.0;
 
+/// Points of one of two models, as its own.
+pub(super) fn points_of(second: bool, points: &[HookPoint]) -> Vec<HookPoint> {
+    points.iter().filter(|point| point.second == second).map(|point| point.of_first()).collect()
+}
+
 /// Floating-point operations a token, up to and including the block of the last of `points`. A multiplication and an
 /// addition are two; only matrix products and attention count, the rest is a percent or two.
 pub(super) fn flops_per_token(spec: &ModelSpec, points: &[HookPoint], context_length: usize) -> f64 {

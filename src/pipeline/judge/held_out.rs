@@ -52,7 +52,7 @@ impl Text {
         let (loaded, _) = header::decided(loaded, &tokenizer)?;
         let harvest = loaded.pipeline.harvest()?;
         let (spec, tokenizer) = (source.spec(), Arc::new(tokenizer));
-        let declared = spec.points(harvest.tokens.context_length as usize);
+        let declared = source.points(harvest.tokens.context_length as usize);
         coders.iter().try_for_each(|coder| fits(coder, |point| width_of(point, &declared)))?;
         let sites = loaded.sites(&declared, spec.module_paths()).map_err(prepare::site_error)?;
         let stored = loaded.pipeline.dataset.as_ref().map(|d| loaded.stores.open(&d.url)).transpose()?;
