@@ -6,6 +6,8 @@
 #[path = "coders/formats.rs"]
 mod formats;
 mod support;
+#[path = "coders/transcoders.rs"]
+mod transcoders;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use super::{Globals, Outcome, async_runtime, output};
 use crate::catalog::checkpoints;
@@ -17,8 +18,8 @@ use crate::export::{self, CacheOptions, Exported};
 use crate::hub::HubName;
 use crate::pipeline::coders;
 use crate::replay::Source;
-use crate::sae::export::{CONFIG_FILE, ExportMetadata};
-use crate::sae::formats::{self, dictionary_learning};
+use crate::sae::export::{CONFIG_FILE, ExportMetadata, ExportedCoder};
+use crate::sae::formats::{self, circuit_tracer, dictionary_learning};
 use crate::store::Location;
 use crate::store::objects::{self, Created};
 use crate::tokens::config::Separator;
@@ -30,14 +31,16 @@ use crate::trainer::{Trainer, TrainerSettings};
   harvestd export out/coders/resid14 --format saelens exported/resid14
   harvestd export s3://acts/coders/resid14 exported/resid14 --pipeline pipelines/smollm2-mid.yaml
   harvestd export others/saelens-folder as-sparsify/resid14 --format sparsify
+  harvestd export out/coders/mlp0 out/coders/mlp1 out/coders/mlp2 exported/set --format circuit-tracer
   harvestd export out/acts --format saelens-cache cached/ --site blocks.14.hook_resid_post --context-length 128
 
 The folder loads with sae_lens.SAE.load_from_disk: the input scale is folded into the weights. With --pipeline its
 metadata also name the model, the corpus and the context length. What each format can hold is in docs/formats.md.")]
 pub(crate) struct ExportArgs {
     /// A trainer's folder (its newest checkpoint is taken) or one checkpoint in it, or a coder's folder of SAELens or
-    /// sparsify; for saelens-cache a dataset
-    checkpoint: String,
+    /// sparsify; for saelens-cache a dataset; for circuit-tracer a cross-layer transcoder, or the transcoders of all layers
+    #[arg(required = true, num_args = 1..)]
+    checkpoint: Vec<String>,
     /// Where to write: a folder or URL that holds none yet
     dir: String,
     /// The format
@@ -63,29 +66,80 @@ enum Format {
     Sparsify,
     /// dictionary_learning: config.json, ae.safetensors and the script that makes ae.pt of them
     DictionaryLearning,
+    /// circuit-tracer: config.yaml and a file or two a layer; transcoders of all layers, or one across them
+    CircuitTracer,
     /// Activations for SAELens' `cached_activations_path`: a Hugging Face datasets folder
     SaelensCache,
 }
 
 pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
     let stores = globals.stores()?;
-    let (from, to) = (stores.open(&args.checkpoint)?, stores.open(&args.dir)?);
+    let to = stores.open(&args.dir)?;
     let runtime = async_runtime()?;
     let format = match args.format {
         Format::Saelens => formats::Format::Saelens,
         Format::Sparsify => formats::Format::Sparsify,
         Format::DictionaryLearning => formats::Format::DictionaryLearning,
-        Format::SaelensCache => return cache(args, globals, runtime.block_on(write_cache(args, from, &to))?, &to),
-    };
-    let cannot = || Error::config(format!("{} cannot hold this coder: docs/formats.md has what it can", format.name()));
-    if let Some(coder) = runtime.block_on(coders::find(&from))? {
-        runtime.block_on(write(&to, format.write(&coder)?.ok_or_else(cannot)?))?;
-        if globals.json {
-            output::print_json(&json!({"coder": from.shown, "exported": to.shown}));
-        } else {
-            output::print(&format!("{} -> {}", from.shown, to.shown));
+        Format::CircuitTracer => formats::Format::CircuitTracer,
+        Format::SaelensCache => {
+            let from = stores.open(one(&args.checkpoint)?)?;
+            return cache(args, globals, runtime.block_on(write_cache(args, from, &to))?, &to);
         }
-        return Ok(ExitCode::SUCCESS);
+    };
+    let several = if format == formats::Format::CircuitTracer { &args.checkpoint[..] } else { &[] };
+    let mut found = Vec::new();
+    for from in if several.is_empty() { std::slice::from_ref(one(&args.checkpoint)?) } else { several } {
+        found.push(read(stores.open(from)?, args, globals, &runtime)?);
+    }
+    let coders: Vec<ExportedCoder> = found.iter().map(|found| found.coder.clone()).collect();
+    let files = match (&coders[..], format) {
+        (coders, formats::Format::CircuitTracer) => circuit_tracer::write(coders)?,
+        (coders, format) => format.write(&coders[0])?,
+    };
+    let files = files.ok_or_else(|| {
+        Error::config(format!("{} cannot hold this coder: docs/formats.md has what it can", format.name()))
+    })?;
+    runtime.block_on(write(&to, files))?;
+    if globals.json {
+        output::print_json(&match &found[..] {
+            [Found { from, rows: Some(rows), .. }] => {
+                json!({"checkpoint": from, "exported": to.shown, "rows": rows})
+            }
+            [Found { from, .. }] => json!({"coder": from, "exported": to.shown}),
+            several => {
+                json!({"coders": several.iter().map(|one| &one.from).collect::<Vec<_>>(), "exported": to.shown})
+            }
+        });
+    } else {
+        let shown = |found: &Found| match found.rows {
+            Some(rows) => format!("{} ({rows} rows)", found.from),
+            None => found.from.clone(),
+        };
+        let from: Vec<String> = found.iter().map(shown).collect();
+        output::print(&format!("{} -> {}", from.join(", "), to.shown));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The only one of what was named.
+fn one(names: &[String]) -> Result<&String> {
+    match names {
+        [one] => Ok(one),
+        _ => Err(Error::config("only --format circuit-tracer takes several coders: name one, and a folder for it")),
+    }
+}
+
+/// A coder, and where it came from.
+struct Found {
+    coder: ExportedCoder,
+    from: String,
+    /// Rows that it was trained on, where it is of a checkpoint.
+    rows: Option<u64>,
+}
+
+fn read(from: Location, args: &ExportArgs, globals: &Globals, runtime: &Runtime) -> Result<Found> {
+    if let Some(coder) = runtime.block_on(coders::find(&from))? {
+        return Ok(Found { coder, from: from.shown, rows: None });
     }
     let checkpoint = runtime
         .block_on(checkpoints::at(&from))?
@@ -99,14 +153,7 @@ pub(crate) fn execute(args: &ExportArgs, globals: &Globals) -> Outcome {
         None => ExportMetadata::default(),
     };
     let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;
-    runtime.block_on(write(&to, trainer.export_as(format, about)?.ok_or_else(cannot)?))?;
-    let rows = trainer.report().rows;
-    if globals.json {
-        output::print_json(&json!({"checkpoint": checkpoint.folder, "exported": to.shown, "rows": rows}));
-    } else {
-        output::print(&format!("{} ({rows} rows) -> {}", checkpoint.folder, to.shown));
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(Found { coder: trainer.exported(about)?, from: checkpoint.folder, rows: Some(trainer.report().rows) })
 }
 
 /// Write the activations of a dataset as SAELens' cache.
@@ -134,7 +181,7 @@ async fn write_cache(args: &ExportArgs, from: Location, to: &Location) -> Result
 
 fn cache(args: &ExportArgs, globals: &Globals, exported: Exported, to: &Location) -> Outcome {
     if globals.json {
-        output::print_json(&json!({"dataset": args.checkpoint, "exported": to.shown, "cache": exported}));
+        output::print_json(&json!({"dataset": args.checkpoint[0], "exported": to.shown, "cache": exported}));
     } else {
         let Exported { contexts, rows, rows_left_over, files } = exported;
         output::print(&format!(
@@ -164,7 +211,8 @@ fn about(pipeline: &Harvest, prepend_bos: bool) -> ExportMetadata {
 
 /// Write the files, the configuration last: a folder that has one is whole. Another coder that is there stays.
 async fn write(folder: &Location, files: Vec<(String, Vec<u8>)>) -> Result<()> {
-    let is_config = |name: &String| [CONFIG_FILE, dictionary_learning::CONFIG_FILE].contains(&name.as_str());
+    let configs = [CONFIG_FILE, dictionary_learning::CONFIG_FILE, circuit_tracer::CONFIG_FILE];
+    let is_config = |name: &String| configs.contains(&name.as_str());
     let (last, first): (Vec<_>, Vec<_>) = files.into_iter().partition(|(name, _)| is_config(name));
     for (name, bytes) in first.into_iter().chain(last) {
         if objects::create(&folder.child(&name), bytes.into()).await? != Created::Yes {

@@ -98,7 +98,9 @@ impl Found {
             Self::Coder(coder) => json!({
                 "d_in": coder.dims.d,
                 "d_sae": coder.dims.f,
-                "architecture": coder.architecture.name(),
+                "architecture": coder.saelens_name().unwrap_or(coder.architecture.name()),
+                "d_out": coder.dims.out,
+                "transcoder": coder.transcodes,
                 "k": match coder.architecture {
                     Architecture::Topk { k } => Some(k),
                     _ => None,
@@ -193,8 +195,8 @@ fn print_checkpoint(checkpoint: &CheckpointSummary) {
 
 fn print_coder(coder: &ExportedCoder, shown: &str) {
     let kind = match coder.architecture {
-        Architecture::Topk { k } => format!("topk, k = {k}"),
-        other => other.name().to_owned(),
+        Architecture::Topk { k } => format!("{}, k = {k}", coder.kind()),
+        _ => coder.kind(),
     };
     let mut lines = vec![
         ("coder", shown.to_owned()),
@@ -202,7 +204,18 @@ fn print_coder(coder: &ExportedCoder, shown: &str) {
         ("latents", coder.dims.f.to_string()),
         ("width", coder.dims.d.to_string()),
     ];
-    let known = ["hook_name", "hook_head_index", "model_name", "dataset_path", "context_size", "harvestd_version"];
+    if coder.transcodes {
+        lines.push(("reconstructs", coder.dims.out.to_string()));
+    }
+    let known = [
+        "hook_name",
+        "hook_name_out",
+        "hook_head_index",
+        "model_name",
+        "dataset_path",
+        "context_size",
+        "harvestd_version",
+    ];
     lines.extend(known.into_iter().filter_map(|key| {
         let value = coder.metadata.get(key).filter(|value| !value.is_null())?;
         Some((key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))

@@ -8,7 +8,7 @@ use crate::catalog::Catalog;
 use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
 use crate::corpus::Corpus;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::evaluation::Evaluation;
 use crate::hooks::SiteWidth;
 use crate::model::Model;
@@ -33,6 +33,8 @@ use crate::trainer::Trainer;
 const EXPORT_FOLDER: &str = "saelens";
 /// The same for sparsify, which reads TopK coders only.
 const SPARSIFY_FOLDER: &str = "sparsify";
+/// The same for circuit-tracer, of cross-layer transcoders.
+const CIRCUIT_TRACER_FOLDER: &str = "circuit-tracer";
 /// Folder with the metrics of a coder that no folder of others' formats can hold.
 const EVALUATION_FOLDER: &str = "evaluation";
 /// File, in that folder or in SAELens', with the metrics on held-out text.
@@ -230,6 +232,9 @@ fn export(
         let file = checkpoints.child(SPARSIFY_FOLDER).child(&name);
         shared.io.block_on(objects::replace(&file, bytes.into()))?;
     }
+    if trainer.settings().config.target.is_cross_layer() {
+        write_for_circuit_tracer(&checkpoints.child(CIRCUIT_TRACER_FOLDER), trainer, shared, about)?;
+    }
     let place = checkpoints.child(export_folder(trainer));
     let mut files = match trainer.not_in_saelens() {
         None => trainer.export(about.clone())?,
@@ -249,6 +254,27 @@ fn export(
     }
     failpoint("export_done");
     Ok(trainer.not_in_saelens().is_none().then_some(place.shown))
+}
+
+/// Write a cross-layer transcoder in circuit-tracer's format, its configuration last.
+fn write_for_circuit_tracer(
+    place: &Location,
+    trainer: &Trainer<Cpu>,
+    shared: &Shared<'_>,
+    about: &ExportMetadata,
+) -> Result<()> {
+    let files = match trainer.export_as(Format::CircuitTracer, about.clone()) {
+        // one of other layers, or of sites that are named otherwise there, is in its checkpoint
+        Err(error) if error.kind() == ErrorKind::Config => {
+            tracing::info!(trainer = trainer.settings().config.name, "not exported: {error}");
+            return Ok(());
+        }
+        files => files?,
+    };
+    for (name, bytes) in files.into_iter().flatten() {
+        shared.io.block_on(objects::replace(&place.child(&name), bytes.into()))?;
+    }
+    Ok(())
 }
 
 fn summarise(

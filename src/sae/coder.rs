@@ -23,6 +23,7 @@ use crate::sae::params::{self, Gradients, Params};
 use crate::sae::rows::RowScaling;
 use crate::sae::selection::{self, Input, Pass, Selection, SelectionLosses, gated, host, make_room};
 use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
+use crate::sae::skip::{self, Skip, W_SKIP};
 use crate::sae::state::CoderState;
 
 /// A batch to train on.
@@ -91,6 +92,7 @@ pub struct Coder<B: CoderOps> {
     /// `[rows, out]` the target less `b_dec`; and, where the encoder reads another, that, and zeros.
     target: B::Tensor,
     input: Option<(B::Tensor, B::Tensor)>,
+    skip: Option<Skip<B>>,
     norms: B::Tensor,
     decoder: Option<MappedDecoder<B>>,
     selection: Box<dyn Selection<B>>,
@@ -119,6 +121,7 @@ impl<B: CoderOps> Coder<B> {
             target: backend.zeros(rows * dims.out),
             input: (!settings.subtract_bias)
                 .then(|| (backend.zeros(rows * dims.groups * dims.d), backend.zeros(dims.d))),
+            skip: settings.target.skip.then(|| Skip::new(backend, dims, rows)),
             norms: backend.zeros(if settings.needs_norms() { dims.f } else { 0 }),
             decoder: MappedDecoder::new(backend, &settings),
             selection: selection::build(backend, &settings, rows),
@@ -179,7 +182,7 @@ impl<B: CoderOps> Coder<B> {
     /// The step, with the decoder in `params.w_dec`.
     fn with_decoder(&mut self, backend: &B, batch: &Batch<'_, B>) -> BatchReport {
         let (dims, n) = (self.settings.dims, batch.n);
-        let Self { params, state, target, norms, penalties, .. } = self;
+        let Self { params, state, target, norms, penalties, skip, .. } = self;
         let state = &*state;
         let (read, scale) = batch.target.map_or((batch.x, batch.scale), |target| (target, 1.0));
         backend.center(read, scale, &params.b_dec, target, n, dims.out);
@@ -188,6 +191,10 @@ impl<B: CoderOps> Coder<B> {
         }
         if self.settings.needs_norms() {
             decoder_norms(backend, &self.settings, &params.w_dec, norms);
+        }
+        let spread = backend.square_sums(target, n, dims.out);
+        if let (Some(skip), Some((input, _))) = (skip, &self.input) {
+            skip.subtract(backend, input, params.extra(W_SKIP), target, n);
         }
         let parts = &self.settings.target.parts[..];
         let c = self.input.as_ref().map_or(&*target, |(input, _)| input);
@@ -203,7 +210,6 @@ impl<B: CoderOps> Coder<B> {
         let mut fired = vec![0; dims.f + 1];
         backend.read_index(&self.by_latent.starts, &mut fired);
         let (reconstruction_loss, left) = self.reconstruction.forward(&input, &self.code);
-        let spread = backend.square_sums(input.target, n, dims.out);
         let taking_part = taking_part(&self.settings, &input);
         let revival = self.aux.as_mut().map_or(0.0, |aux| {
             let encoder = (!self.settings.has_encoder_rows()).then_some(&*self.selection);
@@ -449,7 +455,7 @@ impl<B: CoderOps> Terms<'_, B> {
         terms.extend(own);
         terms.extend(self.aux.and_then(Aux::term));
         terms.extend(self.ghost.and_then(Ghost::term));
-        let Gradients::<B> { w_enc, b_enc, w_dec, b_dec, .. } = gradients;
+        let Gradients::<B> { w_enc, b_enc, w_dec, b_dec, extra } = gradients;
         let has_rows = bare.is_none();
         match bare {
             None => backend.latent_gradients(&terms, c, dims, LatentGradients { w_enc, b_enc, w_dec }),
@@ -459,10 +465,14 @@ impl<B: CoderOps> Terms<'_, B> {
             }
         }
         self.reconstruction.bias_gradient(input, b_dec);
-        for (i, scale) in others.into_iter().enumerate().filter(|(_, scale)| *scale != 0.0) {
+        for (i, &scale) in others.iter().enumerate().filter(|(_, scale)| **scale != 0.0) {
             let mut sums = backend.zeros(out);
             backend.column_sums(terms[first_own + i].residual, scale, &mut sums, n, out);
             backend.combine(1.0, &sums, 1.0, b_dec, out);
+        }
+        if let Some((_, w_skip)) = extra.iter_mut().find(|(name, _)| *name == W_SKIP) {
+            let own = terms[first_own..].iter().zip(&others).map(|(term, scale)| (term.residual, *scale));
+            skip::gradient(backend, c, [self.reconstruction.added()].into_iter().chain(own), w_skip, dims, n);
         }
         if !has_rows {
             self.selection.encoder_gradients(input, &terms, subtract_bias, gradients);

@@ -7,9 +7,10 @@
 
 use crate::compute::CoderOps;
 use crate::error::{Error, Result};
-use crate::sae::export::{Architecture, ExportedCoder};
+use crate::sae::export::{Architecture, ExportedCoder, W_SKIP};
 use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
+use crate::sae::scales::Scales;
 use crate::sae::settings::{CoderSettings, DecoderMapSettings, DecoderNorm, SelectionSettings};
 use crate::sae::state::{CoderState, MovingAverage};
 
@@ -21,8 +22,18 @@ const EQUAL: f64 = 1e-3;
 /// # Errors
 /// `Config`, naming what does not fit.
 pub fn check(coder: &ExportedCoder, settings: &CoderSettings, rows: RowScaling) -> Result<()> {
-    if !settings.target.is_input || settings.target.parts.len() != 1 {
-        return Err(Error::config("only a coder of one site that reconstructs its input can go on from a folder"));
+    let target = &settings.target;
+    if target.parts.len() != 1 || settings.dims.groups > 1 || !target.bias {
+        return Err(Error::config("only a coder that reads one site and reconstructs one can go on from a folder"));
+    }
+    if coder.transcodes == target.is_input {
+        let (theirs, ours) = if coder.transcodes { ("another site than", "") } else { ("", "another site than ") };
+        return Err(Error::config(format!(
+            "its coder reconstructs {theirs} what it reads, `target` of this one says {ours}what it reads"
+        )));
+    }
+    if coder.params.find(W_SKIP).is_some() && !target.skip {
+        return Err(Error::config("its coder has a skip connection: `target` must have `skip: true`"));
     }
     if settings.decoder_map != DecoderMapSettings::Identity {
         return Err(Error::config("its decoder is a parameter, that of this coder is made from others"));
@@ -30,8 +41,8 @@ pub fn check(coder: &ExportedCoder, settings: &CoderSettings, rows: RowScaling) 
     let (ours, theirs) = (settings.dims, coder.dims);
     if ours != theirs {
         return Err(Error::config(format!(
-            "its coder has {} latents of width {}, this one {} of width {}",
-            theirs.f, theirs.d, ours.f, ours.d
+            "its coder has {} latents from width {} to {}, this one {} from width {} to {}",
+            theirs.f, theirs.d, theirs.out, ours.f, ours.d, ours.out
         )));
     }
     let name = coder.architecture.name();
@@ -63,7 +74,7 @@ pub fn check(coder: &ExportedCoder, settings: &CoderSettings, rows: RowScaling) 
         Some((least, largest)) => Err(Error::config(format!("its coder has {what} from {least} to {largest}: {then}"))),
         None => Ok(()),
     };
-    if ranks {
+    if ranks && settings.decoder != DecoderNorm::Free {
         check("decoder rows of norms", &coder.decoder_norms(), "latents would be ranked in another order")?;
     }
     if one_threshold {
@@ -80,18 +91,21 @@ fn spread(values: &[f64]) -> Option<(f64, f64)> {
     (largest - least > EQUAL * largest).then_some((least, largest))
 }
 
-/// Parameters and state to go on with, on rows times `scale`. `coder` fits ([`check`]).
+/// Parameters and state to go on with, on rows times `scales`. `coder` fits ([`check`]).
 pub fn start<B: CoderOps>(
     backend: &B,
     coder: &ExportedCoder,
     settings: &CoderSettings,
-    scale: f64,
+    scales: &Scales,
 ) -> (Params<B>, CoderState) {
-    let coder = coder.clone().with_b_dec_subtracted(settings.subtract_bias).of_unscaled(1.0 / scale);
+    let coder = coder.clone().with_b_dec_subtracted(settings.subtract_bias);
+    // one site on either side
+    let coder = coder.of_unscaled_sides(1.0 / scales.input[0].scale, 1.0 / scales.output[0].scale);
     let ranks = matches!(
         settings.selection,
         SelectionSettings::TopK { .. } | SelectionSettings::BatchTopK { .. } | SelectionSettings::GroupMax { .. }
     );
+    let ranks = ranks && settings.decoder != DecoderNorm::Free;
     let coder = if ranks || settings.decoder == DecoderNorm::Unit { coder.with_unit_decoder() } else { coder };
     let mut state = CoderState::default();
     if let (SelectionSettings::BatchTopK { threshold_rate, .. }, Architecture::Jumprelu) =
@@ -105,12 +119,16 @@ pub fn start<B: CoderOps>(
     }
     let PerParam { w_enc, b_enc, w_dec, b_dec, .. } = &coder.params;
     let extra = settings.extra_params().into_iter();
+    let of_folder = |name| match coder.params.find(name) {
+        None if name == W_SKIP => backend.zeros(settings.dims.d * settings.dims.out),
+        _ => backend.upload(coder.params.extra(name)),
+    };
     let params = PerParam {
         w_enc: backend.upload(w_enc),
         b_enc: backend.upload(b_enc),
         w_dec: backend.upload(w_dec),
         b_dec: backend.upload(b_dec),
-        extra: extra.map(|name| (name, backend.upload(coder.params.extra(name)))).collect(),
+        extra: extra.map(|name| (name, of_folder(name))).collect(),
     };
     (params, state)
 }

@@ -17,12 +17,13 @@ use crate::sae::formats::{self, Files};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
-use crate::sae::scales::Scales;
+use crate::sae::scales::{Part, Scales};
 use crate::sae::selection::{gated, host};
 use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
 
 pub use crate::sae::formats::saelens::{CONFIG_FILE, WEIGHTS_FILE};
 pub use crate::sae::formats::tensors::f32_tensor;
+pub use crate::sae::skip::W_SKIP;
 
 /// The SAELens release whose format this is; without a version its loader takes the folder for a legacy one.
 const SAE_LENS_VERSION: &str = "6.54.12";
@@ -57,12 +58,19 @@ pub struct ExportedCoder {
     pub apply_b_dec_to_input: bool,
     /// What is done to raw rows first.
     pub rows: RowScaling,
+    /// Whether it reconstructs something else than it reads (of several layers, where `dims` has groups).
+    pub transcodes: bool,
     /// Parameters, rows as in [`PerParam`] (the encoder is turned on the way in and out); extra ones as the architecture
-    /// has them.
+    /// has them, and [`W_SKIP`] where there is one.
     pub params: PerParam<Vec<f32>>,
     /// The `metadata` object.
     pub metadata: Map<String, Value>,
 }
+
+/// Keys of `metadata` with the sites of all layers, where a coder has several.
+pub(crate) const HOOK_NAMES: &str = "hook_names";
+/// The same of what it reconstructs.
+pub(crate) const HOOK_NAMES_OUT: &str = "hook_names_out";
 
 /// The architectures of SAELens that coders are written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,11 +158,20 @@ pub fn metadata(hook_name: &str, head: Option<u32>, about: &ExportMetadata) -> M
     object
 }
 
+/// Say in `metadata` what a coder reads and reconstructs, where these differ: sites of one layer or of several.
+pub fn name_target(metadata: &mut Map<String, Value>, reads: &[String], writes: &[String]) {
+    metadata.insert("hook_name_out".to_owned(), writes.first().cloned().into());
+    if reads.len() > 1 {
+        metadata.insert(HOOK_NAMES.to_owned(), reads.into());
+        metadata.insert(HOOK_NAMES_OUT.to_owned(), writes.into());
+    }
+}
+
 impl ExportedCoder {
     /// From a coder that was trained on rows times `scales`, with its own parameters or an average of them.
     ///
     /// # Errors
-    /// `Config` if SAELens has no architecture for it ([`CoderSettings::not_in_saelens`]).
+    /// `Config` if no format has a form of it ([`CoderSettings::not_exported`]).
     pub fn new<B: CoderOps>(
         backend: &B,
         coder: &Coder<B>,
@@ -163,8 +180,11 @@ impl ExportedCoder {
         metadata: Map<String, Value>,
     ) -> Result<Self> {
         let settings = coder.settings();
+        if settings.not_exported().is_some() {
+            return Err(not_exported(settings));
+        }
         let coder_params = &*coder.effective(backend, coder_params);
-        let CoderDims { d, f, out, .. } = settings.dims;
+        let CoderDims { d, f, out, groups } = settings.dims;
         let architecture = match settings.selection {
             SelectionSettings::TopK { k } => Architecture::Topk { k },
             SelectionSettings::GroupMax { groups } => Architecture::GroupMax { groups },
@@ -178,7 +198,7 @@ impl ExportedCoder {
             | SelectionSettings::Pursuit { .. }
             | SelectionSettings::Pairs { .. }
             | SelectionSettings::Products(_)
-            | SelectionSettings::Experts(_) => return Err(not_in_saelens(settings)),
+            | SelectionSettings::Experts(_) => return Err(not_exported(settings)),
         };
         let norms = match settings.decoder {
             DecoderNorm::Ranked => {
@@ -209,21 +229,58 @@ impl ExportedCoder {
             (name, values)
         };
         let (input, output) = (scales.by_input(), scales.by_output());
+        let skip = coder_params.find(W_SKIP).map(|w| (W_SKIP, folded(w, &|i| input[i % d] / output[i / d])));
         let params = PerParam {
-            w_enc: folded(&coder_params.w_enc, &|i| input[i % d] * norms[i / d]),
+            // latents of group `g` read values `g d ..` of the input
+            w_enc: folded(&coder_params.w_enc, &|i| input[i / d * groups / f * d + i % d] * norms[i / d]),
             b_enc: folded(&coder_params.b_enc, &|i| norms[i]),
             w_dec: folded(&coder_params.w_dec, &|i| 1.0 / (output[i % out] * norms[i / out])),
             b_dec: folded(&coder_params.b_dec, &|i| 1.0 / output[i]),
-            extra: architecture.extra().iter().map(|name| extra(name)).collect(),
+            extra: architecture.extra().iter().map(|name| extra(name)).chain(skip).collect(),
         };
         Ok(Self {
             dims: settings.dims,
             architecture,
             apply_b_dec_to_input: settings.subtract_bias,
             rows: RowScaling::None,
+            transcodes: !settings.target.is_input,
             params,
             metadata,
         })
+    }
+
+    /// The scales of raw rows: 1.
+    pub fn scales(&self) -> Scales {
+        let part = |width| vec![Part { width, scale: 1.0 }];
+        Scales { input: part(self.dims.d * self.dims.groups), output: part(self.dims.out) }
+    }
+
+    /// Its name in SAELens; `None` where that has none.
+    pub fn saelens_name(&self) -> Option<&'static str> {
+        let skips = self.params.find(W_SKIP).is_some();
+        if !self.transcodes {
+            return (!skips && !matches!(self.architecture, Architecture::GroupMax { .. }))
+                .then(|| self.architecture.name());
+        }
+        match (self.architecture, skips) {
+            _ if self.dims.groups > 1 => None,
+            (Architecture::Standard, false) => Some("transcoder"),
+            (Architecture::Standard, true) => Some("skip_transcoder"),
+            (Architecture::Jumprelu, false) => Some("jumprelu_transcoder"),
+            (Architecture::Jumprelu, true) => Some("jumprelu_skip_transcoder"),
+            _ => None,
+        }
+    }
+
+    /// What it is, for people.
+    pub fn kind(&self) -> String {
+        let own = self.architecture.name();
+        let kind = match (self.transcodes, self.dims.groups) {
+            (true, 2..) => format!("{own}, cross-layer transcoder"),
+            (true, _) => format!("{own}, transcoder"),
+            (false, _) => own.to_owned(),
+        };
+        if self.params.find(W_SKIP).is_some() { kind + " with a skip connection" } else { kind }
     }
 
     /// The parameters on a device.
@@ -279,7 +336,7 @@ impl ExportedCoder {
     }
 }
 
-fn not_in_saelens(settings: &CoderSettings) -> Error {
-    let why = settings.not_in_saelens().unwrap_or_default();
-    Error::config(format!("SAELens has no form of this coder ({why}): its checkpoint is the coder"))
+fn not_exported(settings: &CoderSettings) -> Error {
+    let why = settings.not_exported().unwrap_or_default();
+    Error::config(format!("no format has a form of this coder ({why}): its checkpoint is the coder"))
 }

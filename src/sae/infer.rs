@@ -10,6 +10,7 @@ use crate::sae::scales::{self, Scales};
 use crate::sae::selection::products::Values;
 use crate::sae::selection::{experts, host, pairs, pursuit};
 use crate::sae::settings::ExpertSettings;
+use crate::sae::skip::{self, W_SKIP};
 
 /// Rows that are taken at once.
 const ROWS: usize = 1024;
@@ -92,6 +93,7 @@ struct Scratch<B: CoderOps> {
     c: B::Tensor,
     zeros: B::Tensor,
     u: Option<B::Tensor>,
+    skip: Option<B::Tensor>,
     gate: Code<B>,
     code: Code<B>,
 }
@@ -139,6 +141,10 @@ impl<B: CoderOps> Inference<'_, B> {
             let code = &scratch.code;
             if !matches!(self.keep, Keep::Products) {
                 backend.decode(code, &self.params.w_dec, &self.params.b_dec, &mut scratch.y, width);
+                if let (Some(w_skip), Some(skip)) = (self.params.find(W_SKIP), &mut scratch.skip) {
+                    skip::product(backend, &scratch.c, w_skip, self.dims, skip, code.rows);
+                    backend.combine(1.0, skip, 1.0, &mut scratch.y, code.rows * width);
+                }
                 backend.read(&scratch.y, 0, out);
             }
             scales::undo(out, &scales.output);
@@ -171,6 +177,7 @@ impl<B: CoderOps> Inference<'_, B> {
             c: backend.zeros(rows * groups * d),
             zeros: backend.zeros(if self.subtract_bias { 0 } else { d }),
             u: dense.then(|| backend.zeros(rows * f)),
+            skip: self.params.find(W_SKIP).map(|_| backend.zeros(rows * out)),
             gate: Code::new(backend, 0, 0),
             code: Code::new(backend, rows, k),
         }

@@ -48,6 +48,7 @@ pub mod rows;
 pub mod scales;
 pub mod selection;
 pub mod settings;
+pub mod skip;
 pub mod state;
 pub mod target;
 

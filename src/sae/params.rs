@@ -61,10 +61,14 @@ impl<T> PerParam<T> {
         })
     }
 
+    /// The extra parameter `name`, if there is one.
+    pub fn find(&self, name: &str) -> Option<&T> {
+        self.extra.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
     /// The extra parameter `name`, which a block of the coder declared.
     pub fn extra(&self, name: &str) -> &T {
-        let found = self.extra.iter().find(|(n, _)| *n == name);
-        &found.expect("a block asks for parameters that it declared").1
+        self.find(name).expect("a block asks for parameters that it declared")
     }
 
     /// As [`PerParam::extra`].

@@ -7,6 +7,7 @@ mod selection;
 use crate::compute::coder_ops::{CoderDims, PenaltyShape};
 use crate::sae::bias_control::BiasControlSettings;
 use crate::sae::decoder::scaled;
+use crate::sae::skip::W_SKIP;
 
 pub use selection::{
     ArchetypalSettings, Budget, ExpertSettings, FeatureChoiceSettings, JumpReluSettings, L0Penalty, ProductSettings,
@@ -66,6 +67,8 @@ pub struct TargetSettings {
     /// Whether it is of several layers, as many as there are groups of latents, to which latents of earlier layers do not
     /// speak: those of group `g` have zeros for layers before `g`.
     pub later_layers: bool,
+    /// Whether the input is added linearly: [`crate::sae::skip`].
+    pub skip: bool,
 }
 
 /// Norms of decoder rows.
@@ -228,7 +231,13 @@ impl CoderSettings {
     pub fn plain(dims: CoderDims, selection: SelectionSettings, dead_after: u64) -> Self {
         Self {
             dims,
-            target: TargetSettings { parts: vec![dims.out], is_input: true, bias: true, later_layers: false },
+            target: TargetSettings {
+                parts: vec![dims.out],
+                is_input: true,
+                bias: true,
+                later_layers: false,
+                skip: false,
+            },
             selection,
             decoder: DecoderNorm::Unit,
             decoder_map: DecoderMapSettings::Identity,
@@ -268,6 +277,9 @@ impl CoderSettings {
         let mut params = vec![("w_enc", w_enc), ("b_enc", b_enc), ("w_dec", w_dec), ("b_dec", vec![out])];
         params.extend(self.selection.extra_params(d, f));
         params.extend(own);
+        if self.target.skip {
+            params.push((W_SKIP, vec![out, d]));
+        }
         params
     }
 
@@ -294,14 +306,14 @@ impl CoderSettings {
         self.params().into_iter().skip(4).map(|(name, _)| name).collect()
     }
 
-    /// Why SAELens has no architecture for it, if it has none.
-    pub fn not_in_saelens(&self) -> Option<&'static str> {
-        if !self.target.is_input || self.target.parts.len() > 1 {
-            return Some("it reconstructs other sites than the one that it reads");
+    /// Why no format of others has a form of it, if none has: its checkpoint is the coder.
+    pub fn not_exported(&self) -> Option<&'static str> {
+        if self.target.is_input && self.target.parts.len() > 1 {
+            return Some("it reads several sites with one code");
         }
         match self.selection {
             SelectionSettings::SignedTopK { .. } => {
-                Some("values that are kept may be negative, which SAELens' never are")
+                Some("values that are kept may be negative, and are ranked with their signs")
             }
             SelectionSettings::Pursuit { .. } => Some("latents are chosen one after the other, each from what is left"),
             SelectionSettings::Pairs { .. } => Some("pre-activations are roots of products, not affine in the input"),
@@ -309,6 +321,19 @@ impl CoderSettings {
             SelectionSettings::Experts(_) => Some("a router chooses for each row which latents there are"),
             _ => None,
         }
+    }
+
+    /// Why SAELens has no architecture for it, if it has none.
+    pub fn not_in_saelens(&self) -> Option<&'static str> {
+        let transcoder = || match self.selection {
+            _ if self.target.is_input => None,
+            _ if self.dims.groups > 1 => Some("it has no transcoders across layers"),
+            SelectionSettings::TopK { .. } | SelectionSettings::GroupMax { .. } | SelectionSettings::Gated { .. } => {
+                Some("its transcoders keep what is positive or above a threshold")
+            }
+            _ => None,
+        };
+        self.not_exported().or_else(transcoder)
     }
 
     /// Whether the norms of decoder rows are needed in a step.
@@ -351,7 +376,10 @@ impl CoderSettings {
         let decoder = if self.decoder_map == DecoderMapSettings::Identity { 0 } else { 2 * f * out };
         let pursuit = if matches!(self.selection, SelectionSettings::Pursuit { .. }) { 3 * f * d } else { 0 };
         let decoder = decoder + pursuit + 2 * self.points() as u64 * out;
-        n * (2 * d * self.dims.groups as u64
+        // what it adds to each row, and its gradient
+        let (skip, decoder) = if self.target.skip { (out, decoder + d * out) } else { (0, decoder) };
+        n * (skip
+            + 2 * d * self.dims.groups as u64
             + out * (1 + self.prefixes.len() as u64)
             + code
             + ranks

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | autoencoder | a row | the row |
 //! | crosscoder | the rows of several sites, side by side | the same |
-//! | transcoder | a row | the row of another site |
+//! | transcoder | a row | the row of another site; with a skip connection, less a linear map of what it reads |
 //! | cross-layer transcoder | the rows of several layers | those of another site of the same layers |
 //! | boosting | a row | what a frozen coder leaves of it |
 //!
@@ -31,6 +31,13 @@ impl CoderSettings {
         self.target.is_input = false;
         self.subtract_bias = false;
         self.start.tied = false;
+        self
+    }
+
+    /// A transcoder that adds the input linearly to what latents say; see [`crate::sae::skip`].
+    #[must_use]
+    pub fn with_skip(mut self) -> Self {
+        self.target.skip = true;
         self
     }
 

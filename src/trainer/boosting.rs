@@ -33,6 +33,9 @@ impl<B: CoderOps> Base<B> {
             let what = format!("a coder that reconstructs rows of {} values from rows of {}", dims.out, dims.d);
             return Err(Error::config(format!("{what} cannot be boosted on rows of {d} values")));
         }
+        if coder.transcodes {
+            return Err(Error::config("a transcoder cannot be boosted: it reconstructs another site than it reads"));
+        }
         if let Architecture::GroupMax { .. } = coder.architecture {
             return Err(Error::config(
                 "a coder of architecture groupmax cannot be kept in checkpoints: it cannot be boosted",
@@ -122,6 +125,7 @@ impl<B: CoderOps> Base<B> {
         let base = with_thresholds(self.coder.clone().with_b_dec_subtracted(false))?;
         let mut joined = with_thresholds(other.with_b_dec_subtracted(false))?;
         joined.dims.f += base.dims.f;
+        joined.transcodes = false;
         let PerParam { w_enc, b_enc, w_dec, b_dec, extra } = base.params;
         let own = &mut joined.params;
         let before = |own: &mut Vec<f32>, mut base: Vec<f32>| {

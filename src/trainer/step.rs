@@ -82,7 +82,7 @@ impl<B: CoderOps> Training<B> {
         }
         let scales = config.target.scales(sites, &site_scales);
         let (params, state) = match from {
-            Some(coder) => continued::start(backend, coder, settings, site_scales[0]),
+            Some(coder) => continued::start(backend, coder, settings, &scales),
             None => {
                 let params = start(backend, settings, &scales, config.normalize.rows(), buffer, rng);
                 (params, CoderState::default())

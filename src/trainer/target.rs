@@ -28,6 +28,10 @@ pub enum TargetConfig {
         /// The site that is reconstructed.
         #[schemars(length(min = 1))]
         output: String,
+        /// Whether the input is added to the reconstruction through a linear map that is trained too (skip transcoder, Paulo
+        /// et al. 2025).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        skip: bool,
     },
     /// What it reads: the values of several sites at the same tokens, with one code for all (Lindsey et al. 2024).
     Crosscoder {
@@ -59,7 +63,7 @@ impl TargetConfig {
     pub fn others<'a>(&'a self) -> Vec<(String, &'a str)> {
         match self {
             Self::Autoencoder | Self::Boosting { .. } => Vec::new(),
-            Self::Transcoder { output } => vec![("output".to_owned(), output)],
+            Self::Transcoder { output, .. } => vec![("output".to_owned(), output)],
             Self::Crosscoder { with } => {
                 with.iter().enumerate().map(|(i, site)| (format!("with[{i}]"), site.as_str())).collect()
             }
@@ -93,6 +97,11 @@ impl TargetConfig {
         *self == Self::Autoencoder
     }
 
+    /// Whether it is of several layers.
+    pub fn is_cross_layer(&self) -> bool {
+        matches!(self, Self::CrossLayer { .. })
+    }
+
     /// The coder, for sites of these widths.
     ///
     /// # Errors
@@ -102,7 +111,10 @@ impl TargetConfig {
         match (self, &widths[..]) {
             (Self::Autoencoder, [d]) => coder.settings(*d),
             (Self::Boosting { .. }, [d]) => Ok(coder.settings(*d)?.boosting()),
-            (Self::Transcoder { .. }, [d, out]) => Ok(coder.settings(*out)?.reading(*d)),
+            (Self::Transcoder { skip, .. }, [d, out]) => {
+                let transcoder = coder.settings(*out)?.reading(*d);
+                Ok(if *skip { transcoder.with_skip() } else { transcoder })
+            }
             (Self::Crosscoder { .. }, [_, _, ..]) => Ok(coder.settings(widths.iter().sum())?.of_parts(widths)),
             (Self::CrossLayer { .. }, [d, ..]) => {
                 let layers = widths.len() / 2;
@@ -159,6 +171,11 @@ impl TargetConfig {
         {
             let rule = "must be left out where `target` has several layers";
             faults.push(("coder.ghost_gradients".to_owned(), rule.to_owned()));
+        }
+        if matches!((self, coder), (Self::Transcoder { skip: true, .. }, Some(CoderConfig::TopAfa(_)))) {
+            let rule =
+                "must be left out of `type: top_afa`: how many latents it keeps is that of the whole output's norm";
+            faults.push(("target.skip".to_owned(), rule.to_owned()));
         }
         if let Self::CrossLayer { inputs, outputs } = self {
             if outputs.len() != inputs.len() + 1 {

@@ -12,7 +12,6 @@ use harvestd::runtime::rng::Seed;
 use harvestd::sae::codes::Codes;
 use harvestd::sae::export::{Architecture, ExportMetadata, ExportedCoder};
 use harvestd::sae::formats::{self, Format};
-use harvestd::sae::scales::Scales;
 use harvestd::trainer::{Trainer, TrainerSettings};
 
 use crate::{WIDTH, assert_close, floats, rows, support, trained, types};
@@ -23,22 +22,22 @@ pub fn computed(coder: &ExportedCoder, rows: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let params = coder.upload(&backend);
     let inference = coder.inference(&backend, &params);
     let (mut out, mut codes) = (Vec::new(), Codes::default());
-    inference.code(&backend, &Scales::one(coder.dims.d, 1.0), rows, &mut out, &mut codes);
+    inference.code(&backend, &coder.scales(), rows, &mut out, &mut codes);
     (codes.dense(coder.dims.f), out)
 }
 
-fn script(python: &str, name: &str) -> Command {
+pub fn script(python: &str, name: &str) -> Command {
     let mut command = Command::new(python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name)).env("OMP_NUM_THREADS", "1");
     command
 }
 
-fn succeed(mut command: Command) {
+pub fn succeed(mut command: Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn bytes(values: &[f32]) -> Vec<u8> {
+pub fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
@@ -118,7 +117,7 @@ fn coders_that_saelens_and_sparsify_trained_compute_the_same_and_training_goes_o
         goes_on(&name, &coder, &out);
         seen.push(name);
     }
-    assert!(seen.len() >= 25, "{seen:?}");
+    assert!(seen.len() >= 31, "{seen:?}");
 }
 
 /// Train on from `coder`: the first loss is that of its reconstruction, and it falls.
@@ -130,12 +129,17 @@ fn goes_on(name: &str, coder: &ExportedCoder, expected: &[f32]) {
     };
     let json = match name.split('-').next().unwrap() {
         "standard" => of(serde_json::json!({"type": "standard", "l1_coefficient": 0.001})),
+        "sparsify" if coder.transcodes => of(serde_json::json!({"type": "topk", "k": 6, "decoder": "free"})),
         "topk" | "sparsify" => of(serde_json::json!({"type": "topk", "k": 6})),
         "batchtopk" => of(serde_json::json!({"type": "batch_topk", "k": 6, "threshold_rate": 1e-6})),
         "matryoshka" => {
             of(serde_json::json!({"type": "matryoshka", "k": 6, "widths": [16, 40], "threshold_rate": 1e-6}))
         }
         "jumprelu" => of(serde_json::json!({"type": "jumprelu", "l0_coefficient": 0.0001})),
+        "transcoder" if name.contains("jumprelu") => {
+            of(serde_json::json!({"type": "jumprelu", "l0_coefficient": 0.0001, "decoder": "free"}))
+        }
+        "transcoder" => of(serde_json::json!({"type": "standard", "l1_coefficient": 0.001})),
         _ => of(serde_json::json!({"type": "gated", "l1_coefficient": 0.001})),
     };
     let normalize = match coder.rows.name() {
@@ -143,17 +147,24 @@ fn goes_on(name: &str, coder: &ExportedCoder, expected: &[f32]) {
         "layer_norm" => "layer_norm",
         _ => "row_norm",
     };
+    let target = match coder.transcodes {
+        true => {
+            serde_json::json!({"type": "transcoder", "output": "blocks.0.hook_mlp_out", "skip": name.ends_with("skip")})
+        }
+        false => serde_json::json!({"type": "autoencoder"}),
+    };
     let config = serde_json::json!({
-        "name": "on", "input": "blocks.0.hook_resid_post", "buffer": {"rows": 64}, "normalize": normalize, "coder": json,
+        "name": "on", "input": "blocks.0.hook_resid_post", "target": target, "buffer": {"rows": 64}, "normalize": normalize, "coder": json,
         "start_from": "a folder", "optimizer": {"type": "adam", "learning_rate": 1e-9}, "batch_rows": 64, "rows": 64,
         "checkpoint": {"url": "unused"},
     });
     let settings = TrainerSettings {
         config: serde_json::from_value(config).unwrap(),
-        sites: vec![(HookPoint::block(0, Site::ResidPost), WIDTH)],
+        sites: vec![(HookPoint::block(0, Site::ResidPost), WIDTH), (HookPoint::block(0, Site::MlpOut), coder.dims.out)],
         seed: Seed(4),
         stream: serde_json::Value::Null,
     };
+    let settings = TrainerSettings { sites: settings.sites[..1 + usize::from(coder.transcodes)].to_vec(), ..settings };
     let mut trainer = Trainer::new(Arc::new(Cpu::new(1).unwrap()), settings).unwrap();
     assert_eq!(trainer.wants_coder(), Some("a folder"));
     let fits = trainer.start_from(coder.clone());
@@ -165,7 +176,16 @@ fn goes_on(name: &str, coder: &ExportedCoder, expected: &[f32]) {
     }
     fits.unwrap_or_else(|e| panic!("{name}: {e}"));
     let rows = rows(64, "test");
-    trainer.offer(&rows, &vec![0; 64], &SourceCursor::default()).unwrap();
+    // what a transcoder reconstructs beside what it reads, at another scale
+    let beside = |(i, row): (usize, &[f32])| {
+        let target = &expected[i * coder.dims.out..][..coder.dims.out];
+        row.iter().copied().chain(target.iter().map(|y| 0.9 * y)).collect::<Vec<_>>()
+    };
+    let given = match coder.transcodes {
+        true => rows.chunks(WIDTH).enumerate().flat_map(beside).collect(),
+        false => rows.clone(),
+    };
+    trainer.offer(&given, &vec![0; 64], &SourceCursor::default()).unwrap();
     assert!(trainer.report().step == 1 && trainer.wants_coder().is_none());
     let (mut out, mut l0) = (Vec::new(), Vec::new());
     trainer.reconstruct(&rows, &mut out, &mut l0, &mut vec![0; f]).unwrap();

@@ -3,8 +3,8 @@
 
     make_coders.py ROWS N D FOLDER
 
-ROWS holds N rows of D raw f32 values. Each coder gets a folder below FOLDER with the files of its library, and in `out`, as raw
-f32, its latents [N, d_sae] and then its reconstructions [N, D], computed in f32 by what the library loads again.
+ROWS holds N rows of D raw f32 values. Transcoders of SAELens reconstruct OUT others. Each coder gets a folder below FOLDER with the files of its library, and in `out`, as raw
+f32, its latents [N, d_sae] and then its reconstructions [N, D or OUT], computed in f32 by what the library loads again.
 """
 import os
 import sys
@@ -14,7 +14,7 @@ os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # there is no GPU for its decoder
 import numpy as np  # noqa: E402
 import torch
 from sae_lens import SAE
-from sae_lens.saes import batchtopk_sae, gated_sae, jumprelu_sae, matryoshka_batchtopk_sae, standard_sae, topk_sae
+from sae_lens.saes import batchtopk_sae, gated_sae, jumprelu_sae, matryoshka_batchtopk_sae, standard_sae, topk_sae, transcoder
 from sae_lens.saes.sae import TrainStepInput
 from sae_lens.training.activation_scaler import ActivationScaler
 from sparsify import SparseCoder, SparseCoderConfig
@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 torch.manual_seed(5)
 rows_path, n, d, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 rows = torch.from_numpy(np.fromfile(rows_path, dtype="<f4").reshape(n, d).copy())
-LATENTS, STEPS = 96, 15
+LATENTS, STEPS, OUT = 96, 15, 20
 MODULES = [batchtopk_sae, gated_sae, jumprelu_sae, matryoshka_batchtopk_sae, standard_sae, topk_sae]
 
 
@@ -117,25 +117,50 @@ config.metadata.hook_name = "blocks.0.attn.hook_z"
 standard_sae.StandardSAE(config).save_model(folder("standard-z"))
 record("standard-z", "standard-z", shape=(4, d // 4))
 
+# SAELens does not train transcoders: some steps towards rows of other sites
+target_rows = torch.randn(n, d) @ torch.randn(d, OUT) * 0.1 + rows @ torch.randn(d, OUT) * 0.05
+KINDS = {
+    "transcoder": "Transcoder", "transcoder-skip": "SkipTranscoder", "transcoder-jumprelu": "JumpReLUTranscoder",
+    "transcoder-jumprelu-skip": "JumpReLUSkipTranscoder",
+}
+for name, kind in KINDS.items():
+    config = getattr(transcoder, kind + "Config")(d_in=d, d_sae=LATENTS, d_out=OUT, apply_b_dec_to_input=False)
+    config.metadata.hook_name, config.metadata.hook_name_out = "blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"
+    sae = getattr(transcoder, kind)(config)
+    if "jumprelu" in name:
+        sae.threshold.data.fill_(0.3)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
+    for _ in range(STEPS):
+        (sae(rows) - target_rows).pow(2).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    sae.save_model(folder(name))
+    sae = SAE.load_from_disk(folder(name))
+    with torch.no_grad():
+        write(name, sae.encode(rows), sae(rows))
+
 SPARSIFY = {
     "sparsify": SparseCoderConfig(num_latents=LATENTS, k=6),
     "sparsify-expansion": SparseCoderConfig(expansion_factor=2, k=6, multi_topk=True),
     "sparsify-free": SparseCoderConfig(num_latents=LATENTS, k=6, normalize_decoder=False),
+    "sparsify-transcoder": SparseCoderConfig(num_latents=LATENTS, k=6, transcode=True),
+    "sparsify-transcoder-skip": SparseCoderConfig(num_latents=LATENTS, k=6, transcode=True, skip_connection=True),
 }
+other_rows = rows @ torch.randn(d, d) * 0.1
 for name, config in SPARSIFY.items():
     coder = SparseCoder(d, config)
     coder.b_dec.data = rows.mean(0)
     optimizer = torch.optim.Adam(coder.parameters(), lr=1e-2)
     for _ in range(STEPS):
-        done = coder(rows)
+        done = coder(rows, other_rows if config.transcode else None)
         (done.fvu + done.multi_topk_fvu / 8).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if config.normalize_decoder:
+        if config.normalize_decoder and not config.transcode:
             coder.set_decoder_norm_to_unit_norm()
     coder.save_to_disk(folder(name))
     with torch.no_grad():
         coder = SparseCoder.load_from_disk(folder(name))
         acts, indices, _ = coder.encode(rows)
         latents = torch.zeros(n, coder.num_latents).scatter_(1, indices, acts)
-        write(name, latents, coder.decode(acts, indices))
+        write(name, latents, coder(rows, rows).sae_out if config.transcode else coder.decode(acts, indices))

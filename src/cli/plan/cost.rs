@@ -12,6 +12,7 @@ use crate::sae::rows::RowScaling;
 use crate::store::prices::Usage;
 use crate::store::upload::UploadOptions;
 use crate::trainer::config::TrainerConfig;
+use crate::trainer::target::TargetConfig;
 
 /// Bytes that one request for a corpus asks for.
 const CORPUS_BLOCK_BYTES: f64 = (1 << 20) as f64;
@@ -201,13 +202,15 @@ fn checkpoints(trainer: &TrainerPlan, config: &TrainerConfig, seconds: f64, requ
         requests.write += saves * BASE_FILES;
         requests.delete += deleted * BASE_FILES;
     }
-    if config.target.is_autoencoder() {
-        requests.write += CHECKPOINT_FILES;
-        let of_sparsify =
-            matches!(config.coder, CoderConfig::Topk(_) | CoderConfig::NestedTopk(_) | CoderConfig::GroupMax(_));
-        if of_sparsify && config.normalize.rows() == RowScaling::None {
-            requests.write += SPARSIFY_FILES;
-        }
+    requests.write += CHECKPOINT_FILES;
+    let of_sparsify =
+        matches!(config.coder, CoderConfig::Topk(_) | CoderConfig::NestedTopk(_) | CoderConfig::GroupMax(_));
+    if of_sparsify && config.normalize.rows() == RowScaling::None {
+        requests.write += SPARSIFY_FILES;
+    }
+    if let TargetConfig::CrossLayer { outputs, .. } = &config.target {
+        // two for each layer, and the configuration, of circuit-tracer
+        requests.write += 2.0 * outputs.len() as f64 + 1.0;
     }
     requests.read += 1.0;
 }

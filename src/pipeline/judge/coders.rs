@@ -16,7 +16,6 @@ use crate::sae::Params;
 use crate::sae::codes::Codes;
 use crate::sae::export::{ExportMetadata, ExportedCoder};
 use crate::sae::rows::RowScaling;
-use crate::sae::scales::Scales;
 use crate::store::Location;
 use crate::trainer::history::HistoryPoint;
 use crate::trainer::{Trainer, TrainerSettings};
@@ -28,8 +27,9 @@ pub(in crate::pipeline) struct Judged {
     pub(in crate::pipeline) from: String,
     pub(in crate::pipeline) trained_rows: Option<u64>,
     pub(in crate::pipeline) history: Vec<HistoryPoint>,
-    /// Of a coder that is not a trainer.
-    site: [SiteWidth; 1],
+    /// What it reads and what it reconstructs, of a coder that is not a trainer.
+    reads: [SiteWidth; 1],
+    writes: [SiteWidth; 1],
     kind: Kind,
 }
 
@@ -44,14 +44,14 @@ impl Reconstruct for Judged {
     fn reads(&self) -> &[SiteWidth] {
         match &self.kind {
             Kind::Trainer(trainer) => trainer.settings().reads(),
-            Kind::Folder { .. } => &self.site,
+            Kind::Folder { .. } => &self.reads,
         }
     }
 
     fn writes(&self) -> &[SiteWidth] {
         match &self.kind {
             Kind::Trainer(trainer) => trainer.settings().writes(),
-            Kind::Folder { .. } => &self.site,
+            Kind::Folder { .. } => &self.writes,
         }
     }
 
@@ -66,7 +66,7 @@ impl Reconstruct for Judged {
         match &self.kind {
             Kind::Trainer(trainer) => trainer.code(rows, out, codes),
             Kind::Folder { coder, params, backend } => {
-                coder.inference(&**backend, params).code(&**backend, &Scales::one(coder.dims.d, 1.0), rows, out, codes);
+                coder.inference(&**backend, params).code(&**backend, &coder.scales(), rows, out, codes);
                 Ok(())
             }
         }
@@ -88,10 +88,7 @@ impl Judged {
         };
         match &self.kind {
             Kind::Folder { coder, .. } => Some(of(coder)),
-            Kind::Trainer(trainer) => {
-                let files = trainer.export(ExportMetadata::default()).ok()?;
-                ExportedCoder::read(&files).ok().map(|coder| of(&coder))
-            }
+            Kind::Trainer(trainer) => trainer.exported(ExportMetadata::default()).ok().map(|coder| of(&coder)),
         }
     }
 }
@@ -156,7 +153,8 @@ fn restored(name: &str, checkpoint: Checkpoint, backend: &Arc<Cpu>) -> Result<Op
         from: checkpoint.folder.clone(),
         trained_rows: Some(trainer.report().rows),
         history: trainer.history().points().to_vec(),
-        site: [trainer.settings().sites[0]],
+        reads: [trainer.settings().sites[0]],
+        writes: [trainer.settings().sites[0]],
         kind: Kind::Trainer(Box::new(trainer)),
     }))
 }
@@ -169,10 +167,6 @@ fn folder(given: &Given, located: Option<&Located>, backend: &Arc<Cpu>, io: &tok
         let what = "neither a checkpoint nor a coder's cfg.json is there";
         return Err(Error::data(format!("`{shown}` holds no coder: {what}")));
     };
-    if coder.dims.out != coder.dims.d || coder.dims.groups > 1 {
-        let what = "reconstructs something else than its input: only autoencoders can be judged";
-        return Err(Error::data(format!("`{shown}` {what}")));
-    }
     let point = match (&given.site, coder.metadata.get("hook_name").and_then(|name| name.as_str())) {
         (Some(site), _) => named(site, located)?,
         (None, Some(name)) => {
@@ -185,11 +179,19 @@ fn folder(given: &Given, located: Option<&Located>, backend: &Arc<Cpu>, io: &tok
             return Err(Error::config(format!("`{shown}` does not say its site: give it with --site {name}=SITE")));
         }
     };
-    let (params, coder_width) = (coder.upload(&**backend), coder.dims.d);
+    let target = match coder.metadata.get("hook_name_out").and_then(|name| name.as_str()) {
+        _ if !coder.transcodes => point,
+        Some(name) => named(name, located)?,
+        None => {
+            let what = "is a transcoder and does not say what it reconstructs (`hook_name_out` in its metadata)";
+            return Err(Error::data(format!("`{shown}` {what}: it cannot be judged")));
+        }
+    };
+    let (params, dims) = (coder.upload(&**backend), coder.dims);
     let kind = Kind::Folder { coder: Box::new(coder), params, backend: Arc::clone(backend) };
     let name = given.name.clone();
-    let site = [(point, coder_width)];
-    Ok(Judged { name, from: shown.clone(), trained_rows: None, history: Vec::new(), site, kind })
+    let (reads, writes) = ([(point, dims.d)], [(target, dims.out)]);
+    Ok(Judged { name, from: shown.clone(), trained_rows: None, history: Vec::new(), reads, writes, kind })
 }
 
 /// The point of a site's name, which may be a module path of the model.

@@ -135,6 +135,12 @@ fn every_kind() -> Vec<(&'static str, CoderSettings)> {
             })),
         ),
         (
+            "topk, free",
+            coder(
+                serde_json::json!({"type": "topk", "width": 7, "k": 3, "decoder": "free", "aux": {"coefficient": 0}}),
+            ),
+        ),
+        (
             "topk, normalized",
             coder(
                 serde_json::json!({"type": "topk", "width": 7, "k": 3, "decoder": "normalized", "aux": {"coefficient": 0}}),

@@ -120,6 +120,8 @@ pub enum RankedDecoder {
     Ranked,
     /// Free; the decoder that is used has rows divided by their norms.
     Normalized,
+    /// Free; latents are ranked by pre-activation alone (sparsify's transcoders).
+    Free,
 }
 
 impl RankedDecoder {
@@ -131,7 +133,7 @@ impl RankedDecoder {
         match self {
             Self::Unit => DecoderNorm::Unit,
             Self::Ranked => DecoderNorm::Ranked,
-            Self::Normalized => DecoderNorm::Free,
+            Self::Normalized | Self::Free => DecoderNorm::Free,
         }
     }
 

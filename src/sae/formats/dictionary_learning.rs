@@ -43,7 +43,9 @@ fn class(architecture: Architecture) -> Option<&'static str> {
 /// `Internal` only.
 pub fn write(coder: &ExportedCoder) -> Result<Option<Files>> {
     let architecture = coder.architecture;
-    let Some(class) = class(architecture).filter(|_| coder.rows == RowScaling::None) else { return Ok(None) };
+    let Some(class) = class(architecture).filter(|_| coder.rows == RowScaling::None && !coder.transcodes) else {
+        return Ok(None);
+    };
     let coder = coder.clone().with_b_dec_subtracted(architecture != Architecture::Jumprelu);
     let coder = match architecture {
         Architecture::Topk { .. } if !equal(&coder.decoder_norms()) => coder,

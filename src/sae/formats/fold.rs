@@ -1,6 +1,9 @@
 //! The same coder with other numbers: what formats and training differ in, moved into the weights.
 
-use crate::sae::export::{Architecture, ExportedCoder};
+use crate::sae::export::{Architecture, ExportedCoder, W_SKIP};
+
+/// The parameter of a gated coder that is the logarithm of a ratio.
+const RATIO: &str = "r_mag";
 
 /// Decoder rows shorter than this stay as they are.
 const SHORTEST: f64 = 1e-12;
@@ -26,8 +29,8 @@ impl ExportedCoder {
         times(&mut p.b_enc, |i| gains[i]);
         times(&mut p.w_dec, |i| 1.0 / gains[i / out]);
         for (name, values) in &mut p.extra {
-            // the gate's scale is a factor of the rest
-            if *name != "r_mag" {
+            // the gate's scale is a factor of the rest, and the skip connection knows no latents
+            if ![RATIO, W_SKIP].contains(name) {
                 times(values, |i| gains[i]);
             }
         }
@@ -42,13 +45,22 @@ impl ExportedCoder {
         self.with_gains(&gains)
     }
 
-    /// The coder of `x` that this one is of `scale x`.
+    /// The coder of `x` that this one is of `scale x`, where it reconstructs `scale x` too.
     #[must_use]
-    pub fn of_unscaled(mut self, scale: f64) -> Self {
+    pub fn of_unscaled(self, scale: f64) -> Self {
+        self.of_unscaled_sides(scale, scale)
+    }
+
+    /// The coder of `x` that this one is of `input x`, where it reconstructs `output y`.
+    #[must_use]
+    pub fn of_unscaled_sides(mut self, input: f64, output: f64) -> Self {
         let p = &mut self.params;
-        times(&mut p.w_enc, |_| scale);
-        times(&mut p.w_dec, |_| 1.0 / scale);
-        times(&mut p.b_dec, |_| 1.0 / scale);
+        times(&mut p.w_enc, |_| input);
+        times(&mut p.w_dec, |_| 1.0 / output);
+        times(&mut p.b_dec, |_| 1.0 / output);
+        if p.find(W_SKIP).is_some() {
+            times(p.extra_mut(W_SKIP), |_| input / output);
+        }
         self
     }
 

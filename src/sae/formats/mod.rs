@@ -1,7 +1,8 @@
-//! Coders as folders of other tools: SAELens, sparsify, dictionary_learning.
+//! Coders as folders of other tools: SAELens, sparsify, dictionary_learning, circuit-tracer.
 //!
 //! One file a format, each between [`ExportedCoder`] (raw space, f32) and bytes of files. Nothing here touches a disk.
 
+pub mod circuit_tracer;
 pub mod dictionary_learning;
 mod fold;
 pub mod saelens;
@@ -11,7 +12,7 @@ pub mod tensors;
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sae::export::{Architecture, ExportedCoder};
+use crate::sae::export::ExportedCoder;
 
 /// Files of a folder: (name, bytes).
 pub type Files = Vec<(String, Vec<u8>)>;
@@ -25,6 +26,8 @@ pub enum Format {
     Sparsify,
     /// `dictionary_learning` reads it after a script that is in the folder has run.
     DictionaryLearning,
+    /// circuit-tracer reads it: a transcoder across layers, or one for every layer ([`circuit_tracer::write`]).
+    CircuitTracer,
 }
 
 /// Files that [`read`] wants of a folder, as far as they are there.
@@ -33,7 +36,7 @@ pub const READ_FILES: [&str; 4] =
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Saelens, Self::Sparsify, Self::DictionaryLearning];
+    pub const ALL: [Self; 4] = [Self::Saelens, Self::Sparsify, Self::DictionaryLearning, Self::CircuitTracer];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -41,19 +44,21 @@ impl Format {
             Self::Saelens => "SAELens",
             Self::Sparsify => "sparsify",
             Self::DictionaryLearning => "dictionary_learning",
+            Self::CircuitTracer => "circuit-tracer",
         }
     }
 
     /// The files of a coder, its configuration among them; `None` for a coder that the format cannot hold.
     ///
     /// # Errors
-    /// `Internal` only.
+    /// `Config` for a coder whose sites the format cannot name.
     pub fn write(self, coder: &ExportedCoder) -> Result<Option<Files>> {
         match self {
-            Self::Saelens if matches!(coder.architecture, Architecture::GroupMax { .. }) => Ok(None),
+            Self::Saelens if coder.saelens_name().is_none() => Ok(None),
             Self::Saelens => saelens::write(coder).map(Some),
             Self::Sparsify => sparsify::write(coder),
             Self::DictionaryLearning => dictionary_learning::write(coder),
+            Self::CircuitTracer => circuit_tracer::write(std::slice::from_ref(coder)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! SAELens v6 folders: `cfg.json` and `sae_weights.safetensors`, as bytes.
 //!
-//! `sae_lens.SAE.load_from_disk` reads what is written. Read is what it writes for autoencoders: inference folders, and the
+//! `sae_lens.SAE.load_from_disk` reads what is written. Read is what it writes: inference folders, transcoders' too, and the
 //! ones that hold a coder in training (`batchtopk` and `matryoshka_batchtopk` become `jumprelu`, latents that are ranked
 //! by decoder norms have these folded in, and so has an input scale). It keeps `W_enc` as `[d_in, d_sae]` and `W_dec` as
 //! `[d_sae, d_in]`.
@@ -11,7 +11,7 @@ use super::tensors::{self, Tensors, transposed};
 use super::{Config, Files, find, parse};
 use crate::compute::coder_ops::CoderDims;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sae::export::{Architecture, ExportedCoder};
+use crate::sae::export::{Architecture, ExportedCoder, W_SKIP};
 use crate::sae::params::PerParam;
 use crate::sae::rows::RowScaling;
 
@@ -27,13 +27,18 @@ const Z_SITE: &str = "hook_z";
 /// The folder's files: (name, bytes).
 ///
 /// # Errors
-/// `Internal` only.
+/// `Config` for a coder that the format cannot hold.
 pub fn write(coder: &ExportedCoder) -> Result<Files> {
-    let CoderDims { d, f, .. } = coder.dims;
+    let CoderDims { d, f, out, .. } = coder.dims;
+    // what this program alone reads back
+    let ours = matches!(coder.architecture, Architecture::GroupMax { .. }) && !coder.transcodes;
+    let Some(architecture) = coder.saelens_name().or_else(|| ours.then(|| coder.architecture.name())) else {
+        return Err(Error::config(format!("SAELens has no form of this coder ({})", coder.kind())));
+    };
     let site = coder.metadata.get("hook_name").and_then(Value::as_str).unwrap_or_default();
     let one_head = coder.metadata.get("hook_head_index").is_some_and(|head| !head.is_null());
     let mut config = json!({
-        "architecture": coder.architecture.name(),
+        "architecture": architecture,
         "d_in": d,
         "d_sae": f,
         "dtype": "float32",
@@ -47,16 +52,22 @@ pub fn write(coder: &ExportedCoder) -> Result<Files> {
         config["k"] = json!(k);
         config["rescale_acts_by_decoder_norm"] = json!(false);
     }
+    if coder.transcodes {
+        config["d_out"] = json!(out);
+    }
     let config = serde_json::to_vec_pretty(&config).or_kind(ErrorKind::Internal, || format!("write {CONFIG_FILE}"))?;
     let PerParam { w_enc, b_enc, w_dec, b_dec, extra } = &coder.params;
     let w_enc = transposed(w_enc, f, d);
     let mut all: Vec<(&str, Vec<usize>, &[f32])> = vec![
         ("W_enc", vec![d, f], &w_enc),
         (bias(coder.architecture), vec![f], b_enc),
-        ("W_dec", vec![f, d], w_dec),
-        ("b_dec", vec![d], b_dec),
+        ("W_dec", vec![f, out], w_dec),
+        ("b_dec", vec![out], b_dec),
     ];
-    all.extend(extra.iter().map(|(name, values)| (*name, vec![f], values.as_slice())));
+    all.extend(extra.iter().map(|(name, values)| match *name {
+        W_SKIP => ("W_skip", vec![out, d], values.as_slice()),
+        name => (name, vec![f], values.as_slice()),
+    }));
     let weights = tensors::file(WEIGHTS_FILE, &all)?;
     Ok(vec![(CONFIG_FILE.to_owned(), config), (WEIGHTS_FILE.to_owned(), weights)])
 }
@@ -81,16 +92,21 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<ExportedCoder> {
             Error::data(format!("{CONFIG_FILE}: `normalize_activations` is {found}: {known}"))
         })?,
     };
-    let (architecture, in_training) = architecture(&config)?;
-    let dims = CoderDims::square(config.positive("d_in")?, config.positive("d_sae")?);
-    let CoderDims { d, f, .. } = dims;
+    let Named { architecture, in_training, transcodes, skips } = architecture(&config)?;
+    if transcodes && (rows != RowScaling::None || scale.is_some()) {
+        let rule = "must be \"none\" of a transcoder: what it reconstructs has another scale";
+        return Err(Error::data(format!("{CONFIG_FILE}: `normalize_activations` {rule}")));
+    }
+    let (d, f) = (config.positive("d_in")?, config.positive("d_sae")?);
+    let out = if transcodes { config.positive("d_out")? } else { d };
+    let dims = CoderDims { d, f, out, groups: 1 };
     architecture.check(f)?;
     let tensors = Tensors::open(WEIGHTS_FILE, find(files, WEIGHTS_FILE)?)?;
-    let params = PerParam {
+    let mut params = PerParam {
         w_enc: transposed(&tensors.floats("W_enc", &[d, f])?, d, f),
         b_enc: tensors.floats(bias(architecture), &[f])?,
-        w_dec: tensors.floats("W_dec", &[f, d])?,
-        b_dec: tensors.floats("b_dec", &[d])?,
+        w_dec: tensors.floats("W_dec", &[f, out])?,
+        b_dec: tensors.floats("b_dec", &[out])?,
         extra: match architecture {
             Architecture::Standard | Architecture::Topk { .. } | Architecture::GroupMax { .. } => Vec::new(),
             Architecture::Jumprelu => vec![("threshold", threshold(&tensors, in_training, f)?)],
@@ -99,9 +115,13 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<ExportedCoder> {
             }
         },
     };
-    let apply_b_dec_to_input = value.get("apply_b_dec_to_input").and_then(Value::as_bool).unwrap_or(true);
+    if skips {
+        params.extra.push((W_SKIP, tensors.floats("W_skip", &[out, d])?));
+    }
+    let apply_b_dec_to_input =
+        !transcodes && value.get("apply_b_dec_to_input").and_then(Value::as_bool).unwrap_or(true);
     let metadata = value.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-    let coder = ExportedCoder { dims, architecture, apply_b_dec_to_input, rows, params, metadata };
+    let coder = ExportedCoder { dims, architecture, apply_b_dec_to_input, rows, transcodes, params, metadata };
     let ranked = ranked(&value, in_training)?;
     let coder = if ranked { ranked_by_norm(coder, in_training) } else { coder };
     Ok(match scale {
@@ -112,19 +132,34 @@ pub fn read(files: &[(String, Vec<u8>)]) -> Result<ExportedCoder> {
     })
 }
 
-/// The architecture, and whether it is one that SAELens has in training only.
-fn architecture(config: &Config<'_>) -> Result<(Architecture, bool)> {
+/// What the name of an architecture says.
+struct Named {
+    architecture: Architecture,
+    /// Whether SAELens has it in training only.
+    in_training: bool,
+    transcodes: bool,
+    skips: bool,
+}
+
+fn architecture(config: &Config<'_>) -> Result<Named> {
     let found = config.value.get("architecture").cloned().unwrap_or(Value::Null);
+    let of = |architecture| Named { architecture, in_training: false, transcodes: false, skips: false };
+    let transcoder = |architecture, skips| Named { transcodes: true, skips, ..of(architecture) };
     Ok(match found.as_str() {
-        Some("standard") => (Architecture::Standard, false),
-        Some("topk") => (Architecture::Topk { k: config.positive("k")? }, false),
+        Some("standard") => of(Architecture::Standard),
+        Some("topk") => of(Architecture::Topk { k: config.positive("k")? }),
         // what this program alone writes so
-        Some("groupmax") => (Architecture::GroupMax { groups: config.positive("k")? }, false),
-        Some("jumprelu") => (Architecture::Jumprelu, false),
-        Some("gated") => (Architecture::Gated, false),
-        Some("batchtopk" | "matryoshka_batchtopk") => (Architecture::Jumprelu, true),
+        Some("groupmax") => of(Architecture::GroupMax { groups: config.positive("k")? }),
+        Some("jumprelu") => of(Architecture::Jumprelu),
+        Some("gated") => of(Architecture::Gated),
+        Some("batchtopk" | "matryoshka_batchtopk") => Named { in_training: true, ..of(Architecture::Jumprelu) },
+        Some("transcoder") => transcoder(Architecture::Standard, false),
+        Some("skip_transcoder") => transcoder(Architecture::Standard, true),
+        Some("jumprelu_transcoder") => transcoder(Architecture::Jumprelu, false),
+        Some("jumprelu_skip_transcoder") => transcoder(Architecture::Jumprelu, true),
         _ => {
-            let known = "only standard, topk, jumprelu, gated, batchtopk and matryoshka_batchtopk can be read";
+            let known = "only standard, topk, jumprelu, gated, batchtopk, matryoshka_batchtopk and the transcoders \
+                         (transcoder, skip_transcoder, jumprelu_transcoder, jumprelu_skip_transcoder) can be read";
             return Err(Error::data(format!("{CONFIG_FILE}: `architecture` is {found}: {known}")));
         }
     })

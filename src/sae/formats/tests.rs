@@ -6,11 +6,12 @@ use crate::compute::cpu::Cpu;
 use crate::runtime::rng::Seed;
 use crate::sae::codes::Codes;
 use crate::sae::config::CoderConfig;
-use crate::sae::export::{Architecture, ExportMetadata, metadata};
+use crate::sae::export::{Architecture, ExportMetadata, W_SKIP, metadata, name_target};
 use crate::sae::params::PerParam;
 use crate::sae::rows::RowScaling;
-use crate::sae::scales::Scales;
-use crate::sae::{Coder, continued};
+use crate::sae::scales::{Part, Scales};
+use crate::sae::settings::TargetSettings;
+use crate::sae::{Coder, CoderSettings, continued};
 
 const DIMS: CoderDims = CoderDims { d: 3, f: 5, out: 3, groups: 1 };
 use Architecture::{Gated, GroupMax, Jumprelu, Standard, Topk};
@@ -31,7 +32,46 @@ fn small(architecture: Architecture) -> ExportedCoder {
     let about = ExportMetadata { model_name: "m".into(), context_size: 128, ..ExportMetadata::default() };
     let metadata = metadata("blocks.1.hook_resid_post", None, &about);
     let apply_b_dec_to_input = architecture != Standard;
-    ExportedCoder { dims: DIMS, architecture, apply_b_dec_to_input, rows: RowScaling::None, params, metadata }
+    let rows = RowScaling::None;
+    ExportedCoder { dims: DIMS, architecture, apply_b_dec_to_input, rows, transcodes: false, params, metadata }
+}
+
+/// A transcoder of layer `layer` from 3 values to `out`, perhaps with a skip connection.
+fn transcoder(architecture: Architecture, out: usize, layer: usize, skips: bool) -> ExportedCoder {
+    let mut rng = Seed(5 + layer as u64).stream("transcoder");
+    let mut numbers = |n: usize| (0..n).map(|_| rng.normal() as f32).collect::<Vec<_>>();
+    let mut coder = small(architecture);
+    coder.dims.out = out;
+    (coder.transcodes, coder.apply_b_dec_to_input) = (true, false);
+    (coder.params.w_dec, coder.params.b_dec) = (numbers(5 * out), numbers(out));
+    if skips {
+        coder.params.extra.push((W_SKIP, numbers(3 * out)));
+    }
+    let name = |site: &str| vec![format!("blocks.{layer}.{site}")];
+    coder.metadata = metadata(&name("ln2.hook_normalized")[0], None, &ExportMetadata::default());
+    name_target(&mut coder.metadata, &name("ln2.hook_normalized"), &name("hook_mlp_out"));
+    coder
+}
+
+/// `architecture` across `layers` layers of 3 values, 5 latents each.
+fn across(architecture: Architecture, layers: usize, first: usize) -> ExportedCoder {
+    let mut rng = Seed(8).stream("across");
+    let mut numbers = |n: usize| (0..n).map(|_| rng.normal() as f32).collect::<Vec<_>>();
+    let (f, out) = (5 * layers, 3 * layers);
+    let mut coder = transcoder(architecture, 3, 0, false);
+    coder.dims = CoderDims { d: 3, f, out, groups: layers };
+    let mut w_dec = numbers(f * out);
+    for (i, row) in w_dec.chunks_mut(out).enumerate() {
+        row[..i / 5 * 3].fill(0.0);
+    }
+    let threshold = numbers(f).iter().map(|x| x.abs()).collect();
+    coder.params = PerParam { w_enc: numbers(f * 3), b_enc: numbers(f), w_dec, b_dec: numbers(out), extra: Vec::new() };
+    if architecture == Jumprelu {
+        coder.params.extra.push(("threshold", threshold));
+    }
+    let names = |site: &str| (first..first + layers).map(|i| format!("blocks.{i}.{site}")).collect::<Vec<_>>();
+    name_target(&mut coder.metadata, &names("ln2.hook_normalized"), &names("hook_mlp_out"));
+    coder
 }
 
 fn rows() -> Vec<f32> {
@@ -46,7 +86,7 @@ fn computed(coder: &ExportedCoder, scale: f32) -> (Vec<f32>, Vec<f32>) {
     let rows: Vec<f32> = rows().iter().map(|x| scale * x).collect();
     let inference = coder.inference(&backend, &params);
     let (mut out, mut codes) = (Vec::new(), Codes::default());
-    inference.code(&backend, &Scales::one(3, 1.0), &rows, &mut out, &mut codes);
+    inference.code(&backend, &coder.scales(), &rows, &mut out, &mut codes);
     assert!(codes.entries() > 20, "hardly anything is active");
     (codes.dense(5), out)
 }
@@ -113,6 +153,91 @@ fn a_topk_coder_reads_back_from_sparsify_and_others_have_no_folder() {
 }
 
 #[test]
+fn transcoders_read_back_as_they_were_with_their_skip_connections() {
+    let names = ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"];
+    let kinds = [(Standard, false), (Standard, true), (Jumprelu, false), (Jumprelu, true)];
+    for ((architecture, skips), name) in kinds.into_iter().zip(names) {
+        let coder = transcoder(architecture, 4, 0, skips);
+        let files = Format::Saelens.write(&coder).unwrap().unwrap();
+        let config: Value = serde_json::from_slice(&files[0].1).unwrap();
+        assert_eq!((&config["architecture"], &config["d_out"]), (&json!(name), &json!(4)));
+        let back = read(&files).unwrap();
+        assert_eq!((back.dims, back.architecture, back.transcodes), (coder.dims, architecture, true));
+        assert!(!back.apply_b_dec_to_input && back.metadata == coder.metadata);
+        assert_eq!((back.params.names(), back.params.each()), (coder.params.names(), coder.params.each()));
+        assert!(Format::Sparsify.write(&coder).unwrap().is_none());
+        assert!(Format::DictionaryLearning.write(&coder).unwrap().is_none());
+    }
+    for skips in [false, true] {
+        let coder = transcoder(Topk { k: 2 }, 3, 0, skips);
+        assert!(Format::Saelens.write(&coder).unwrap().is_none() && saelens::write(&coder).is_err());
+        let back = read(&Format::Sparsify.write(&coder).unwrap().unwrap()).unwrap();
+        assert_eq!((back.dims, back.architecture, back.transcodes), (coder.dims, coder.architecture, true));
+        assert_eq!((back.params.names(), back.params.each()), (coder.params.names(), coder.params.each()));
+        assert_close(&computed(&back, 1.0).1, &computed(&coder, 1.0).1, "sparsify");
+        assert!(Format::Sparsify.write(&transcoder(Topk { k: 2 }, 4, 0, skips)).unwrap().is_none(), "of other widths");
+    }
+}
+
+#[test]
+fn a_skip_connection_adds_a_linear_map_of_the_raw_input() {
+    let coder = transcoder(Jumprelu, 4, 0, true);
+    let mut bare = coder.clone();
+    bare.params.extra.retain(|(name, _)| *name != W_SKIP);
+    let w_skip = coder.params.extra(W_SKIP);
+    let ((latents, out), (same, without)) = (computed(&coder, 1.0), computed(&bare, 1.0));
+    assert_eq!(latents, same);
+    let expected: Vec<f32> = rows()
+        .chunks(3)
+        .zip(without.chunks(4))
+        .flat_map(|(x, y)| {
+            let row = |j: usize| (0..3).map(|i| x[i] * w_skip[j * 3 + i]).sum::<f32>();
+            (0..4).map(|j| y[j] + row(j)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_close(&out, &expected, "skip connection");
+    // what was trained on other scales of both sides
+    let unscaled = coder.of_unscaled_sides(4.0, 0.5);
+    let scaled: Vec<f32> = out.iter().map(|y| y / 0.5).collect();
+    assert_close(&computed(&unscaled, 0.25).1, &scaled, "scales of two sides");
+}
+
+#[test]
+fn circuit_tracer_folders_have_all_layers_or_say_what_is_wrong() {
+    let set: Vec<_> = [1, 0, 2].into_iter().map(|layer| transcoder(Jumprelu, 3, layer, true)).collect();
+    let files = circuit_tracer::write(&set).unwrap().unwrap();
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["layer_0.safetensors", "layer_1.safetensors", "layer_2.safetensors", "config.yaml"]);
+    let text = std::str::from_utf8(&files[3].1).unwrap();
+    assert!(text.contains("model_kind: \"transcoder_set\"\n") && text.contains("hook: \"ln2.hook_normalized\"\n"));
+    let layer = tensors::Tensors::open("layer", &files[1].1).unwrap();
+    assert_eq!(layer.floats("W_skip", &[3, 3]).unwrap(), *set[0].params.extra(W_SKIP));
+    assert_eq!(layer.floats("W_enc", &[5, 3]).unwrap(), set[0].params.w_enc);
+
+    let clt = across(Jumprelu, 3, 0);
+    let files = circuit_tracer::write(std::slice::from_ref(&clt)).unwrap().unwrap();
+    assert_eq!(files.len(), 7);
+    let decoder = tensors::Tensors::open("W_dec_1", &files[3].1).unwrap().floats("W_dec_1", &[5, 2, 3]).unwrap();
+    assert_eq!(decoder[..6], clt.params.w_dec[5 * 9 + 3..][..6], "layers 1 and 2 of the first latent of layer 1");
+
+    let error = |coders: &[ExportedCoder]| circuit_tracer::write(coders).unwrap_err().to_string();
+    assert!(error(&set[..1]).contains("all layers from 0, each once; these are of [1]"), "{}", error(&set[..1]));
+    let twice = [set[1].clone(), set[1].clone()];
+    assert!(error(&twice).contains("[0, 0]"));
+    let mut other = set[0].clone();
+    name_target(&mut other.metadata, &[], &["blocks.1.mlp.hook_out".to_owned()]);
+    assert!(error(&[set[1].clone(), other.clone()]).contains("the same sites"));
+    let bare = transcoder(Jumprelu, 3, 1, false);
+    assert!(error(&[set[1].clone(), bare]).contains("layers 0 and 1 differ"));
+    assert!(error(&[across(Standard, 2, 1)]).contains("from layer 0"));
+    other.metadata.insert("hook_name".to_owned(), json!("embed"));
+    assert!(error(&[other]).contains("blocks.N.SITE"));
+    for cannot in [transcoder(Topk { k: 2 }, 3, 0, false), transcoder(Standard, 4, 0, false), small(Standard)] {
+        assert!(circuit_tracer::write(&[cannot]).unwrap().is_none());
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_named() {
     let error = |files: &[(String, Vec<u8>)]| read(files).unwrap_err().to_string();
     let whole = saelens::write(&small(Topk { k: 2 })).unwrap();
@@ -142,6 +267,24 @@ fn what_cannot_be_read_is_named() {
         ("\"num_latents\": 5", "\"num_latents\": 0", "`encoder.weight` is F32 [5, 3]"),
     ] {
         let mut files = whole.clone();
+        replace(&mut files, 0, from, to);
+        assert!(error(&files).contains(part), "{to}: {}", error(&files));
+    }
+    for (from, to, part) in [
+        ("\"transcode\": false", "\"transcode\": 1", "`transcode` is 1: expected true or false"),
+        ("\"skip_connection\": false", "\"skip_connection\": true", "only skip connections of transcoders"),
+    ] {
+        let mut files = whole.clone();
+        replace(&mut files, 0, from, to);
+        assert!(error(&files).contains(part), "{to}: {}", error(&files));
+    }
+    let transcoder = saelens::write(&transcoder(Standard, 4, 0, true)).unwrap();
+    for (from, to, part) in [
+        ("\"d_out\": 4", "\"d_out\": 3", "`W_dec` is F32 [5, 4]: expected floats [5, 3]"),
+        ("\"d_out\": 4", "\"d_other\": 4", "`d_out` is not a positive number"),
+        ("\"normalize_activations\": \"none\"", "\"normalize_activations\": \"layer_norm\"", "of a transcoder"),
+    ] {
+        let mut files = transcoder.clone();
         replace(&mut files, 0, from, to);
         assert!(error(&files).contains(part), "{to}: {}", error(&files));
     }
@@ -263,7 +406,7 @@ fn training_goes_on_from_the_same_reconstruction() {
         for json in trains(architecture) {
             let settings = settings(&json, 3);
             continued::check(&from, &settings, RowScaling::None).unwrap();
-            let (params, state) = continued::start(&backend, &from, &settings, 1.9);
+            let (params, state) = continued::start(&backend, &from, &settings, &Scales::one(3, 1.9));
             let mut coder = Coder::new(&backend, settings, params, 40);
             coder.state = state;
             let back =
@@ -279,6 +422,32 @@ fn training_goes_on_from_the_same_reconstruction() {
 }
 
 #[test]
+fn a_transcoder_goes_on_with_a_scale_for_each_side() {
+    let backend = Cpu::new(1).unwrap();
+    let topk = json!({"type": "topk", "width": 5, "k": 2, "decoder": "free"});
+    let standard = json!({"type": "standard", "width": 5, "l1_coefficient": 1});
+    let jumprelu = json!({"type": "jumprelu", "width": 5, "l0_coefficient": 1, "decoder": "unit"});
+    for (architecture, json) in [(Topk { k: 2 }, topk), (Standard, standard), (Jumprelu, jumprelu)] {
+        let skips = architecture != Standard;
+        let from = transcoder(architecture, 4, 0, skips);
+        // one that the folder does not have starts at 0
+        let settings = settings(&json, 4).reading(3).with_skip();
+        continued::check(&from, &settings, RowScaling::None).unwrap();
+        let bare =
+            CoderSettings { target: TargetSettings { skip: false, ..settings.target.clone() }, ..settings.clone() };
+        assert_eq!(continued::check(&from, &bare, RowScaling::None).is_err(), skips);
+        let part = |width, scale| vec![Part { width, scale }];
+        let scales = Scales { input: part(3, 1.9), output: part(4, 0.3) };
+        let (params, state) = continued::start(&backend, &from, &settings, &scales);
+        let mut coder = Coder::new(&backend, settings, params, 40);
+        coder.state = state;
+        let back = ExportedCoder::new(&backend, &coder, &coder.params, &scales, serde_json::Map::new()).unwrap();
+        assert!(back.transcodes);
+        assert_close(&computed(&back, 1.0).1, &computed(&from, 1.0).1, &json.to_string());
+    }
+}
+
+#[test]
 fn a_batch_topk_coder_goes_on_with_its_threshold() {
     let backend = Cpu::new(1).unwrap();
     let mut from = small(Jumprelu).with_unit_decoder();
@@ -287,7 +456,7 @@ fn a_batch_topk_coder_goes_on_with_its_threshold() {
     for decoder in ["unit", "ranked"] {
         let settings = settings(&json!({"type": "batch_topk", "width": 5, "k": 2, "decoder": decoder}), 3);
         continued::check(&from, &settings, RowScaling::None).unwrap();
-        let (params, state) = continued::start(&backend, &from, &settings, 1.9);
+        let (params, state) = continued::start(&backend, &from, &settings, &Scales::one(3, 1.9));
         // in scaled space decoder rows are longer, and so are values once they have norm 1
         assert!((state.threshold.unwrap().value - 0.4 * 1.9).abs() < 1e-6, "{state:?}");
         let mut coder = Coder::new(&backend, settings, params, 40);
@@ -306,13 +475,20 @@ fn what_does_not_fit_is_named() {
     let topk = json!({"type": "topk", "width": 5, "k": 2});
     let none = RowScaling::None;
     let message = refused(&small(Topk { k: 2 }), topk.clone(), 4, none);
-    assert!(message.contains("5 latents of width 3, this one 5 of width 4"), "{message}");
+    assert!(message.contains("5 latents from width 3 to 3, this one 5 from width 4 to 4"), "{message}");
     let message = refused(&small(Gated), topk.clone(), 3, none);
     assert!(message.contains("architecture gated"), "{message}");
     let message = refused(&small(Topk { k: 2 }), topk.clone(), 3, RowScaling::Norm);
     assert!(message.contains("`normalize_activations: none`"), "{message}");
     let message = refused(&small(Topk { k: 2 }), topk, 3, none);
     assert!(message.contains("decoder rows of norms from"), "{message}");
+    let message = refused(
+        &transcoder(Standard, 3, 0, false),
+        json!({"type": "standard", "width": 5, "l1_coefficient": 1}),
+        3,
+        none,
+    );
+    assert!(message.contains("reconstructs another site than what it reads"), "{message}");
     let message =
         refused(&small(Jumprelu).with_unit_decoder(), json!({"type": "batch_topk", "width": 5, "k": 2}), 3, none);
     assert!(message.contains("thresholds from"), "{message}");
@@ -368,37 +544,79 @@ fn kinds() -> Vec<(Value, RowScaling)> {
     ]
 }
 
+/// What of those that reconstruct another site is of a form of its own.
+fn transcoders() -> Vec<(Value, &'static str)> {
+    let kinds = [
+        json!({"type": "topk", "width": 5, "k": 2}),
+        json!({"type": "group_max", "width": 5, "k": 5}),
+        json!({"type": "batch_topk", "width": 5, "k": 2}),
+        json!({"type": "standard", "width": 5, "l1_coefficient": 1}),
+        json!({"type": "jumprelu", "width": 5, "l0_coefficient": 1}),
+        json!({"type": "gated", "width": 5, "l1_coefficient": 1}),
+    ];
+    let skipping = [0, 3, 4].map(|i| (kinds[i].clone(), "transcoder, skip"));
+    let across = [kinds[3].clone(), kinds[4].clone()].map(|kind| (kind, "cross_layer"));
+    let crosscoder = (kinds[0].clone(), "crosscoder");
+    kinds.into_iter().map(|kind| (kind, "transcoder")).chain(skipping).chain(across).chain([crosscoder]).collect()
+}
+
 /// The key of a configuration that says what a coder is there.
 fn named(format: Format, files: &Files) -> String {
+    if format == Format::CircuitTracer {
+        let config = String::from_utf8(files.last().unwrap().1.clone()).unwrap();
+        return config.lines().next().unwrap().trim_start_matches("model_kind: ").trim_matches('"').to_owned();
+    }
     let config: Value = serde_json::from_slice(&files[0].1).unwrap();
     let name = match format {
         Format::Saelens => &config["architecture"],
         Format::Sparsify => &config["activation"],
         Format::DictionaryLearning => &config["trainer"]["dict_class"],
+        Format::CircuitTracer => unreachable!("above"),
     };
     name.as_str().unwrap().to_owned()
 }
 
-fn matrix() -> String {
+/// The exported coder of a `coder:` section with a target; `None` where no format has it.
+fn composed(json: &Value, target: &str) -> Option<ExportedCoder> {
     let backend = Cpu::new(1).unwrap();
+    let settings = match target {
+        "transcoder" => settings(json, 3).reading(3),
+        "transcoder, skip" => settings(json, 3).reading(3).with_skip(),
+        "cross_layer" => settings(json, 6).across_layers(3, 2),
+        "crosscoder" => settings(json, 6).of_parts(vec![3, 3]),
+        _ => settings(json, 3),
+    };
+    let (dims, median) = (settings.dims, vec![0.0; settings.dims.out]);
+    let params = crate::sae::init::start(&backend, &settings, &mut Seed(1).stream("matrix"), median);
+    let coder = Coder::new(&backend, settings, params, 1);
+    let one = |width| vec![Part { width, scale: 1.0 }];
+    let scales = Scales { input: one(dims.d * dims.groups), output: one(dims.out) };
+    let about = match target {
+        "cross_layer" => across(Standard, 2, 0).metadata,
+        _ => transcoder(Standard, 3, 0, false).metadata,
+    };
+    ExportedCoder::new(&backend, &coder, &coder.params, &scales, about).ok()
+}
+
+fn matrix() -> String {
     let mut text = String::from("| `coder` | rows |");
     Format::ALL.iter().for_each(|format| text += &format!(" {} |", format.name()));
-    text += "\n|---|---|---|---|---|\n";
-    for (json, rows) in kinds() {
-        let settings = settings(&json, 3);
-        let params = crate::sae::init::start(&backend, &settings, &mut Seed(1).stream("matrix"), vec![0.0; 3]);
-        let coder = Coder::new(&backend, settings, params, 1);
-        let scales = Scales::one(3, 1.0);
-        let exported = ExportedCoder::new(&backend, &coder, &coder.params, &scales, serde_json::Map::new()).ok();
-        let exported = exported.map(|exported| ExportedCoder { rows, ..exported });
+    text += "\n|---|---|";
+    Format::ALL.iter().for_each(|_| text += "---|");
+    text += "\n";
+    let autoencoders = kinds().into_iter().map(|(json, rows)| (json, rows, ""));
+    let others = transcoders().into_iter().map(|(json, target)| (json, RowScaling::None, target));
+    for (json, rows, target) in autoencoders.chain(others) {
+        let exported = composed(&json, target).map(|exported| ExportedCoder { rows, ..exported });
         let word = |key: &str| json.get(key).map_or(String::new(), |d| format!(", {key}: {}", d.as_str().unwrap()));
         let decoder = word("decoder") + &word("base");
+        let target = if target.is_empty() { String::new() } else { format!(", `target: {target}`") };
         let rows = match rows {
             RowScaling::None => "one scale",
             RowScaling::Norm => "`row_norm`",
             RowScaling::Standard => "`layer_norm`",
         };
-        text += &format!("| `type: {}{decoder}` | {rows} |", json["type"].as_str().unwrap());
+        text += &format!("| `type: {}{decoder}`{target} | {rows} |", json["type"].as_str().unwrap());
         for format in Format::ALL {
             let files = exported.as_ref().and_then(|exported| format.write(exported).unwrap());
             let name = files.map_or("-".to_owned(), |files| format!("`{}`", named(format, &files)));

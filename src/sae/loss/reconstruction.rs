@@ -114,7 +114,13 @@ impl<B: CoderOps> Reconstruction<B> {
 
     /// The gradient of what is added to every reconstruction, `[out]`: overwrites `out`.
     pub fn bias_gradient(&self, input: &Input<'_, B>, out: &mut B::Tensor) {
-        input.backend.column_sums(&self.residuals[0], self.scale, out, input.n, input.dims.out);
+        let (residual, scale) = self.added();
+        input.backend.column_sums(residual, scale, out, input.n, input.dims.out);
+    }
+
+    /// The gradient with respect to what is added to every reconstruction, row by row: `[n, out]` and its factor.
+    pub fn added(&self) -> (&B::Tensor, f64) {
+        (&self.residuals[0], self.scale)
     }
 
     /// Add `scale * residual` (the first `len` numbers) to the gradient with respect to every latent's contribution. What

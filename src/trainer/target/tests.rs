@@ -75,6 +75,7 @@ fn kinds() -> Vec<(Value, Value, Vec<usize>)> {
     });
     let batch_topk = json!({"type": "batch_topk", "width": 48, "k": 4, "decoder": "ranked"});
     let transcoder = json!({"type": "transcoder", "output": "blocks.1.hook_mlp_out"});
+    let skip = json!({"type": "transcoder", "output": "blocks.1.hook_mlp_out", "skip": true});
     let crosscoder = json!({"type": "crosscoder", "with": ["blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"]});
     let across = json!({
         "type": "cross_layer", "inputs": ["blocks.2.ln2.hook_normalized"],
@@ -92,6 +93,7 @@ fn kinds() -> Vec<(Value, Value, Vec<usize>)> {
         (across.clone(), april, vec![D, D, OUT, OUT]),
         (across, jumprelu, vec![D, D, OUT, OUT]),
         (transcoder.clone(), topk.clone(), vec![D, OUT]),
+        (skip, topk.clone(), vec![D, OUT]),
         (transcoder, standard, vec![D, OUT]),
         (crosscoder.clone(), batch_topk, vec![D, OUT, 5]),
         (crosscoder, topk, vec![D, OUT, 5]),
@@ -251,4 +253,31 @@ fn a_coder_that_cannot_be_boosted_is_refused_and_two_that_are_not_one_are_not_ex
     trainer.boost(base(topk)).unwrap();
     offer(&mut trainer, 0..10, &[D]);
     assert!(trainer.exported(Default::default()).unwrap_err().to_string().contains("threshold of its own"));
+}
+
+/// What is linear in the input needs no latents: a skip connection learns it, and not much is left without one.
+#[test]
+fn a_skip_connection_learns_a_linear_map() {
+    let linear = |batch: u64| -> Vec<f32> {
+        let mut map = Seed(3).stream("map");
+        let map: Vec<f64> = (0..D * OUT).map(|_| map.normal()).collect();
+        let mut rng = Seed(batch).stream("inputs");
+        let row = |_| {
+            let x: Vec<f64> = (0..D).map(|_| 5.0 * rng.normal() + 1.0).collect();
+            let y = (0..OUT).map(|j| 0.01 * (0..D).map(|i| x[i] * map[j * D + i]).sum::<f64>()).collect::<Vec<_>>();
+            [x, y].concat()
+        };
+        (0..64).flat_map(row).map(|x| x as f32).collect()
+    };
+    let trained = |skip: bool| {
+        let target = json!({"type": "transcoder", "output": "blocks.1.hook_mlp_out", "skip": skip});
+        let coder = json!({"type": "topk", "width": 12, "k": 1, "aux": {"coefficient": 0}});
+        let mut trainer = Trainer::new(Arc::new(Cpu::new(2).unwrap()), settings(target, coder, &[D, OUT])).unwrap();
+        for batch in 0..400 {
+            trainer.offer(&linear(batch), &[0; 64], &SourceCursor::default()).unwrap();
+        }
+        trainer.report().fvu
+    };
+    let (with, without) = (trained(true), trained(false));
+    assert!(with < 1e-3 && without > 0.3, "{with} with, {without} without");
 }

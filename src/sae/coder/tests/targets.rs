@@ -18,13 +18,16 @@ pub(super) fn other_targets() -> Vec<(&'static str, CoderSettings)> {
     let nested = serde_json::json!({
         "type": "matryoshka", "width": 7, "k": 3, "widths": [2, 4], "aux": {"coefficient": 0}
     });
+    let multi = serde_json::json!({
+        "type": "topk", "width": 7, "k": 2, "multi_coefficient": 0.5, "multi_k": 4, "aux": {"coefficient": 0}
+    });
     vec![
         ("topk transcoder", topk(3).reading(4)),
         ("wide topk transcoder", topk(5).reading(2)),
         ("standard transcoder", standard(3).reading(4)),
         ("jumprelu transcoder", configured(tanh.clone(), 3).reading(4)),
-        ("gated transcoder", configured(gated, 3).reading(4)),
-        ("nested transcoder", configured(nested, 5).reading(4)),
+        ("gated transcoder", configured(gated.clone(), 3).reading(4)),
+        ("nested transcoder", configured(nested.clone(), 5).reading(4)),
         ("standard crosscoder", standard(4).of_parts(vec![1, 3])),
         ("batch_topk crosscoder", configured(ranked, 4).of_parts(vec![2, 2])),
         ("jumprelu crosscoder", configured(tanh.clone(), 4).of_parts(vec![3, 1])),
@@ -50,6 +53,11 @@ pub(super) fn other_targets() -> Vec<(&'static str, CoderSettings)> {
             )
             .reading(4),
         ),
+        ("topk transcoder with a skip connection", topk(3).reading(4).with_skip()),
+        ("jumprelu transcoder with a skip connection", configured(tanh.clone(), 3).reading(4).with_skip()),
+        ("gated transcoder with a skip connection", configured(gated.clone(), 3).reading(4).with_skip()),
+        ("nested transcoder with a skip connection", configured(nested.clone(), 5).reading(4).with_skip()),
+        ("multi-topk transcoder with a skip connection", configured(multi, 3).reading(4).with_skip()),
         ("boosting", topk(4).boosting()),
         ("standard across layers", standard(6).across_layers(4, 2)),
         ("jumprelu across layers", configured(tanh, 6).across_layers(4, 3)),
@@ -69,7 +77,8 @@ fn the_cpu_agrees_with_the_reference() {
     let standard = serde_json::json!({"type": "standard", "width": f, "l1_coefficient": 0.3});
     for settings in [
         coder(topk.clone(), 10).reading(d),
-        coder(topk, 31).reading(d),
+        coder(topk.clone(), 31).reading(d),
+        coder(topk, 31).reading(d).with_skip(),
         coder(standard.clone(), 17).reading(d),
         coder(standard, d).of_parts(vec![8, 16]),
     ] {
@@ -123,4 +132,31 @@ fn norms_of_parts_are_added() {
     let mut norms = vec![0.0; 2];
     decoder_norms(&Reference, &settings, &w_dec, &mut norms);
     assert_close(&norms, &[7.0, 0.5], 1e-15, "norms");
+}
+
+/// What a skip connection adds is a part of the target that latents need not reconstruct.
+#[test]
+fn a_skip_connection_is_the_same_as_less_to_reconstruct() {
+    let (n, d, out) = (9, 4, 3);
+    let settings = configured(serde_json::json!({"type": "topk", "width": 7, "k": 3, "aux": {"k": 2}}), out).reading(d);
+    let skips = settings.clone().with_skip();
+    let (x, y) = (Reference.upload(&random_rows(n, d, "skip")), Reference.upload(&random_target(n, out)));
+    let params = random_params(&Reference, &skips, "skip");
+    let w_skip = params.extra(W_SKIP).clone();
+    let less: Vec<f64> = (0..n * out)
+        .map(|i| y[i] - (0..d).map(|p| x[i / out * d + p] * w_skip[i % out * d + p]).sum::<f64>())
+        .collect();
+    let bare = PerParam { extra: Vec::new(), ..params.clone() };
+    let run = |settings: CoderSettings, params, target| {
+        let mut coder = Coder::new(&Reference, settings, params, n);
+        let report = coder.loss_and_gradients(&Reference, &Batch { target: Some(target), ..batch(&x, n, &[1, 5]) });
+        (report.loss(), coder.gradients)
+    };
+    let (loss, gradients) = run(skips, params, &y);
+    let (expected, others) = run(settings, bare, &less);
+    assert!((loss - expected).abs() < 1e-9 * expected, "{loss} instead of {expected}");
+    for (found, expected) in gradients.each().into_iter().zip(others.each()) {
+        assert_close(found, expected, 1e-9, "gradients");
+    }
+    assert!(gradients.extra(W_SKIP).iter().any(|g| g.abs() > 1e-3));
 }
