@@ -274,3 +274,72 @@ fn a_crosscoder_reads_two_models_at_the_same_tokens() {
     let changed = harvestd(&[&args[..], &["--set", target, "--set", &same]].concat());
     assert_eq!(changed.status.code(), Some(78), "{}", String::from_utf8_lossy(&changed.stderr));
 }
+
+/// The exported weights below `folder`, by the folder's name.
+fn weights(folder: &std::path::Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let weights = files(folder).into_iter().filter(|(name, _)| name.ends_with("saelens/sae_weights.safetensors"));
+    weights.map(|(name, bytes)| (name.split('/').next().unwrap().to_owned(), bytes)).collect()
+}
+
+#[test]
+fn coders_of_a_sweep_are_the_same_bytes_as_alone_interrupted_or_not() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 24, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    let common = ["run", pipeline.to_str().unwrap(), "--json", "--set", "dataset=null", "--set", "evaluate.tokens=0"];
+    let sets = |folder: &str, more: &[&str]| -> Vec<String> {
+        let place = format!("trainers.0.checkpoint.url={}", out.join(folder).display());
+        let place = [place.as_str(), "trainers.0.coder.width=96"];
+        place.iter().chain(more).flat_map(|set| ["--set".to_owned(), (*set).to_owned()]).collect()
+    };
+    let run = |sets: &[String]| {
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let output = harvestd(&[&common[..], &sets].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        summary(&output)
+    };
+    let grid = "trainers.0.grid={coder.k: [4, 8], rows: [20k, 40k]}";
+    let s = run(&sets("sweep", &[grid]));
+    let stages: Vec<&str> = s["stages"].as_array().unwrap().iter().filter_map(|s| s["stage"].as_str()).collect();
+    assert!(stages.contains(&"train one-k4-rows20k and 3 more"), "{stages:?}");
+    assert_eq!(s["trainers"][2]["rows"], 20_480, "{s}");
+    assert_eq!(s["trainers"][3]["rows"], 40_960, "{s}");
+    let swept = weights(&out.join("sweep"));
+    assert_eq!(swept.len(), 4, "{:?}", swept.keys());
+
+    let name = "trainers.0.name=one-k8-rows40k";
+    run(&sets("alone/k8-rows40k", &[name, "trainers.0.coder.k=8", "trainers.0.rows=40k"]));
+    assert!(weights(&out.join("alone"))["k8-rows40k"] == swept["k8-rows40k"], "alone it is another coder");
+
+    // killed after a checkpoint, some of them may stand elsewhere than others
+    let stopped = sets("stopped", &[grid]);
+    let args: Vec<&str> = common[2..].iter().copied().chain(stopped.iter().map(String::as_str)).collect();
+    let child = start(&pipeline, &out.join("log"), &args);
+    eventually("a checkpoint is written", || {
+        let written = files(&out.join("stopped"));
+        written.keys().any(|name| name.ends_with("checkpoint.json"))
+    });
+    signal(&child, libc::SIGKILL);
+    child.wait_with_output().unwrap();
+    run(&stopped);
+    assert!(weights(&out.join("stopped")) == swept, "interrupted, they are other coders");
+}
+
+#[test]
+fn one_coder_of_a_sweep_that_cannot_be_saved_fails_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 24, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    std::fs::create_dir_all(out.join("coder")).unwrap();
+    std::fs::write(out.join("coder/k4"), "not a folder").unwrap();
+    let grid = "trainers.0.grid={coder.k: [4, 8]}";
+    let sets = ["--set", grid, "--set", "dataset=null", "--set", "evaluate.tokens=0", "--set", "trainers.0.rows=20k"];
+    let output = harvestd(&[&["run", pipeline.to_str().unwrap(), "--json"], &sets[..]].concat());
+    assert!(!output.status.success());
+    let s = summary(&output);
+    assert!(s["trainers"][0]["error"].as_str().unwrap().contains("k4"), "{s}");
+    assert!(s["trainers"][1]["error"].is_null() && s["trainers"][1]["rows"] == 20_480, "{s}");
+    assert!(out.join("coder/k8/saelens/cfg.json").is_file());
+}

@@ -27,8 +27,10 @@ pub struct Sites {
 pub struct TrainerMemory {
     /// The trainer.
     pub name: String,
-    /// The rows of its mixing buffer.
+    /// Its mixing buffer; 0 if it shares another's.
     pub buffer: ByteSize,
+    /// The trainer before it whose buffer it shares.
+    pub shares: Option<String>,
     /// Everything else: parameters, gradients, the optimiser's moments, a step's scratch.
     pub coder: ByteSize,
 }
@@ -152,8 +154,11 @@ impl Loaded {
         if needed <= self.pipeline.memory_limit.0 {
             return None;
         }
-        let parts: Vec<String> =
-            memory.iter().map(|m| format!("{}: buffer {}, coder {}", m.name, m.buffer, m.coder)).collect();
+        let part = |m: &TrainerMemory| match &m.shares {
+            Some(other) => format!("{}: buffer of {other}, coder {}", m.name, m.coder),
+            None => format!("{}: buffer {}, coder {}", m.name, m.buffer, m.coder),
+        };
+        let parts: Vec<String> = memory.iter().map(part).collect();
         let rule = format!("the trainers need {} ({})", ByteSize(needed), parts.join("; "));
         let hint = "raise it, or lower a trainer's buffer.rows or coder.width".to_owned();
         Some(located(&self.tree, Severity::Error, "limits.memory", rule, Some(hint)))
@@ -167,17 +172,21 @@ fn trainer_sites(i: usize, trainer: &TrainerConfig) -> Vec<(String, &str)> {
     std::iter::once((format!("trainers[{i}].input"), trainer.input.as_str())).chain(others).collect()
 }
 
-/// Memory of each trainer, given its sites.
+/// Memory of each trainer, given its sites. Those that draw the same batches have one buffer.
 pub fn trainer_memory(pipeline: &Pipeline, inputs: &[Vec<SiteWidth>]) -> Result<Vec<TrainerMemory>> {
-    let one = |(config, sites): (&TrainerConfig, &Vec<SiteWidth>)| {
+    let settings = |(config, sites): (&TrainerConfig, &Vec<SiteWidth>)| {
         let (config, sites, seed) = (config.clone(), sites.clone(), pipeline.seed);
-        let settings = TrainerSettings { config, sites, seed, stream: serde_json::Value::Null };
-        let all = settings.memory_bytes()?;
-        let config = &settings.config;
-        let buffer = all.min(config.buffer.rows.0.saturating_mul(4 * settings.width() as u64));
-        Ok(TrainerMemory { name: config.name.clone(), buffer: ByteSize(buffer), coder: ByteSize(all - buffer) })
+        TrainerSettings { config, sites, seed, stream: serde_json::Value::Null }
     };
-    pipeline.trainers.iter().zip(inputs).map(one).collect()
+    let all: Vec<TrainerSettings> = pipeline.trainers.iter().zip(inputs).map(settings).collect();
+    let one = |(i, settings): (usize, &TrainerSettings)| {
+        let bytes = settings.memory_bytes()?;
+        let name = |settings: &TrainerSettings| settings.config.name.clone();
+        let shares = all[..i].iter().find(|other| other.draws_like(settings)).map(name);
+        let buffer = ByteSize(if shares.is_some() { 0 } else { bytes.buffer });
+        Ok(TrainerMemory { name: name(settings), buffer, shares, coder: ByteSize(bytes.coder) })
+    };
+    all.iter().enumerate().map(one).collect()
 }
 
 /// Sort along the forward pass, each site once.

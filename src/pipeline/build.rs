@@ -1,6 +1,8 @@
 //! The wiring: queues and stages, last stage first. The only place that makes queues.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crate::activation::{ActivationBatch, KeepRule};
 use crate::catalog::gc::Keeper;
@@ -15,7 +17,7 @@ use crate::pipeline::stages::fan_out::{FanOut, SharedBatch, TrainerOutput};
 use crate::pipeline::stages::forward::Forward;
 use crate::pipeline::stages::replay::Replay;
 use crate::pipeline::stages::tokenize::Tokenize;
-use crate::pipeline::stages::train::{CheckpointPolicy, Train, Trained};
+use crate::pipeline::stages::train::{CheckpointPolicy, Line, Saved, Train, Trained};
 use crate::pipeline::status::RunStatus;
 use crate::pipeline::wanted::Wanted;
 use crate::replay::Reader;
@@ -28,6 +30,7 @@ use crate::tokens::TokenBatch;
 use crate::tokens::stream::TokenStream;
 use crate::trainer::Trainer;
 use crate::trainer::config::WhenSlow;
+use crate::trainer::group::Group;
 
 /// Token batches that wait for the forward pass: enough that tokenising the next one is never waited for, few enough that
 /// stopping is quick.
@@ -43,8 +46,10 @@ pub struct Parts<B: CoderOps> {
     pub sinks: Vec<ParquetSink>,
     /// Applies retention to the dataset.
     pub keeper: Option<Arc<Keeper>>,
-    /// Who trains, in the order of the pipeline. Those that are done already are `None`.
-    pub trainers: Vec<Option<TrainerParts<B>>>,
+    /// Who trains: a stage for each group of trainers that draw from one buffer.
+    pub groups: Vec<GroupParts<B>>,
+    /// Trainers of the pipeline, those that are done already too.
+    pub n_trainers: usize,
     /// Bytes that the queues behind the head may hold in all.
     pub queue_bytes: u64,
 }
@@ -73,16 +78,24 @@ pub struct ModelParts<B: CoderOps> {
     pub batch_tokens: u64,
 }
 
+/// The part of trainers that draw from one buffer.
+pub struct GroupParts<B: CoderOps> {
+    /// The trainers.
+    pub group: Group<B>,
+    /// What is particular to each, by its number in the group.
+    pub members: Vec<TrainerParts>,
+    /// What happens when they are slow.
+    pub when_slow: WhenSlow,
+}
+
 /// One trainer's part.
-pub struct TrainerParts<B: CoderOps> {
-    /// The trainer.
-    pub trainer: Trainer<B>,
+pub struct TrainerParts {
+    /// Its place in the pipeline.
+    pub index: usize,
     /// Its checkpoints.
     pub checkpoints: CheckpointPolicy,
     /// The checkpoint that its state is from, if it is from one.
-    pub restored_from: Option<String>,
-    /// What happens when it is slow.
-    pub when_slow: WhenSlow,
+    pub restored_from: Option<Saved>,
 }
 
 /// Everything that stages share.
@@ -111,48 +124,17 @@ pub struct Ended<B: CoderOps> {
 pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<Ended<B>> {
     let metrics = &shared.status.metrics;
     let mut stages = Supervisor::new(shared.shutdown.clone()).reporting_to(shared.status.health.clone());
-    let consumers = parts.trainers.iter().flatten().count() as u64 + u64::from(!parts.sinks.is_empty()) + 1;
+    let consumers = parts.groups.len() as u64 + u64::from(!parts.sinks.is_empty()) + 1;
     let queue_bytes = parts.queue_bytes / consumers;
     let (computed, distributed) = (Completion::default(), Completion::default());
 
     let mut trainer_outputs = Vec::new();
-    // what a stage leaves behind comes through a queue of one: empty if the stage panicked
-    let mut trained = Vec::new();
-    for (index, part) in parts.trainers.into_iter().enumerate() {
-        let Some(part) = part else {
-            trainer_outputs.push(TrainerOutput { sender: None, when_slow: WhenSlow::Block });
-            trained.push(None);
-            continue;
-        };
+    let mut training = Vec::new();
+    for (part, need) in parts.groups.into_iter().zip(&parts.wanted.trainers) {
         let (sender, input) = batch_queue("train", queue_bytes);
-        let name = format!("train {}", part.trainer.settings().config.name);
-        metrics.queue(&name, input.stats());
         trainer_outputs.push(TrainerOutput { sender: Some(sender), when_slow: part.when_slow });
-        let cursor = part.trainer.cursor().clone();
-        let stage = Train {
-            index,
-            stats: metrics.stage(&name),
-            numbers: metrics.trainer(&part.trainer.settings().config.name),
-            trainer: part.trainer,
-            checkpoints: part.checkpoints,
-            changed_by_finish: false,
-            saved: part.restored_from.map(|folder| (cursor, folder)),
-            input,
-            input_complete: distributed.clone(),
-            finished: Arc::clone(&parts.wanted.trainers[index].finished),
-            io: shared.io.clone(),
-            status: Arc::clone(shared.status),
-            shutdown: shared.shutdown.clone(),
-            clock: shared.clock.clone(),
-        };
-        let (leave, left) = crossbeam_channel::bounded(1);
-        trained.push(Some(left));
-        stages.spawn(&name, OnFault::StopAlone, move |heartbeat| {
-            let result = stage.run(heartbeat);
-            let copy = result.as_ref().err().map(|e| Error::new(e.kind(), e.to_string()));
-            leave_behind(&leave, result);
-            copy.map_or(Ok(()), Err)
-        })?;
+        let finished = Arc::clone(&need.finished);
+        training.push(start_trainers(&mut stages, part, (input, distributed.clone(), finished), shared)?);
     }
 
     let mut deliver_output = None;
@@ -199,16 +181,82 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     };
 
     stages.join().result()?;
-    let died = || Error::internal("the stage panicked; the log has its message");
-    let trainers = trained.into_iter().map(|left| left.map(|left| left.try_recv().unwrap_or_else(|_| Err(died()))));
     Ok(Ended {
-        trainers: trainers.collect(),
+        trainers: trained(training, parts.n_trainers),
         model: match model {
             Some(left) => Some(left.try_recv().map_err(|_| Error::internal("the forward stage left no model behind"))?),
             None => None,
         },
         complete: distributed.is_set(),
     })
+}
+
+/// Trainers that ended, by their places in the pipeline.
+type AllTrained<B> = Vec<(usize, Result<Trained<B>>)>;
+
+/// A stage of trainers: their places in the pipeline, and the queue of one through which they come back; it stays empty
+/// if the stage panics.
+type Training<B> = (Vec<usize>, crossbeam_channel::Receiver<AllTrained<B>>);
+
+/// The stage of trainers that draw from one buffer.
+fn start_trainers<B: CoderOps>(
+    stages: &mut Supervisor,
+    part: GroupParts<B>,
+    (input, input_complete, finished): (Receiver<SharedBatch>, Completion, Arc<AtomicBool>),
+    shared: &Shared<'_>,
+) -> Result<Training<B>> {
+    let metrics = &shared.status.metrics;
+    let indices: Vec<usize> = part.members.iter().map(|member| member.index).collect();
+    let line = |(member, (_, trainer)): (TrainerParts, &(usize, Trainer<B>))| Line {
+        index: member.index,
+        name: trainer.settings().config.name.clone(),
+        checkpoints: member.checkpoints,
+        saved: member.restored_from,
+        saved_at: Duration::ZERO,
+        numbers: metrics.trainer(&trainer.settings().config.name),
+        reported: trainer.dropped().clone(),
+    };
+    let lines: Vec<Line> = part.members.into_iter().zip(part.group.members()).map(line).collect();
+    let name = match &lines[..] {
+        [first, others @ ..] if !others.is_empty() => format!("train {} and {} more", first.name, others.len()),
+        _ => format!("train {}", part.group.settings().config.name),
+    };
+    metrics.queue(&name, input.stats());
+    let stage = Train {
+        group: part.group,
+        lines,
+        input,
+        input_complete,
+        finished,
+        io: shared.io.clone(),
+        stats: metrics.stage(&name),
+        status: Arc::clone(shared.status),
+        shutdown: shared.shutdown.clone(),
+        clock: shared.clock.clone(),
+        ended: Vec::new(),
+    };
+    let (leave, left) = crossbeam_channel::bounded(1);
+    stages.spawn(&name, OnFault::StopAlone, move |heartbeat| {
+        let ended = stage.run(heartbeat);
+        let first = ended.iter().find_map(|(_, result)| result.as_ref().err());
+        let fault = first.map(|e| Error::new(e.kind(), e.to_string()));
+        leave_behind(&leave, ended);
+        fault.map_or(Ok(()), Err)
+    })?;
+    Ok((indices, left))
+}
+
+/// What became of the trainers that stages had, in the order of the pipeline.
+fn trained<B: CoderOps>(stages: Vec<Training<B>>, n_trainers: usize) -> Vec<Option<Result<Trained<B>>>> {
+    let mut all: Vec<Option<Result<Trained<B>>>> = (0..n_trainers).map(|_| None).collect();
+    let died = || Error::internal("the stage panicked; the log has its message");
+    for (indices, left) in stages {
+        indices.into_iter().for_each(|index| all[index] = Some(Err(died())));
+        for (index, result) in left.try_recv().into_iter().flatten() {
+            all[index] = Some(result);
+        }
+    }
+    all
 }
 
 /// Where the head's batches go.

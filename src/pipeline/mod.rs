@@ -30,6 +30,7 @@ mod splice;
 pub mod stages;
 pub mod status;
 pub mod summary;
+mod trainers;
 pub mod wanted;
 
 use std::sync::Arc;

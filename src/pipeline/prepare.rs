@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::activation::KeepRule;
+use crate::catalog::Catalog;
 use crate::catalog::compact::GRACE;
 use crate::catalog::gc::Keeper;
-use crate::catalog::{Catalog, checkpoints};
 use crate::compute::cpu::Cpu;
 use crate::config::{Harvest, Loaded, Pipeline, Problems, Sites};
 use crate::corpus::Corpus;
@@ -16,17 +15,15 @@ use crate::dataset::header::{DatasetHeader, SpecialTokens};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hooks::SiteWidth;
 use crate::model::{self, BatchShape, Model, ModelSource};
-use crate::pipeline::build::{Head, ModelParts, Parts, Shared, TrainerParts};
+use crate::pipeline::build::{Head, ModelParts, Parts, Shared};
 use crate::pipeline::calibrate::{CALIBRATION_BATCHES, norm_limits};
-use crate::pipeline::coders;
 use crate::pipeline::columns::{self, Division, Storing};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header::{self, Stream};
 use crate::pipeline::locate::Located;
 use crate::pipeline::others::{Lookout, Others};
-use crate::pipeline::stages::train::CheckpointPolicy;
-use crate::pipeline::status::TrainerStatus;
-use crate::pipeline::wanted::{DatasetNeed, TrainerNeed, Wanted};
+use crate::pipeline::trainers::{self, Trainers};
+use crate::pipeline::wanted::{DatasetNeed, Wanted};
 use crate::runtime::readiness::Latch;
 use crate::sae::export::ExportMetadata;
 use crate::store::Location;
@@ -34,8 +31,6 @@ use crate::tokens::chat::ChatRules;
 use crate::tokens::config::TokensConfig;
 use crate::tokens::stream::TokenStream;
 use crate::tokens::tokenizer::Tokenizer;
-use crate::trainer::config::TrainerConfig;
-use crate::trainer::{Trainer, TrainerSettings};
 
 /// Queues may hold this fraction (one in so many) of `limits.memory`.
 pub const QUEUE_SHARE: u64 = 8;
@@ -48,14 +43,7 @@ pub struct Prepared {
     tokenizer: Arc<Tokenizer>,
     keep: KeepRule,
     storing: Option<Storing>,
-    trainers: Vec<Restored>,
-}
-
-pub(super) struct Restored {
-    trainer: Trainer<Cpu>,
-    location: Location,
-    /// Where its state was found, if it was.
-    checkpoint: Option<String>,
+    trainers: Trainers,
 }
 
 /// The batches that a forward pass is planned for.
@@ -159,7 +147,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         _ => None,
     };
     shared.status.readiness.release(Latch::DatasetOpen);
-    let trainers = restore_trainers(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
+    let trainers = trainers::restore(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
     Ok(Prepared { model, sites, corpus, tokenizer, keep, storing, trainers })
 }
@@ -236,71 +224,12 @@ fn first_batches(
     Ok(batches)
 }
 
-/// Every trainer, from its newest checkpoint if it has one. `stream` is what the rows of `inputs` are.
-pub(super) fn restore_trainers(
-    loaded: &Loaded,
-    inputs: &[Vec<SiteWidth>],
-    stream: &serde_json::Value,
-    backend: &Arc<Cpu>,
-    shared: &Shared<'_>,
-) -> Result<Vec<Restored>> {
-    let (mut restored, pipeline) = (Vec::new(), &loaded.pipeline);
-    let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
-    for (config, sites) in pipeline.trainers.iter().zip(inputs) {
-        let (seed, sites, stream) = (pipeline.seed, sites.clone(), stream.clone());
-        let settings = TrainerSettings { config: config.clone(), sites, seed, stream };
-        let location = stores.open(&config.checkpoint.url)?;
-        // a place that cannot even be read is this trainer's own failure, found again when it saves
-        let found = shared.io.block_on(checkpoints::latest(&location)).unwrap_or_else(|error| {
-            tracing::error!(trainer = config.name, %error, "cannot look for checkpoints");
-            None
-        });
-        let backend = Arc::clone(backend);
-        let (mut trainer, checkpoint) = match found {
-            Some(found) => {
-                let files: Vec<(String, Vec<u8>)> =
-                    found.files.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
-                let trainer = Trainer::restore(backend, settings, &files)
-                    .map_err(|e| e.context(format!("restore trainer `{}` from `{}`", config.name, found.folder)))?;
-                tracing::info!(trainer = config.name, checkpoint = found.folder, "restored");
-                (trainer, Some(found.folder))
-            }
-            None => (Trainer::new(backend, settings)?, None),
-        };
-        if let Some(folder) = trainer.wants_coder() {
-            let folder = stores.open(folder)?;
-            let coder = shared.io.block_on(coders::read(&folder));
-            let found = coder.and_then(|coder| trainer.start_from(coder));
-            found.map_err(|e| e.context(format!("start trainer `{}` from `{}`", config.name, folder.shown)))?;
-            tracing::info!(trainer = config.name, folder = folder.shown, "starting from a trained coder");
-        }
-        if let Some(folder) = trainer.wants_base() {
-            let folder = stores.open(folder)?;
-            let coder = shared.io.block_on(coders::read(&folder));
-            let found = coder.and_then(|coder| trainer.boost(coder));
-            found.map_err(|e| e.context(format!("boost `{}` in trainer `{}`", folder.shown, config.name)))?;
-        }
-        restored.push(Restored { trainer, location, checkpoint });
-    }
-    let lines = restored.iter().map(|r| {
-        let report = r.trainer.report();
-        TrainerStatus {
-            name: r.trainer.settings().config.name.clone(),
-            rows: report.rows,
-            rows_total: r.trainer.settings().config.rows.0,
-            ..TrainerStatus::default()
-        }
-    });
-    shared.status.set_trainers(lines.collect());
-    Ok(restored)
-}
-
 impl Prepared {
     /// The stages' parts, and what is left for the end.
     pub fn split(self, loaded: &Loaded, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest)> {
         let pipeline = &loaded.pipeline;
         let harvest = pipeline.harvest()?;
-        let needs = needs(&self.trainers);
+        let needs = self.trainers.needs();
         let start = self.start();
         let (mut lengths, mut datasets, mut sinks) = (HashMap::new(), Vec::new(), Vec::new());
         let (mut catalogs, mut keeper) = (Vec::new(), None);
@@ -329,7 +258,7 @@ impl Prepared {
         let wanted = Arc::new(Wanted { datasets, trainers: needs, batch_sequences });
         let (corpus, tokenizer) = (Arc::clone(&self.corpus), Arc::clone(&self.tokenizer));
         let stream = TokenStream::new(corpus, tokenizer, &harvest.tokens, order, start, lengths)?;
-        let (trainers, finished) = trainer_parts(self.trainers, pipeline);
+        let (groups, finished) = self.trainers.split();
         let shape = batch_shape(&harvest.tokens);
         let head = ModelParts {
             stream,
@@ -340,7 +269,7 @@ impl Prepared {
             batch_tokens: shape.max_tokens as u64,
         };
         let (head, queue_bytes) = (Head::Model(Box::new(head)), pipeline.memory_limit.0 / QUEUE_SHARE);
-        let parts = Parts { head, wanted, sinks, keeper, trainers, queue_bytes };
+        let parts = Parts { head, wanted, sinks, keeper, groups, n_trainers: finished.len(), queue_bytes };
         let judged_on = (harvest.corpus.holdout().share() > 0.0).then(|| {
             let (corpus, tokenizer, tokens) = (self.corpus, self.tokenizer, harvest.tokens.clone());
             JudgedOn::Text { corpus, tokenizer, tokens: Box::new(tokens), keep: self.keep }
@@ -354,41 +283,8 @@ impl Prepared {
         if self.storing.is_some() {
             return SourceCursor::default();
         }
-        earliest(&self.trainers)
+        self.trainers.earliest()
     }
-}
-
-/// The earliest position of all trainers that need more rows.
-pub(super) fn earliest(trainers: &[Restored]) -> SourceCursor {
-    let unfinished = trainers.iter().filter(|r| !r.trainer.done());
-    unfinished.map(|r| r.trainer.cursor()).min_by_key(|c| c.next_batch).cloned().unwrap_or_default()
-}
-
-/// What the trainers need of the stream.
-pub(super) fn needs(trainers: &[Restored]) -> Vec<TrainerNeed> {
-    let need = |restored: &Restored| TrainerNeed {
-        next_batch: restored.trainer.next_batch_index(),
-        finished: Arc::new(AtomicBool::new(restored.trainer.done())),
-    };
-    trainers.iter().map(need).collect()
-}
-
-/// What the stages need of those that need more rows; and those that are done, with their checkpoints.
-#[allow(clippy::type_complexity, reason = "two lists in the order of the pipeline")]
-pub(super) fn trainer_parts(
-    trainers: Vec<Restored>,
-    pipeline: &Pipeline,
-) -> (Vec<Option<TrainerParts<Cpu>>>, Vec<Option<(Trainer<Cpu>, String)>>) {
-    let split = |(restored, config): (Restored, &TrainerConfig)| {
-        if restored.trainer.done() {
-            return (None, Some((restored.trainer, restored.checkpoint.unwrap_or_default())));
-        }
-        let every = config.checkpoint.every.0;
-        let checkpoints = CheckpointPolicy { location: restored.location, every, keep: config.checkpoint.keep };
-        let (trainer, restored_from, when_slow) = (restored.trainer, restored.checkpoint, config.when_slow);
-        (Some(TrainerParts { trainer, checkpoints, restored_from, when_slow }), None)
-    };
-    trainers.into_iter().zip(&pipeline.trainers).map(split).unzip()
 }
 
 /// What a harvest says about its coders.

@@ -12,8 +12,9 @@ use crate::hooks::SiteWidth;
 use crate::pipeline::build::{Head, Parts, Shared};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header;
-use crate::pipeline::prepare::{QUEUE_SHARE, earliest, needs, restore_trainers, trainer_parts};
+use crate::pipeline::prepare::QUEUE_SHARE;
 use crate::pipeline::status::RowsFrom;
+use crate::pipeline::trainers;
 use crate::pipeline::wanted::Wanted;
 use crate::replay::{Reader, ReplayConfig, Source, identity};
 use crate::runtime::readiness::Latch;
@@ -71,18 +72,19 @@ pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> R
     shared.status.readiness.release(Latch::DatasetOpen);
     let backend = Arc::new(Cpu::new(0)?);
     let stream = identity(&source, replay, pipeline.seed);
-    let trainers = restore_trainers(loaded, &inputs, &stream, &backend, shared)?;
+    let trainers = trainers::restore(loaded, &inputs, &stream, &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
     let reader = {
         // row groups are asked for as soon as the reader exists
         let _entered = shared.io.enter();
-        Reader::new(source.clone(), replay, pipeline.seed, &earliest(&trainers))?
+        Reader::new(source.clone(), replay, pipeline.seed, &trainers.earliest())?
     };
-    let wanted = Arc::new(Wanted { datasets: Vec::new(), trainers: needs(&trainers), batch_sequences: 1 });
+    let wanted = Arc::new(Wanted { datasets: Vec::new(), trainers: trainers.needs(), batch_sequences: 1 });
     let about = about(&source);
-    let (trainers, finished) = trainer_parts(trainers, pipeline);
+    let (groups, finished) = trainers.split();
     let (head, queue_bytes) = (Head::Stored(Box::new(reader)), pipeline.memory_limit.0 / QUEUE_SHARE);
-    let parts = Parts { head, wanted, sinks: Vec::new(), keeper: None, trainers, queue_bytes };
+    let parts =
+        Parts { head, wanted, sinks: Vec::new(), keeper: None, groups, n_trainers: finished.len(), queue_bytes };
     let judged_on = (replay.holdout.share() > 0.0).then(|| JudgedOn::Rows(Box::new(source), replay.clone()));
     Ok((parts, Rest { judged_on, about, catalogs: Vec::new(), finished }))
 }

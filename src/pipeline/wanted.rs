@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::dataset::commit::UnitProgress;
 use crate::pipeline::others::Others;
 
-/// What one trainer still needs.
+/// What trainers that draw from one buffer still need.
 #[derive(Clone, Debug)]
 pub struct TrainerNeed {
-    /// Index, in the stream, of the first batch that it has not seen.
+    /// Index, in the stream, of the first batch that they have not seen.
     pub next_batch: u64,
-    /// Set when it has trained on all its rows, or failed.
+    /// Set when each has trained on all its rows, or failed.
     pub finished: Arc<AtomicBool>,
 }
 
@@ -35,7 +35,7 @@ pub struct DatasetNeed {
 pub struct Wanted {
     /// The needs of the dataset, if one is stored, and of its column groups.
     pub datasets: Vec<DatasetNeed>,
-    /// Each trainer's needs, in the order of the pipeline.
+    /// The needs of each group of trainers, in the order of their stages.
     pub trainers: Vec<TrainerNeed>,
     /// Sequences in a full batch.
     pub batch_sequences: u32,
@@ -69,7 +69,7 @@ impl Wanted {
         self.datasets.iter().any(|d| d.wants(unit, batch_in_unit, self.batch_sequences))
     }
 
-    /// Whether trainer `i` needs a batch.
+    /// Whether group `i` of trainers needs a batch.
     pub fn by_trainer(&self, i: usize, index: u64) -> bool {
         self.trainers[i].wants(index)
     }

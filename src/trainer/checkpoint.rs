@@ -130,19 +130,22 @@ pub(super) fn saved_settings(files: &[(String, Vec<u8>)]) -> Result<TrainerSetti
     Ok(TrainerSettings { config, sites, seed: Seed(saved.seed), stream })
 }
 
-/// The files of a checkpoint.
+/// The files of a checkpoint, without its buffer.
 pub(super) fn write<B: CoderOps>(
     backend: &B,
     state: &State,
     training: Option<&Training<B>>,
-    buffer: &MixingBuffer,
-    width: usize,
 ) -> Result<Vec<(String, Vec<u8>)>> {
     let json = serde_json::to_vec_pretty(state).or_kind(ErrorKind::Internal, || format!("write {STATE}"))?;
     let mut files = vec![(STATE.to_owned(), json)];
     if let Some(training) = training {
         files.push((TENSORS.to_owned(), tensors(backend, training)?));
     }
+    Ok(files)
+}
+
+/// The file of a buffer of rows of `width` values.
+pub(super) fn write_buffer(buffer: &MixingBuffer, width: usize) -> Result<(String, Vec<u8>)> {
     let n = buffer.len();
     let part = |name: &str, dtype, shape, write| Part { name: name.to_owned(), dtype, shape, write };
     let rows: Write<'_> = Box::new(|out| buffer.iter().for_each(|(row, ..)| extend_f32(out, row)));
@@ -153,8 +156,7 @@ pub(super) fn write<B: CoderOps>(
         part("doc_ids", Dtype::U64, vec![n], doc_ids),
         part("draws", Dtype::U8, vec![n], draws),
     ];
-    files.push((BUFFER.to_owned(), file(BUFFER, parts)?));
-    Ok(files)
+    Ok((BUFFER.to_owned(), file(BUFFER, parts)?))
 }
 
 fn tensors<B: CoderOps>(backend: &B, training: &Training<B>) -> Result<Vec<u8>> {

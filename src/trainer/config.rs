@@ -22,7 +22,7 @@ pub struct TrainerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "grid_schema")]
     pub grid: Option<serde_json::Value>,
-    /// Seed of its weights and of its buffer, where it has one of its own; the pipeline's if left out.
+    /// Seed of its weights, and of what is random in its steps; the pipeline's if left out. The order of rows is of the pipeline's seed alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// The site whose rows the coder reads. It is captured whether or not `capture` names it.

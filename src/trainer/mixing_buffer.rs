@@ -128,6 +128,13 @@ impl MixingBuffer {
         })
     }
 
+    /// Whether both will serve the same batches, given the same rows.
+    pub fn serves_like(&self, other: &Self) -> bool {
+        (self.width, self.capacity, self.reuse) == (other.width, other.capacity, other.reuse)
+            && self.rng.state() == other.rng.state()
+            && self.iter().map(bits).eq(other.iter().map(bits))
+    }
+
     /// Put back what [`MixingBuffer::iter`] gave. `None` if it does not fit this buffer.
     pub fn refill(&mut self, rows: &[f32], doc_ids: &[u64], draws: &[u8]) -> Option<()> {
         let n = doc_ids.len();
@@ -139,6 +146,19 @@ impl MixingBuffer {
             self.push(row, doc_id, draws);
         }
         Some(())
+    }
+}
+
+/// A row whose values are compared as they are, those that are no numbers too.
+fn bits((row, doc_id, draws): (&[f32], u64, u8)) -> (Bits<'_>, u64, u8) {
+    (Bits(row), doc_id, draws)
+}
+
+struct Bits<'a>(&'a [f32]);
+
+impl PartialEq for Bits<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len() && self.0.iter().zip(other.0).all(|(a, b)| a.to_bits() == b.to_bits())
     }
 }
 
@@ -226,6 +246,7 @@ mod tests {
         let docs: Vec<u64> = a.iter().map(|(_, doc, _)| doc).collect();
         let draws: Vec<u8> = a.iter().map(|(_, _, draws)| draws).collect();
         b.refill(&rows, &docs, &draws).unwrap();
+        assert!(a.serves_like(&b) && !a.serves_like(&MixingBuffer::new(2, 40, 3, a.rng().clone())));
         let (mut x, mut y) = (Vec::new(), Vec::new());
         for _ in 0..20 {
             let batch = a.len().min(6);
@@ -233,7 +254,7 @@ mod tests {
             assert_eq!(x, y);
             let (taken, also) = (a.fill(&[1.5; 8], &[7; 4]), b.fill(&[1.5; 8], &[7; 4]));
             assert_eq!(taken, also);
-            assert!(a.iter().eq(b.iter()));
+            assert!(a.iter().eq(b.iter()) && a.serves_like(&b));
         }
     }
 }

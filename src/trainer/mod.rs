@@ -5,6 +5,7 @@
 //! its settings and the rows offered so far, whatever the sizes of the offers, the threads and the interruptions: rows
 //! gather in the mixing buffer until it is full; then the input's scale is measured and the parameters are set from its
 //! rows; from then on each time it is full, a batch is drawn and a step is made, until `rows` rows were trained on.
+//! Trainers that would draw the same batches are a [`group::Group`], and draw them once.
 //!
 //! It does not know where rows come from or where checkpoints go.
 
@@ -12,6 +13,7 @@ mod boosting;
 mod checkpoint;
 pub mod config;
 mod export;
+pub mod group;
 pub mod history;
 mod infer;
 pub mod mixing_buffer;
@@ -20,6 +22,7 @@ mod plan;
 mod step;
 pub mod target;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +35,7 @@ use crate::hooks::SiteWidth;
 use crate::runtime::rng::Seed;
 use crate::sae::continued;
 use crate::sae::export::ExportedCoder;
+use crate::sae::rows::RowScaling;
 use crate::trainer::boosting::Base;
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
@@ -102,7 +106,8 @@ pub struct Trainer<B: CoderOps> {
     backend: Arc<B>,
     settings: TrainerSettings,
     plan: Plan,
-    buffer: MixingBuffer,
+    /// None while it draws from the buffer of a [`group::Group`].
+    buffer: Option<Arc<MixingBuffer>>,
     /// From the first full buffer on.
     training: Option<Training<B>>,
     /// What training will go on from; until it begins.
@@ -113,13 +118,20 @@ pub struct Trainer<B: CoderOps> {
     dropped: DropCounts,
     report: StepReport,
     history: History,
-    /// `[batch_rows, width]` scratch.
-    batch: Vec<f32>,
+}
+
+/// Memory that a trainer holds once its buffer is full, about, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainerBytes {
+    /// The mixing buffer, which trainers may share.
+    pub buffer: u64,
+    /// Everything else.
+    pub coder: u64,
 }
 
 impl TrainerSettings {
     /// Memory that the trainer will hold once its buffer is full, about.
-    pub fn memory_bytes(&self) -> Result<u64> {
+    pub fn memory_bytes(&self) -> Result<TrainerBytes> {
         let plan = Plan::new(self)?;
         let (width, n) = (self.width() as u64, plan.batch_rows as u64);
         let average = u64::from(self.config.optimizer.average().is_some());
@@ -128,7 +140,27 @@ impl TrainerSettings {
         // with gradients and two moments
         let parameters = (4 + average) * parameters;
         let step = plan.coder.step_numbers(n);
-        Ok(4 * (parameters + step) + plan.buffer_rows as u64 * (4 * width + 17) + 8 * plan.coder.dims.f as u64)
+        let coder = 4 * (parameters + step) + 8 * plan.coder.dims.f as u64;
+        Ok(TrainerBytes { buffer: plan.buffer_rows as u64 * (4 * width + 17), coder })
+    }
+
+    /// Whether both draw the same batches from the same stream, so that one buffer does for both.
+    pub fn draws_like(&self, other: &Self) -> bool {
+        let of = |settings: &Self| {
+            let TrainerConfig { batch_rows, when_slow, .. } = settings.config;
+            (settings.seed, settings.config.buffer.clone(), batch_rows, when_slow)
+        };
+        self.sites == other.sites && of(self) == of(other)
+    }
+
+    /// That there are as many rows as documents.
+    fn check_rows(&self, rows: &[f32], doc_ids: &[u64]) -> Result<()> {
+        let (width, name) = (self.width(), &self.config.name);
+        if rows.len() == doc_ids.len() * width {
+            return Ok(());
+        }
+        let (values, n) = (rows.len(), doc_ids.len());
+        Err(Error::internal(format!("trainer `{name}` was offered {values} values for {n} rows of width {width}")))
     }
 
     /// The settings that a checkpoint was made with.
@@ -139,6 +171,14 @@ impl TrainerSettings {
         checkpoint::saved_settings(files)
     }
 
+    /// The buffer's stream is of the pipeline's seed and the sites: whoever draws from them draws the same batches.
+    fn empty_buffer(&self, plan: &Plan) -> MixingBuffer {
+        let sites: Vec<String> = self.sites.iter().map(|(point, _)| point.to_string()).collect();
+        let rng = self.seed.stream(&format!("buffer/{}", sites.join("+")));
+        MixingBuffer::new(self.width(), plan.buffer_rows, plan.reuse, rng)
+    }
+
+    /// A stream of the trainer's own.
     fn stream(&self, purpose: &str) -> crate::runtime::rng::Rng {
         let seed = self.config.seed.map_or(self.seed, Seed);
         seed.stream(&format!("trainer/{}/{purpose}", self.config.name))
@@ -152,12 +192,12 @@ impl<B: CoderOps> Trainer<B> {
     /// `Config` if a setting is out of range.
     pub fn new(backend: Arc<B>, settings: TrainerSettings) -> Result<Self> {
         let plan = Plan::new(&settings)?;
-        let buffer = MixingBuffer::new(settings.width(), plan.buffer_rows, plan.reuse, settings.stream("buffer"));
+        let buffer = settings.empty_buffer(&plan);
         Ok(Self {
             backend,
             settings,
             plan,
-            buffer,
+            buffer: Some(Arc::new(buffer)),
             training: None,
             start_from: None,
             base: None,
@@ -165,7 +205,6 @@ impl<B: CoderOps> Trainer<B> {
             dropped: DropCounts::new(),
             report: StepReport::default(),
             history: History::default(),
-            batch: Vec::new(),
         })
     }
 
@@ -192,24 +231,18 @@ impl<B: CoderOps> Trainer<B> {
     /// `Data` if the rows cannot be trained on (all zero, or gradients that stay not finite). The trainer is then
     /// unusable; its last checkpoint is not.
     pub fn offer(&mut self, rows: &[f32], doc_ids: &[u64], cursor_after: &SourceCursor) -> Result<()> {
-        let width = self.settings.width();
-        if rows.len() != doc_ids.len() * width {
-            return Err(Error::internal(format!(
-                "trainer `{}` was offered {} values for {} rows of width {width}",
-                self.settings.config.name,
-                rows.len(),
-                doc_ids.len()
-            )));
-        }
-        let mut at = 0;
+        self.settings.check_rows(rows, doc_ids)?;
+        let mut buffer = self.take_buffer()?;
+        let own = Arc::make_mut(&mut buffer);
+        let (width, mut at, mut batch) = (self.settings.width(), 0, Vec::new());
         while at < doc_ids.len() && !self.done() {
-            at += self.buffer.fill(&rows[at * width..], &doc_ids[at..]);
-            while self.buffer.is_full() && !self.done() {
-                self.step()?;
+            at += own.fill(&rows[at * width..], &doc_ids[at..]);
+            while own.is_full() && !self.done() {
+                self.step(own, &mut batch)?;
             }
         }
-        self.cursor.clone_from(cursor_after);
-        self.report.rows_buffered = self.buffer.len() as u64;
+        self.now_at(cursor_after, own);
+        self.buffer = Some(buffer);
         Ok(())
     }
 
@@ -218,60 +251,97 @@ impl<B: CoderOps> Trainer<B> {
     /// # Errors
     /// As [`Trainer::offer`].
     pub fn finish(&mut self) -> Result<()> {
-        while self.buffer.len() >= self.plan.batch_rows && !self.done() {
-            self.step()?;
+        let mut buffer = self.take_buffer()?;
+        let (own, mut batch) = (Arc::make_mut(&mut buffer), Vec::new());
+        while own.len() >= self.plan.batch_rows && !self.done() {
+            self.step(own, &mut batch)?;
         }
-        self.dropped.add(DropReason::BufferTail, self.buffer.len() as u64);
-        self.buffer.clear();
-        self.report.rows_buffered = 0;
+        self.leave_the_tail(own.len());
+        own.clear();
+        self.buffer = Some(buffer);
         Ok(())
     }
 
-    fn step(&mut self) -> Result<()> {
-        let Plan { coder, batch_rows, schedule, clip_norm, .. } = &self.plan;
-        let config = &self.settings.config;
-        let context = |e: Error| e.context(format!("train `{}` on {}", config.name, self.settings.point()));
-        let training = match &mut self.training {
-            Some(training) => training,
-            none => {
-                let mut rng = self.settings.stream("init");
-                let how = (config, &self.settings.sites[..]);
-                let from = self.start_from.take();
-                if config.start_from.is_some() && from.is_none() {
-                    return Err(context(Error::internal("nobody read the coder of `start_from`")));
-                }
-                let rows = (&self.buffer, from.as_ref());
-                let started = Training::start(&*self.backend, coder, how, rows, &mut rng, *batch_rows);
-                none.insert(started.map_err(context)?)
-            }
-        };
-        let documents = self.buffer.draw(*batch_rows, &mut self.batch);
-        config.normalize.rows().apply(&mut self.batch, self.settings.width());
-        if let Some(base) = &self.base {
-            self.batch = base.with_residuals(&*self.backend, &self.batch);
-        } else if config.target.base().is_some() {
-            return Err(context(Error::internal("nobody read the coder of `target.base`")));
+    fn take_buffer(&mut self) -> Result<Arc<MixingBuffer>> {
+        let elsewhere = || Error::internal(format!("`{}` draws from a group's buffer", self.settings.config.name));
+        self.buffer.take().ok_or_else(elsewhere)
+    }
+
+    /// A step on a batch of its own.
+    fn step(&mut self, buffer: &mut MixingBuffer, batch: &mut Vec<f32>) -> Result<()> {
+        self.begin(buffer)?;
+        let documents = buffer.draw(self.plan.batch_rows, batch);
+        self.learn(batch, documents, buffer.len())
+    }
+
+    /// Everything of the batch whose last row led to `cursor` was offered, to `buffer`.
+    fn now_at(&mut self, cursor: &SourceCursor, buffer: &MixingBuffer) {
+        self.cursor.clone_from(cursor);
+        self.report.rows_buffered = buffer.len() as u64;
+    }
+
+    /// The last `rows` of the buffer will not be trained on.
+    fn leave_the_tail(&mut self, rows: usize) {
+        self.dropped.add(DropReason::BufferTail, rows as u64);
+        self.report.rows_buffered = 0;
+    }
+
+    fn context(&self, error: Error) -> Error {
+        error.context(format!("train `{}` on {}", self.settings.config.name, self.settings.point()))
+    }
+
+    /// Set the parameters from the first full buffer, where that is not done yet.
+    fn begin(&mut self, buffer: &MixingBuffer) -> Result<()> {
+        if self.training.is_some() {
+            return Ok(());
         }
-        let outcome = training
-            .step(&*self.backend, &self.batch, schedule, *clip_norm, |step| {
-                // a stream for each step: nothing to save
-                self.settings.stream(&format!("resample/{step}"))
-            })
-            .map_err(context)?;
+        let config = &self.settings.config;
+        let from = self.start_from.take();
+        if config.start_from.is_some() && from.is_none() {
+            return Err(self.context(Error::internal("nobody read the coder of `start_from`")));
+        }
+        let (how, rows) = ((config, &self.settings.sites[..]), (buffer, from.as_ref()));
+        let mut rng = self.settings.stream("init");
+        let started = Training::start(&*self.backend, &self.plan.coder, how, rows, &mut rng, self.plan.batch_rows);
+        self.training = Some(started.map_err(|e| self.context(e))?);
+        Ok(())
+    }
+
+    /// One step on `batch` `[batch_rows, width]`, rows as they were offered, of `documents` documents; `buffered` rows are
+    /// left where they were drawn from.
+    fn learn(&mut self, batch: &[f32], documents: usize, buffered: usize) -> Result<()> {
+        let Plan { schedule, clip_norm, .. } = &self.plan;
+        let mut batch = Cow::Borrowed(batch);
+        let scaling = self.settings.config.normalize.rows();
+        if scaling != RowScaling::None {
+            scaling.apply(batch.to_mut(), self.settings.width());
+        }
+        if let Some(base) = &self.base {
+            batch = Cow::Owned(base.with_residuals(&*self.backend, &batch));
+        } else if self.settings.config.target.base().is_some() {
+            return Err(self.context(Error::internal("nobody read the coder of `target.base`")));
+        }
+        let Some(training) = &mut self.training else { return Err(Error::internal("a step before the first")) };
+        let stepped = training.step(&*self.backend, &batch, schedule, *clip_norm, |step| {
+            // a stream for each step: nothing to save
+            self.settings.stream(&format!("resample/{step}"))
+        });
+        let dead_fraction = training.dead.dead_fraction();
         let report = &mut self.report;
         report.step = training.counters.step;
         report.rows = training.counters.rows;
         report.skipped_steps = training.counters.skipped;
         report.documents_per_batch = documents as u64;
-        report.rows_buffered = self.buffer.len() as u64;
-        if let Some(outcome) = outcome {
+        report.rows_buffered = buffered as u64;
+        if let Some(outcome) = stepped.map_err(|e| self.context(e))? {
+            let report = &mut self.report;
             let batch = &outcome.batch;
             report.loss = batch.loss();
             report.sparsity_loss = batch.sparsity_loss;
             report.auxiliary_loss = batch.auxiliary_loss;
             report.fvu = batch.fvu;
             report.l0 = batch.l0;
-            report.dead_fraction = training.dead.dead_fraction();
+            report.dead_fraction = dead_fraction;
             report.grad_norm = outcome.gradient_norm;
             report.learning_rate = outcome.learning_rate;
             self.history.add(report);
@@ -319,15 +389,28 @@ impl<B: CoderOps> Trainer<B> {
     /// # Errors
     /// `Internal` only.
     pub fn save(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let elsewhere = || Error::internal(format!("`{}` has let its buffer go", self.settings.config.name));
+        let buffer = self.buffer.as_deref().ok_or_else(elsewhere)?;
+        let mut files = self.save_beside(buffer)?;
+        files.push(checkpoint::write_buffer(buffer, self.settings.width())?);
+        Ok(files)
+    }
+
+    /// What [`Trainer::save`] gives, but for the file of `buffer`, from which it draws.
+    fn save_beside(&self, buffer: &MixingBuffer) -> Result<Vec<(String, Vec<u8>)>> {
         let scalars = self.training.as_ref().map(TrainingState::of);
         let about = (&self.cursor, &self.dropped, &self.report, &self.history);
-        let state = checkpoint::new_state(&self.settings, about, &self.buffer, scalars)?;
-        let mut files =
-            checkpoint::write(&*self.backend, &state, self.training.as_ref(), &self.buffer, self.settings.width())?;
+        let state = checkpoint::new_state(&self.settings, about, buffer, scalars)?;
+        let mut files = checkpoint::write(&*self.backend, &state, self.training.as_ref())?;
         if let Some(base) = &self.base {
             files.extend(base.files()?);
         }
         Ok(files)
+    }
+
+    /// Let the buffer's memory go: it was saved, and no more rows will come.
+    pub fn release_buffer(&mut self) {
+        self.buffer = None;
     }
 
     /// A trainer in the state that [`Trainer::save`] gave.
@@ -350,21 +433,8 @@ impl<B: CoderOps> Trainer<B> {
             None => None,
         };
         let (cursor, dropped, report, history) = (state.cursor, state.dropped, state.report, state.history);
-        let (start_from, batch) = (None, Vec::new());
-        Ok(Self {
-            backend,
-            settings,
-            plan,
-            buffer,
-            training,
-            start_from,
-            base,
-            cursor,
-            dropped,
-            report,
-            history,
-            batch,
-        })
+        let (start_from, buffer) = (None, Some(Arc::new(buffer)));
+        Ok(Self { backend, settings, plan, buffer, training, start_from, base, cursor, dropped, report, history })
     }
 
     /// Why SAELens has no form of the coder, if it has none: its checkpoint is the coder then.
@@ -377,7 +447,7 @@ impl<B: CoderOps> Trainer<B> {
 
     fn started(&self) -> Result<&Training<B>> {
         let name = &self.settings.config.name;
-        let few = self.buffer.len();
+        let few = self.report.rows_buffered;
         self.training.as_ref().ok_or_else(|| {
             Error::data(format!(
                 "trainer `{name}` has made no step: {few} rows are in its buffer, it begins with {} (`buffer.rows`)",

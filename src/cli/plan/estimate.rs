@@ -84,7 +84,11 @@ pub(super) struct TrainerPlan {
     /// Rows that the forward pass must keep for it.
     pub(super) rows_needed: f64,
     pub(super) steps: u64,
+    /// 0 if it shares another's.
     pub(super) buffer_bytes: u64,
+    /// Whose buffer it shares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) shares_buffer_of: Option<String>,
     pub(super) coder_bytes: u64,
     /// All checkpoints that are kept at a time.
     pub(super) checkpoint_bytes: f64,
@@ -309,7 +313,8 @@ fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {
         let both = if matches!(config.target, TargetConfig::Transcoder { .. }) { read } else { 2 * read };
         let parameters = both as f64 * f64::from(config.coder.common().width);
         let steps = config.rows.0 / u64::from(config.batch_rows);
-        let buffer = memory.buffer.0 as f64;
+        // each checkpoint is whole, the rows of a buffer that is shared included
+        let buffer = config.buffer.rows.0 as f64 * (4 * read + 9) as f64;
         TrainerPlan {
             name: config.name.clone(),
             input: names.join(", "),
@@ -317,6 +322,7 @@ fn trainers(facts: &Facts<'_>) -> Result<Vec<TrainerPlan>> {
             rows_needed: config.rows.0 as f64 / f64::from(config.buffer.reuse),
             steps,
             buffer_bytes: memory.buffer.0,
+            shares_buffer_of: memory.shares,
             coder_bytes: memory.coder.0,
             checkpoint_bytes: (parameters * 12.0 + buffer) * f64::from(config.checkpoint.keep),
             seconds: trainer_seconds(config, both as f64 / 2.0, steps as f64, facts.rates),

@@ -3,6 +3,8 @@
 //! Weights, workspace, buffers and coders are counted; what lives around them is estimated from what the code holds at a
 //! time. Constants carry where they are from; `tests/memory.rs` holds the sum against real runs.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::estimate::{Facts, TrainerPlan};
@@ -76,11 +78,7 @@ pub(super) fn memory(
     let batches = batches(facts, batch_tokens as f64, trainers, queues, forward_seconds);
     let dataset = dataset(facts, open_units);
     let held = trainers.iter().map(|t| (t.buffer_bytes + t.coder_bytes) as f64).sum();
-    let checkpoints = trainers
-        .iter()
-        .zip(&facts.pipeline.trainers)
-        .map(|(plan, config)| plan.checkpoint_bytes / f64::from(config.checkpoint.keep.max(1)));
-    let checkpoints = checkpoints.sum();
+    let checkpoints = groups(trainers).values().map(|group| checkpoint(facts, group)).sum();
     let evaluation = evaluation(facts, batch_tokens as f64);
     let running: f64 = batches + dataset + checkpoints;
     MemoryPlan {
@@ -97,6 +95,24 @@ pub(super) fn memory(
     }
 }
 
+/// The trainers, by whose buffer they draw from.
+fn groups(trainers: &[TrainerPlan]) -> BTreeMap<&str, Vec<&TrainerPlan>> {
+    let mut groups = BTreeMap::<&str, Vec<&TrainerPlan>>::new();
+    for trainer in trainers {
+        groups.entry(trainer.shares_buffer_of.as_ref().unwrap_or(&trainer.name)).or_default().push(trainer);
+    }
+    groups
+}
+
+/// A checkpoint of each of a group while they are written, one after the other, with the same buffer.
+fn checkpoint(facts: &Facts<'_>, group: &[&TrainerPlan]) -> f64 {
+    let of = |plan: &TrainerPlan| {
+        let config = facts.pipeline.trainers.iter().find(|config| config.name == plan.name);
+        plan.checkpoint_bytes / config.map_or(1.0, |config| f64::from(config.checkpoint.keep.max(1)))
+    };
+    group.iter().map(|plan| of(plan)).fold(0.0, f64::max)
+}
+
 /// Bytes of a row of all of `sites`.
 fn row_bytes(sites: &[SiteWidth]) -> f64 {
     sites.iter().map(|(_, width)| *width as f64 * 4.0).sum()
@@ -105,10 +121,12 @@ fn row_bytes(sites: &[SiteWidth]) -> f64 {
 fn batches(facts: &Facts<'_>, batch_tokens: f64, trainers: &[TrainerPlan], queues: f64, forward_seconds: f64) -> f64 {
     let row = row_bytes(&facts.sites.captured) + TOKEN_BYTES;
     let moving = BATCHES_AHEAD * batch_tokens * row;
-    let consumers = trainers.len() as f64 + f64::from(u8::from(facts.pipeline.dataset.is_some())) + 1.0;
-    let slow = trainers.iter().filter(|t| t.seconds > forward_seconds);
+    let groups = groups(trainers);
+    let consumers = groups.len() as f64 + f64::from(u8::from(facts.pipeline.dataset.is_some())) + 1.0;
+    let slow = groups.values().filter(|group| group.iter().map(|t| t.seconds).sum::<f64>() > forward_seconds);
+    let rows_needed = |group: &[&TrainerPlan]| group.iter().map(|t| t.rows_needed).fold(0.0, f64::max);
     // batches are shared: queues that are full hold the same ones, if not all from the same row on
-    slow.map(|t| (queues / consumers).min(t.rows_needed * row)).fold(moving, f64::max)
+    slow.map(|group| (queues / consumers).min(rows_needed(group) * row)).fold(moving, f64::max)
 }
 
 /// Row groups that are filled, parts that are filled, and parts that are uploaded, of each unit that is open.

@@ -245,7 +245,7 @@ fn trainer_table(plan: &Plan) -> comfy_table::Table {
             t.input.clone(),
             count(t.rows as f64),
             t.steps.to_string(),
-            ByteSize(t.buffer_bytes).to_string(),
+            t.shares_buffer_of.as_ref().map_or_else(|| ByteSize(t.buffer_bytes).to_string(), |of| format!("{of}'s")),
             ByteSize(t.coder_bytes).to_string(),
             bytes(t.checkpoint_bytes),
             duration(t.seconds),

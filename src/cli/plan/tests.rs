@@ -158,14 +158,27 @@ fn trainers_cost_memory_disk_and_time() {
     let trainer = &plan.trainers[0];
     let parameters = 2.0 * 768.0 * 1000.0;
     assert_eq!(trainer.steps, 10_000);
-    assert_eq!(trainer.buffer_bytes, 10_000 * 768 * 4);
-    assert_eq!(trainer.checkpoint_bytes, 2.0 * (parameters * 12.0 + trainer.buffer_bytes as f64));
+    assert_eq!(trainer.buffer_bytes, 10_000 * (768 * 4 + 17));
+    assert_eq!(trainer.checkpoint_bytes, 2.0 * (parameters * 12.0 + 10_000.0 * (768.0 * 4.0 + 9.0)));
     // one dense product, six passes over 8 latents a row, seven of Adam a step
     let values = 1e7 * 8.0 * 768.0 * 6.0 + parameters * 7.0 * 1e4;
     let seconds = parameters * 1e7 / (1e11 * 0.75 * 0.75) + values * 4.0 / 1e10;
     assert!((trainer.seconds / seconds - 1.0).abs() < 1e-9, "{} {seconds}", trainer.seconds);
     assert_eq!(plan.time.trainer_seconds, trainer.seconds);
     assert_eq!(plan.memory.trainers, (trainer.buffer_bytes + trainer.coder_bytes) as f64);
+}
+
+#[test]
+fn coders_of_a_sweep_have_one_buffer() {
+    let (one, plan) = (plan_with(&[]), plan_with(&["trainers.0.grid={coder.k: [4, 8], seed: [1, 2]}"]));
+    let [first, others @ ..] = &plan.trainers[..] else { panic!("four trainers") };
+    assert_eq!(first.buffer_bytes, one.trainers[0].buffer_bytes);
+    assert!(others.iter().all(|t| (t.buffer_bytes, t.shares_buffer_of.as_ref()) == (0, Some(&first.name))));
+    let coders: u64 = plan.trainers.iter().map(|t| t.coder_bytes).sum();
+    assert_eq!(plan.memory.trainers, (first.buffer_bytes + coders) as f64);
+    assert_eq!(plan.memory.checkpoints, one.memory.checkpoints, "they are written one after the other");
+    let apart = plan_with(&["trainers.0.grid={batch_rows: [1000, 500]}"]);
+    assert!(apart.trainers.iter().all(|t| t.buffer_bytes > 0 && t.shares_buffer_of.is_none()));
 }
 
 #[test]

@@ -139,7 +139,8 @@ fn restored(name: &str, checkpoint: Checkpoint, backend: &Arc<Cpu>) -> Result<Op
     let files: Vec<(String, Vec<u8>)> = checkpoint.files.into_iter().map(|(name, b)| (name, b.into())).collect();
     let context = |e: Error| e.context(format!("restore `{name}` from `{}`", checkpoint.folder));
     let settings = TrainerSettings::of_checkpoint(&files).map_err(context)?;
-    let trainer = Trainer::restore(Arc::clone(backend), settings, &files).map_err(context)?;
+    let mut trainer = Trainer::restore(Arc::clone(backend), settings, &files).map_err(context)?;
+    trainer.release_buffer();
     if trainer.report().step == 0 {
         tracing::warn!(trainer = name, "has made no step: left out");
         return Ok(None);

@@ -18,7 +18,7 @@ use crate::trainer::config::WhenSlow;
 /// Shared by everybody who consumes it.
 pub type SharedBatch = Arc<ActivationBatch>;
 
-/// The way to one trainer.
+/// The way to trainers that draw from one buffer.
 pub struct TrainerOutput {
     /// Its queue; `None` when it has ended.
     pub sender: Option<Sender<SharedBatch>>,
@@ -36,7 +36,7 @@ pub struct FanOut {
     pub wanted: Arc<Wanted>,
     /// To the deliver stage.
     pub deliver: Option<Sender<SharedBatch>>,
-    /// To the trainers, in the order of the pipeline.
+    /// To the groups of trainers, in the order of [`Wanted::trainers`].
     pub trainers: Vec<TrainerOutput>,
     /// Set when the whole input was distributed.
     pub complete: Completion,

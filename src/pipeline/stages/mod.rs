@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! tokenize -> forward -+-> fan_out -+-> deliver
-//!              replay --+            +-> train (one a trainer)
+//!              replay --+            +-> train (one for trainers that draw the same batches)
 //! ```
 //!
 //! A stage ends when its input ends or its output is gone. Dropping the sender is the end-of-stream signal; whether the

@@ -1,4 +1,4 @@
-//! Activation batches to one trained coder: feeds the trainer's buffer, saves its state, exports it at the end.
+//! Activation batches to coders that draw from one buffer, mostly a single one: feeds the buffer, saves their states.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::accounting::DropCounts;
 use crate::catalog::checkpoints;
 use crate::compute::coder_ops::CoderOps;
 use crate::corpus::cursor::SourceCursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::splice::side_by_side;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::fan_out::SharedBatch;
@@ -22,37 +22,60 @@ use crate::runtime::supervisor::Heartbeat;
 use crate::store::Location;
 use crate::telemetry::metrics::{StageStats, TrainerStats};
 use crate::trainer::Trainer;
+use crate::trainer::group::{Files, Group, Left};
 
-/// The stage that trains one coder.
+/// The stage that trains coders which draw from one buffer.
 pub struct Train<B: CoderOps> {
-    /// Its place in the pipeline's list.
-    pub index: usize,
-    /// The trainer.
-    pub trainer: Trainer<B>,
-    /// Where its checkpoints go.
-    pub checkpoints: CheckpointPolicy,
-    /// Whether the end of the corpus brought more steps since the newest checkpoint.
-    pub changed_by_finish: bool,
-    /// The newest checkpoint, and the cursor that it holds.
-    pub saved: Option<(SourceCursor, String)>,
+    /// The trainers; their numbers are their places in `lines`.
+    pub group: Group<B>,
+    /// What the run knows of each.
+    pub lines: Vec<Line>,
     /// From the fan-out stage.
     pub input: Receiver<SharedBatch>,
     /// Whether the input was complete.
     pub input_complete: Completion,
-    /// Set when this trainer needs no more rows.
+    /// Set when none of them needs more rows.
     pub finished: Arc<AtomicBool>,
     /// The asynchronous runtime on which uploads run.
     pub io: tokio::runtime::Handle,
     /// Five numbers.
     pub stats: StageStats,
-    /// The trainer's numbers.
-    pub numbers: TrainerStats,
     /// The run's state.
     pub status: Arc<RunStatus>,
     /// Ends the stage early.
     pub shutdown: Shutdown,
     /// For the time between checkpoints.
     pub clock: Clock,
+    /// Those that ended.
+    pub ended: Vec<(usize, Result<Trained<B>>)>,
+}
+
+/// What the run knows of one trainer.
+pub struct Line {
+    /// Its place in the pipeline's list.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// Where its checkpoints go.
+    pub checkpoints: CheckpointPolicy,
+    /// The newest checkpoint.
+    pub saved: Option<Saved>,
+    /// When it was written, or the stage began.
+    pub saved_at: Duration,
+    /// The trainer's numbers.
+    pub numbers: TrainerStats,
+    /// What of its drops the run was told.
+    pub reported: DropCounts,
+}
+
+/// A checkpoint, and where the trainer stood.
+pub struct Saved {
+    /// In the stream.
+    pub cursor: SourceCursor,
+    /// Steps made.
+    pub step: u64,
+    /// Where it is.
+    pub folder: String,
 }
 
 /// Where and how often a trainer is saved.
@@ -73,127 +96,227 @@ pub struct Trained<B: CoderOps> {
     pub checkpoint: String,
 }
 
+impl Saved {
+    fn is_of<B: CoderOps>(&self, trainer: &Trainer<B>) -> bool {
+        self.cursor == *trainer.cursor() && self.step == trainer.report().step
+    }
+}
+
 impl<B: CoderOps> Train<B> {
-    /// Work until the trainer has its rows or the input ends; then save.
+    /// Work until the trainers have their rows or the input ends; then save. Gives each, by its place in the pipeline.
     ///
     /// When the corpus ended first, the rows left in the buffer are trained on. When the run was told to stop, or another
-    /// stage failed, they are saved instead, so that the next run continues exactly here.
-    pub fn run(mut self, heartbeat: &Heartbeat) -> Result<Trained<B>> {
-        let finished = Arc::clone(&self.finished);
+    /// stage failed, they are saved instead, so that the next run continues exactly here. What ends one trainer does not
+    /// end the others.
+    pub fn run(mut self, heartbeat: &Heartbeat) -> Vec<(usize, Result<Trained<B>>)> {
         let result = self.work(heartbeat);
-        finished.store(true, Ordering::Relaxed);
-        if let Err(error) = &result {
-            let message = error.to_string();
-            self.status.update_trainer(self.index, |line| line.error = Some(message));
+        self.finished.store(true, Ordering::Relaxed);
+        if let Err(error) = result {
+            for (line, _) in self.members() {
+                self.end(line, Err(Error::new(error.kind(), error.to_string())));
+            }
         }
-        result.map(|checkpoint| Trained { trainer: self.trainer, checkpoint })
+        self.ended
     }
 
-    fn work(&mut self, heartbeat: &Heartbeat) -> Result<String> {
-        let mut saved_at = self.clock.now();
-        let mut reported = self.trainer.dropped().clone();
-        self.publish(&mut reported);
+    fn members(&self) -> Vec<(usize, u64)> {
+        self.group.members().iter().map(|(line, trainer)| (*line, trainer.report().step)).collect()
+    }
+
+    fn work(&mut self, heartbeat: &Heartbeat) -> Result<()> {
+        let now = self.clock.now();
+        for line in &mut self.lines {
+            line.saved_at = now;
+        }
+        self.publish();
         let mut rows = Vec::new();
-        while !self.trainer.done() {
+        while !self.group.is_empty() {
             let watch = Stopwatch::start();
             let Some(batch) = heartbeat.while_waiting(|| self.input.recv()) else { break };
             self.stats.blocked.add(watch.elapsed());
             if self.shutdown.is_aborting() {
-                return Err(crate::error::Error::closed("the run"));
+                return Err(Error::closed("the run"));
             }
             let watch = Stopwatch::start();
-            let sites = &self.trainer.settings().sites;
-            let values: Option<Vec<&[f32]>> =
-                sites.iter().map(|(point, _)| batch.site(*point).map(|site| &site.data[..])).collect();
-            match values.as_deref() {
-                None => {}
-                Some([alone]) => self.trainer.offer(alone, &batch.doc_id, &batch.cursor_after)?,
-                Some(several) => {
-                    side_by_side(several, sites, 0..batch.n_rows(), &mut rows);
-                    self.trainer.offer(&rows, &batch.doc_id, &batch.cursor_after)?;
-                }
-            }
+            let left = self.offer(&batch, &mut rows)?;
             self.stats.items_in.inc();
-            self.stats.bytes.add((batch.n_rows() * self.trainer.settings().width() * 4) as u64);
+            self.stats.bytes.add((batch.n_rows() * self.group.settings().width() * 4) as u64);
             self.stats.busy.add(watch.elapsed());
-            self.publish(&mut reported);
-            if self.clock.now() - saved_at >= self.checkpoints.every {
-                self.save()?;
-                saved_at = self.clock.now();
-            }
+            drop(batch);
+            self.publish();
+            self.settle(left);
+            self.save_those_due();
         }
-        if self.trainer.done() {
-            // fan-out learns it before the next batch, and frees what is queued for this trainer
-            self.finished.store(true, Ordering::Relaxed);
-        } else if self.input_complete.is_set() {
+        if self.input_complete.is_set() {
             let watch = Stopwatch::start();
-            let before = self.trainer.report().step;
-            self.trainer.finish()?;
-            self.changed_by_finish = self.trainer.report().step != before;
+            let left = self.group.finish();
             self.stats.busy.add(watch.elapsed());
-            self.publish(&mut reported);
-            if !self.trainer.done() {
-                let source = self.status.rows_from().noun();
-                tracing::warn!(
-                    trainer = self.trainer.settings().config.name,
-                    rows = self.trainer.report().rows,
-                    wanted = self.trainer.settings().config.rows.0,
-                    "the {source} ended before the trainer had its rows; its learning rate did not reach the end of its schedule"
-                );
-            }
+            self.settle(left);
         }
-        self.save()
+        self.save(|_| true);
+        for (line, _) in self.members() {
+            let trainer = self.group.take(line).ok_or_else(|| Error::internal("a trainer left twice"))?;
+            self.end(line, Ok(trainer));
+        }
+        Ok(())
     }
 
-    /// Save the whole state; nothing is overwritten in place. A state that is saved already is not saved again.
-    fn save(&mut self) -> Result<String> {
-        if let Some((cursor, folder)) = &self.saved
-            && cursor == self.trainer.cursor()
-            && !self.changed_by_finish
-        {
-            return Ok(folder.clone());
+    fn offer(&mut self, batch: &SharedBatch, rows: &mut Vec<f32>) -> Result<Vec<Left<B>>> {
+        let sites = &self.group.settings().sites;
+        let values: Option<Vec<&[f32]>> =
+            sites.iter().map(|(point, _)| batch.site(*point).map(|site| &site.data[..])).collect();
+        match values.as_deref() {
+            None => Ok(Vec::new()),
+            Some([alone]) => self.group.offer(alone, &batch.doc_id, &batch.cursor_after),
+            Some(several) => {
+                side_by_side(several, sites, 0..batch.n_rows(), rows);
+                self.group.offer(rows, &batch.doc_id, &batch.cursor_after)
+            }
         }
+    }
+
+    /// Save those that left the group with their rows, and take leave of all that left.
+    fn settle(&mut self, left: Vec<Left<B>>) {
+        if self.group.is_empty() {
+            // fan-out learns it before the next batch, and frees what is queued for this stage
+            self.finished.store(true, Ordering::Relaxed);
+        }
+        for (line, trainer) in left {
+            let saved = trainer.and_then(|trainer| {
+                self.publish_one(line, &trainer);
+                if !trainer.done() {
+                    self.warn_of_the_end(&trainer);
+                }
+                if !self.lines[line].saved.as_ref().is_some_and(|saved| saved.is_of(&trainer)) {
+                    let files = trainer.save()?.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect();
+                    self.write(line, (trainer.cursor().clone(), trainer.report().step), files)?;
+                }
+                Ok(trainer)
+            });
+            self.end(line, saved);
+        }
+    }
+
+    /// A trainer's last word.
+    fn end(&mut self, line: usize, trainer: Result<Trainer<B>>) {
+        let Line { index, name, saved, .. } = &self.lines[line];
+        if let Err(error) = &trainer {
+            let message = error.to_string();
+            tracing::error!(trainer = name, error = message, "the trainer failed");
+            self.status.update_trainer(*index, |line| line.error = Some(message));
+        }
+        let checkpoint = saved.as_ref().map(|saved| saved.folder.clone()).unwrap_or_default();
+        let trained = trainer.map(|mut trainer| {
+            trainer.release_buffer();
+            Trained { trainer, checkpoint }
+        });
+        self.ended.push((*index, trained));
+    }
+
+    fn warn_of_the_end(&self, trainer: &Trainer<B>) {
+        let source = self.status.rows_from().noun();
+        tracing::warn!(
+            trainer = trainer.settings().config.name,
+            rows = trainer.report().rows,
+            wanted = trainer.settings().config.rows.0,
+            "the {source} ended before the trainer had its rows; its learning rate did not reach the end of its schedule"
+        );
+    }
+
+    fn save_those_due(&mut self) {
+        let now = self.clock.now();
+        let due = |line: &Line| now - line.saved_at >= line.checkpoints.every;
+        if self.lines.iter().any(due) {
+            self.save(due);
+            let now = self.clock.now();
+            self.lines.iter_mut().filter(|line| due(line)).for_each(|line| line.saved_at = now);
+        }
+    }
+
+    /// Save the whole states of those that are `wanted`; a state that is saved already is not saved again. One that cannot
+    /// be saved ends.
+    fn save(&mut self, wanted: impl Fn(&Line) -> bool) {
+        // the same bytes for everybody
+        let mut buffer = None;
+        for (line, step) in self.members() {
+            let cursor = self.group.cursor().clone();
+            let is_saved = |saved: &Saved| saved.cursor == cursor && saved.step == step;
+            if !wanted(&self.lines[line]) || self.lines[line].saved.as_ref().is_some_and(is_saved) {
+                continue;
+            }
+            let written = self.files(line, &mut buffer).and_then(|files| self.write(line, (cursor, step), files));
+            if let Err(error) = written {
+                drop(self.group.take(line));
+                self.end(line, Err(error));
+            }
+        }
+    }
+
+    /// The checkpoint of a trainer of the group.
+    fn files(&self, line: usize, buffer: &mut Option<(String, Bytes)>) -> Result<Vec<(String, Bytes)>> {
+        let own: Files = self.group.save(line)?.unwrap_or_default();
+        let mut files: Vec<(String, Bytes)> = own.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
+        if buffer.is_none() {
+            let (name, bytes) = self.group.save_buffer()?;
+            *buffer = Some((name, bytes.into()));
+        }
+        files.extend(buffer.clone());
+        Ok(files)
+    }
+
+    /// Write a checkpoint; nothing is overwritten in place.
+    fn write(&mut self, line: usize, at: (SourceCursor, u64), files: Vec<(String, Bytes)>) -> Result<()> {
         let watch = Stopwatch::start();
-        let files = self.trainer.save()?.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect();
-        let CheckpointPolicy { location, keep, .. } = &self.checkpoints;
-        let step = self.trainer.report().step;
+        let (line, (cursor, step)) = (&mut self.lines[line], at);
+        let CheckpointPolicy { location, keep, .. } = &line.checkpoints;
         let folder = self.io.block_on(checkpoints::save(location, step, files, *keep))?;
-        self.numbers.checkpoints.inc();
+        line.numbers.checkpoints.inc();
         self.stats.items_out.inc();
         self.stats.blocked.add(watch.elapsed());
-        tracing::info!(trainer = self.trainer.settings().config.name, step, %folder, "checkpoint written");
-        self.saved = Some((self.trainer.cursor().clone(), folder.clone()));
-        Ok(folder)
+        tracing::info!(trainer = line.name, step, %folder, "checkpoint written");
+        line.saved = Some(Saved { cursor, step, folder });
+        Ok(())
     }
 
-    /// Show the trainer's state; `reported` is what its drops were the last time.
-    fn publish(&self, reported: &mut DropCounts) {
-        let report = self.trainer.report();
-        let n = &self.numbers;
-        n.loss.set(report.loss);
-        n.fvu.set(report.fvu);
-        n.l0.set(report.l0);
-        n.dead_fraction.set(report.dead_fraction);
-        n.grad_norm.set(report.grad_norm);
-        n.learning_rate.set(report.learning_rate);
-        n.rows.add(report.rows.saturating_sub(n.rows.get()));
-        n.steps.add(report.step.saturating_sub(n.steps.get()));
-        n.steps_skipped.add(report.skipped_steps.saturating_sub(n.steps_skipped.get()));
-        n.rows_buffered.set(report.rows_buffered as f64);
-        n.rows_behind.set(self.input.stats().weight.get());
-        n.batch_documents.set(report.documents_per_batch as f64);
-        let dropped = self.trainer.dropped();
-        for (reason, count) in dropped.iter() {
-            self.status.metrics.run.drop_n(reason, count - reported.get(reason));
+    /// Show the state of all that still train.
+    fn publish(&mut self) {
+        for (line, trainer) in self.group.members() {
+            show(&mut self.lines[*line], trainer, &self.input, &self.status);
         }
-        *reported = dropped.clone();
-        self.status.update_trainer(self.index, |line| {
-            line.rows = report.rows;
-            line.loss = report.loss;
-            line.fvu = report.fvu;
-            line.l0 = report.l0;
-            line.dead_fraction = report.dead_fraction;
-            line.buffered = report.rows_buffered;
-        });
     }
+
+    fn publish_one(&mut self, line: usize, trainer: &Trainer<B>) {
+        show(&mut self.lines[line], trainer, &self.input, &self.status);
+    }
+}
+
+/// Show a trainer's state.
+fn show<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>, input: &Receiver<SharedBatch>, status: &RunStatus) {
+    let report = trainer.report();
+    let n = &line.numbers;
+    n.loss.set(report.loss);
+    n.fvu.set(report.fvu);
+    n.l0.set(report.l0);
+    n.dead_fraction.set(report.dead_fraction);
+    n.grad_norm.set(report.grad_norm);
+    n.learning_rate.set(report.learning_rate);
+    n.rows.add(report.rows.saturating_sub(n.rows.get()));
+    n.steps.add(report.step.saturating_sub(n.steps.get()));
+    n.steps_skipped.add(report.skipped_steps.saturating_sub(n.steps_skipped.get()));
+    n.rows_buffered.set(report.rows_buffered as f64);
+    n.rows_behind.set(input.stats().weight.get());
+    n.batch_documents.set(report.documents_per_batch as f64);
+    let dropped = trainer.dropped();
+    for (reason, count) in dropped.iter() {
+        status.metrics.run.drop_n(reason, count - line.reported.get(reason));
+    }
+    line.reported = dropped.clone();
+    status.update_trainer(line.index, |line| {
+        line.rows = report.rows;
+        line.loss = report.loss;
+        line.fvu = report.fvu;
+        line.l0 = report.l0;
+        line.dead_fraction = report.dead_fraction;
+        line.buffered = report.rows_buffered;
+    });
 }
