@@ -14,6 +14,7 @@
 //! | [`geometry`] | directions of one dictionary |
 //! | [`matching`] | directions of two dictionaries |
 //! | [`universality`] | codes of two coders on the same rows |
+//! | [`rsa`] | distances between directions of two coders |
 //!
 //! [`algebra`] has what of linear algebra these need, [`sample`] the rows whose codes are kept for what no running sum can
 //! say.
@@ -25,6 +26,7 @@ pub mod geometry;
 pub mod language_model;
 pub mod matching;
 pub mod reconstruction;
+pub mod rsa;
 pub mod sample;
 pub mod sparsity;
 pub mod universality;

@@ -371,5 +371,6 @@ fn the_same_codes_in_another_order_are_universal() {
     let space = found.space.unwrap();
     assert!((space.svcca - 1.0).abs() < 1e-6 && (space.cka - 1.0).abs() < 1e-6, "{space:?}");
     assert!(space.svcca_shuffled < 0.6 && space.cka_shuffled < 0.4, "{space:?}");
+    assert!((space.rsa - 1.0).abs() < 1e-6 && space.rsa_shuffled.abs() < 0.1, "{space:?}");
     assert_eq!(universality::compare((&first, &CodeSample::default()), (f, f), None), None);
 }

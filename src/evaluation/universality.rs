@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluation::algebra::{add_products, symmetric_eigen};
 use crate::evaluation::geometry::Dictionary;
+use crate::evaluation::rsa::Ranks;
 use crate::evaluation::sample::CodeSample;
 use crate::runtime::rng::Seed;
 use crate::sae::codes::Codes;
@@ -16,6 +17,8 @@ const DEVIATION_FLOOR: f64 = 1e-8;
 const CORRELATION_MIN: f64 = 0.1;
 /// Pairs whose directions are compared, at most.
 const PAIRS_MAX: usize = 4096;
+/// Pairs of which every two are compared, at most.
+const RSA_PAIRS_MAX: usize = 2048;
 /// Widest directions that are compared.
 const WIDTH_MAX: usize = 1024;
 /// Share of the variance that the components of SVCCA keep.
@@ -52,6 +55,13 @@ pub struct Space {
     pub cka: f64,
     /// The same for random pairings.
     pub cka_shuffled: f64,
+    /// Representational similarity: rank correlation of the distances between directions (see
+    /// [`rsa`](crate::evaluation::rsa::rsa)).
+    #[serde(default)]
+    pub rsa: f64,
+    /// The same for random pairings.
+    #[serde(default)]
+    pub rsa_shuffled: f64,
 }
 
 /// Compare the codes of two coders of `latents` latents, and their directions. `None` if no row was kept of both.
@@ -80,7 +90,7 @@ pub fn compare(
             Some((i, j))
         });
         let pairs: Vec<(usize, usize)> = pairs.collect();
-        space(&thinned(pairs), first, second)
+        space(&thinned(pairs, PAIRS_MAX), first, second)
     });
     Some(Universality {
         rows: rows.len() as u64,
@@ -107,9 +117,9 @@ fn common(a: &[u64], b: &[u64]) -> Vec<(usize, usize)> {
     found
 }
 
-/// At most [`PAIRS_MAX`] of them, evenly.
-fn thinned(pairs: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
-    let every = pairs.len().div_ceil(PAIRS_MAX).max(1);
+/// At most `most` of them, evenly.
+fn thinned(pairs: Vec<(usize, usize)>, most: usize) -> Vec<(usize, usize)> {
+    let every = pairs.len().div_ceil(most).max(1);
     pairs.into_iter().step_by(every).collect()
 }
 
@@ -181,11 +191,9 @@ fn space(pairs: &[(usize, usize)], first: &Dictionary, second: &Dictionary) -> O
     if pairs.len() < 3 || p.max(q) > WIDTH_MAX {
         return None;
     }
-    let rows = |dictionary: &Dictionary, width: usize, of: &dyn Fn(&(usize, usize)) -> usize| -> Vec<f64> {
-        let row = |pair| dictionary.decoder[of(pair) * width..][..width].iter().map(|&x| f64::from(x));
-        centred(pairs.iter().flat_map(row).collect(), width)
-    };
-    let (x, y) = (rows(first, p, &|pair| pair.0), rows(second, q, &|pair| pair.1));
+    let (x, y) = directions(pairs, first, second);
+    let (rsa, rsa_shuffled) = distances(pairs, first, second);
+    let (x, y) = (centred(x, p), centred(y, q));
     let (u, v) = (components(&x, p), components(&y, q));
     let mut shuffled = (0.0, 0.0);
     for shuffle in 0..SHUFFLES {
@@ -199,7 +207,29 @@ fn space(pairs: &[(usize, usize)], first: &Dictionary, second: &Dictionary) -> O
         svcca_shuffled: shuffled.0 / SHUFFLES as f64,
         cka: alignment(&x, p, &y, q),
         cka_shuffled: shuffled.1 / SHUFFLES as f64,
+        rsa,
+        rsa_shuffled,
     })
+}
+
+/// The decoder rows of pairs: `[pairs, width]` of each side.
+fn directions(pairs: &[(usize, usize)], first: &Dictionary, second: &Dictionary) -> (Vec<f64>, Vec<f64>) {
+    let row = |dictionary: &'_ Dictionary, i: usize| -> Vec<f64> {
+        let width = dictionary.decoder_width;
+        dictionary.decoder[i * width..][..width].iter().map(|&x| f64::from(x)).collect()
+    };
+    let of_first = pairs.iter().flat_map(|pair| row(first, pair.0)).collect();
+    (of_first, pairs.iter().flat_map(|pair| row(second, pair.1)).collect())
+}
+
+/// RSA of the directions of pairs, and of random pairings of them.
+fn distances(pairs: &[(usize, usize)], first: &Dictionary, second: &Dictionary) -> (f64, f64) {
+    let pairs = thinned(pairs.to_vec(), RSA_PAIRS_MAX);
+    let (x, y) = directions(&pairs, first, second);
+    let (x, y) = (Ranks::of(&x, first.decoder_width), Ranks::of(&y, second.decoder_width));
+    let as_it_is: Vec<usize> = (0..pairs.len()).collect();
+    let shuffled = (0..SHUFFLES).map(|shuffle| x.correlation(&y, &shuffled_order(pairs.len(), shuffle)));
+    (x.correlation(&y, &as_it_is), shuffled.sum::<f64>() / SHUFFLES as f64)
 }
 
 /// SVCCA of `x` `[n, p]` and `y` `[n, q]`: the mean canonical correlation of the principal components that keep 99% of

@@ -330,6 +330,7 @@ fn pairs(pairs: &[PairReport]) -> String {
         ("> 0.5", "share of the second's latents whose largest correlation is above 0.5"),
         ("SVCCA (chance)", "mean canonical correlation of the decoder rows of correlated latents; for random pairings"),
         ("CKA (chance)", "linear centred kernel alignment of the same; for random pairings"),
+        ("RSA (chance)", "rank correlation of the distances between the same; for random pairings"),
     ];
     let rows: Vec<Vec<String>> = pairs
         .iter()
@@ -352,6 +353,7 @@ fn pairs(pairs: &[PairReport]) -> String {
                 u.map_or_else(|| "-".to_owned(), |u| percent(u.above_half)),
                 with_chance(space.map(|s| (s.svcca, s.svcca_shuffled))),
                 with_chance(space.map(|s| (s.cka, s.cka_shuffled))),
+                with_chance(space.map(|s| (s.rsa, s.rsa_shuffled))),
             ]
         })
         .collect();

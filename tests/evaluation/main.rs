@@ -14,7 +14,7 @@ use harvestd::evaluation::geometry::Dictionary;
 use harvestd::evaluation::reconstruction::ReconstructionSums;
 use harvestd::evaluation::sample::CodeSample;
 use harvestd::evaluation::sparsity::SparsitySums;
-use harvestd::evaluation::{matching, universality};
+use harvestd::evaluation::{matching, rsa, universality};
 use harvestd::report::Report;
 use harvestd::runtime::rng::{Rng, Seed};
 use harvestd::sae::codes::Codes;
@@ -92,6 +92,9 @@ fn numbers_are_those_of_numpy_and_scipy() {
     let description = describe(&sample(&a), None).unwrap();
     let bits_16 = description.by_bins.iter().find(|binned| binned.bins == 16).unwrap().bits;
 
+    // near to the first's rows, so that the score is not that of chance
+    let noise = wide(&second);
+    let mixed_rows: Vec<f64> = wide(&first).iter().zip(&noise).map(|(x, noise)| x + 0.5 * noise).collect();
     let given = json!({
         "x": rows_of(&x, d), "y": rows_of(&y, d), "first": rows_of(&first, d), "second": rows_of(&second, d),
         "first_codes": rows_of(&first_codes, f), "second_codes": rows_of(&second_codes, f + 7),
@@ -112,6 +115,8 @@ fn numbers_are_those_of_numpy_and_scipy() {
         ("paired_cosine", matched.paired_cosine),
         ("svcca", universality::svcca(&wide(&first), d, &wide(&second), d)),
         ("cka", universality::cka(&wide(&first), d, &wide(&second), d)),
+        ("rsa", rsa::rsa(&wide(&first), d, &wide(&second), d)),
+        ("rsa_mixed", rsa::rsa(&wide(&first), d, &mixed_rows, d)),
         ("correlation_first_to_second", universal.correlation_first_to_second),
         ("correlation_second_to_first", universal.correlation_second_to_first),
         ("bits_16", bits_16),

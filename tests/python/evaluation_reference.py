@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
 
 given = json.load(sys.stdin)
 array = lambda key: np.array(given[key], dtype=np.float64)
@@ -27,6 +29,10 @@ def svcca(x, y):
 def cka(x, y):
     x, y = x - x.mean(0), y - y.mean(0)
     return np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+
+
+def rsa(x, y):
+    return spearmanr(pdist(x, "correlation"), pdist(y, "correlation")).statistic
 
 
 def best_correlation(a, b):
@@ -85,6 +91,8 @@ json.dump(
         "paired_cosine": cosines[rows, columns].mean(),
         "svcca": svcca(a[:40], b[:40]),
         "cka": cka(a[:40], b[:40]),
+        "rsa": rsa(a[:40], b[:40]),
+        "rsa_mixed": rsa(a[:40], a[:40] + 0.5 * b[:40]),
         "correlation_first_to_second": best_correlation(first, second).mean(),
         "correlation_second_to_first": best_correlation(second, first).mean(),
         "bits_16": bits(first, 16),
