@@ -251,6 +251,13 @@ impl Rules<'_> {
         if judged && self.value::<Percent>(holdout).is_some_and(|h| h.share() == 0.0) {
             self.note(holdout, "no text is held out, so trained coders are not judged at the end");
         }
+        let nothing = self.value::<Percent>(holdout).is_some_and(|h| h.share() == 0.0);
+        for i in 0..self.items("trainers") {
+            let key = format!("trainers[{i}].evaluate_every_rows");
+            if self.written::<Count>(&key).is_some() && (!judged || nothing) {
+                self.broken(&key, format!("needs held-out rows: {holdout} and evaluate.tokens must be above 0"));
+            }
+        }
     }
 
     /// Everything that is written has its own place.

@@ -31,7 +31,8 @@ pub struct TrainerMemory {
     pub buffer: ByteSize,
     /// The trainer before it whose buffer it shares.
     pub shares: Option<String>,
-    /// Everything else: parameters, gradients, the optimiser's moments, a step's scratch.
+    /// Everything else: parameters, gradients, the optimiser's moments, a step's scratch; and the held-out rows that it is
+    /// judged on while it trains, if it is the first with these sites.
     pub coder: ByteSize,
 }
 
@@ -184,7 +185,12 @@ pub fn trainer_memory(pipeline: &Pipeline, inputs: &[Vec<SiteWidth>]) -> Result<
         let name = |settings: &TrainerSettings| settings.config.name.clone();
         let shares = all[..i].iter().find(|other| other.draws_like(settings)).map(name);
         let buffer = ByteSize(if shares.is_some() { 0 } else { bytes.buffer });
-        Ok(TrainerMemory { name: name(settings), buffer, shares, coder: ByteSize(bytes.coder) })
+        let judged = |settings: &TrainerSettings| settings.config.evaluate_every_rows.is_some();
+        let first = !all[..i].iter().any(|other| judged(other) && other.sites == settings.sites);
+        let width: usize = settings.sites.iter().map(|(_, width)| width).sum();
+        let held_out = if judged(settings) && first { pipeline.evaluate_tokens * 4 * width as u64 } else { 0 };
+        let coder = ByteSize(bytes.coder.saturating_add(held_out));
+        Ok(TrainerMemory { name: name(settings), buffer, shares, coder })
     };
     all.iter().enumerate().map(one).collect()
 }

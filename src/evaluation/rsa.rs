@@ -86,7 +86,8 @@ mod tests {
         let (n, d) = (30, 9);
         let mut rng = Seed(3).stream("rsa");
         let x: Vec<f64> = (0..n * d).map(|_| rng.normal()).collect();
-        let changed: Vec<f64> = x.iter().enumerate().map(|(i, x)| x * (1.0 + (i / d) as f64) + (i / d) as f64).collect();
+        let changed: Vec<f64> =
+            x.iter().enumerate().map(|(i, x)| x * (1.0 + (i / d) as f64) + (i / d) as f64).collect();
         assert!((rsa(&x, d, &changed, d) - 1.0).abs() < 1e-6);
         let backwards: Vec<f64> = x.chunks(d).rev().flatten().copied().collect();
         assert!(rsa(&x, d, &backwards, d).abs() < 0.3);

@@ -52,6 +52,11 @@ impl Kept {
         Self { reads, writes, at, positions, input, other }
     }
 
+    /// What is read, and, where it is another, what is reconstructed.
+    pub(super) fn into_rows(self) -> (Vec<f32>, Option<Vec<f32>>) {
+        (self.input, self.other)
+    }
+
     /// Their values at the sites that are reconstructed, side by side.
     pub(super) fn target(&self) -> &[f32] {
         self.other.as_deref().unwrap_or(&self.input)

@@ -23,6 +23,7 @@ pub mod header;
 pub mod judge;
 mod kept;
 pub mod locate;
+mod online;
 pub mod others;
 pub mod prepare;
 pub mod replay;

@@ -21,6 +21,7 @@ use crate::pipeline::columns::{self, Division, Storing};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header::{self, Stream};
 use crate::pipeline::locate::Located;
+use crate::pipeline::online;
 use crate::pipeline::others::{Lookout, Others};
 use crate::pipeline::trainers::{self, Trainers};
 use crate::pipeline::wanted::{DatasetNeed, Wanted};
@@ -29,8 +30,9 @@ use crate::sae::export::ExportMetadata;
 use crate::store::Location;
 use crate::tokens::chat::ChatRules;
 use crate::tokens::config::TokensConfig;
-use crate::tokens::stream::TokenStream;
+use crate::tokens::stream::{HoldoutStream, TokenStream};
 use crate::tokens::tokenizer::Tokenizer;
+use crate::trainer::Trainer;
 
 /// Queues may hold this fraction (one in so many) of `limits.memory`.
 pub const QUEUE_SHARE: u64 = 8;
@@ -147,8 +149,12 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         _ => None,
     };
     shared.status.readiness.release(Latch::DatasetOpen);
-    let trainers = trainers::restore(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
+    let mut trainers = trainers::restore(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
+    if trainers.training().any(Trainer::is_judged_online) {
+        let mut stream = HoldoutStream::new(Arc::clone(&corpus), Arc::clone(&tokenizer), &harvest.tokens)?;
+        online::text(&mut trainers, model.as_mut(), &keep, pipeline.evaluate_tokens, || stream.next_batch())?;
+    }
     Ok(Prepared { model, sites, corpus, tokenizer, keep, storing, trainers })
 }
 

@@ -12,6 +12,7 @@ use crate::hooks::SiteWidth;
 use crate::pipeline::build::{Head, Parts, Shared};
 use crate::pipeline::finish::{JudgedOn, Rest};
 use crate::pipeline::header;
+use crate::pipeline::online;
 use crate::pipeline::prepare::QUEUE_SHARE;
 use crate::pipeline::status::RowsFrom;
 use crate::pipeline::trainers;
@@ -20,6 +21,7 @@ use crate::replay::{Reader, ReplayConfig, Source, identity};
 use crate::runtime::readiness::Latch;
 use crate::sae::export::ExportMetadata;
 use crate::tokens::config::TokensConfig;
+use crate::trainer::Trainer;
 use crate::trainer::config::TrainerConfig;
 
 /// Open what is committed now, with the sites that the pipeline's trainers read; and each trainer's sites.
@@ -72,7 +74,15 @@ pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> R
     shared.status.readiness.release(Latch::DatasetOpen);
     let backend = Arc::new(Cpu::new(0)?);
     let stream = identity(&source, replay, pipeline.seed);
-    let trainers = trainers::restore(loaded, &inputs, &stream, &backend, shared)?;
+    let mut trainers = trainers::restore(loaded, &inputs, &stream, &backend, shared)?;
+    if trainers.training().any(Trainer::is_judged_online) {
+        let mut held_out = {
+            // row groups are asked for as soon as the reader exists
+            let _entered = shared.io.enter();
+            Reader::held_out(source.clone(), replay)?
+        };
+        online::rows(&mut trainers, pipeline.evaluate_tokens, || shared.io.block_on(held_out.next()))?;
+    }
     shared.status.readiness.release(Latch::StoreReachable);
     let reader = {
         // row groups are asked for as soon as the reader exists

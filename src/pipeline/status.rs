@@ -51,6 +51,9 @@ pub struct TrainerStatus {
     pub dead_fraction: f64,
     /// Rows waiting in the mixing buffer.
     pub buffered: u64,
+    /// Fraction of variance unexplained on held-out rows, when it was last judged on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out_fvu: Option<f64>,
     /// Why it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -133,6 +133,16 @@ fn put(groups: &mut Vec<GroupParts<Cpu>>, mut trainer: Trainer<Cpu>, parts: Trai
 }
 
 impl Trainers {
+    /// Those that need more rows.
+    pub(super) fn training(&self) -> impl Iterator<Item = &Trainer<Cpu>> {
+        self.groups.iter().flat_map(|group| group.group.members()).map(|(_, trainer)| trainer)
+    }
+
+    /// The same, to be told something.
+    pub(super) fn training_mut(&mut self) -> impl Iterator<Item = &mut Trainer<Cpu>> {
+        self.groups.iter_mut().flat_map(|group| group.group.trainers_mut())
+    }
+
     /// Whether the pipeline has none.
     pub(super) fn is_empty(&self) -> bool {
         self.finished.is_empty()

@@ -5,7 +5,7 @@ use super::html::{count, escaped, maybe, number, percent, table};
 use super::result::{CoderReport, PairReport, Report};
 use crate::evaluation::Evaluation;
 use crate::evaluation::geometry::{Geometry, Histogram, Spread};
-use crate::trainer::history::HistoryPoint;
+use crate::trainer::history::{HeldOutPoint, HistoryPoint};
 
 const STYLE: &str = include_str!("style.css");
 /// Characters of a name in a plot.
@@ -140,9 +140,15 @@ fn training(report: &Report) -> String {
         let points = |coder: &CoderReport| coder.history.iter().map(|p| (p.rows as f64, value(p))).collect::<Vec<_>>();
         chart(title, Mark::Line, axis("rows trained on", false), axis(label, log), &series(report, points))
     };
+    let held_out = |title: &str, label: &str, log: bool, value: &dyn Fn(&HeldOutPoint) -> f64| {
+        let points = |coder: &CoderReport| coder.held_out_history.iter().map(|p| (p.rows as f64, value(p))).collect();
+        chart(title, Mark::Line, axis("rows trained on", false), axis(label, log), &series(report, points))
+    };
     figures([
         over_rows("Loss", "loss of a batch", true, &|p| p.loss),
         over_rows("FVU of batches", "FVU", true, &|p| p.fvu),
+        held_out("FVU of held-out rows", "FVU", true, &|p| p.fvu),
+        held_out("Dead latents on held-out rows", "share", false, &|p| p.dead_fraction),
         over_rows("L0 of batches", "L0", false, &|p| p.l0),
         over_rows("Dead latents", "share", false, &|p| p.dead_fraction),
         over_rows("Gradient norm", "norm before clipping", true, &|p| p.grad_norm),

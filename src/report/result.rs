@@ -9,7 +9,7 @@ use crate::evaluation::geometry::Geometry;
 use crate::evaluation::matching::Matching;
 use crate::evaluation::sparsity::DensityHistogram;
 use crate::evaluation::universality::Universality;
-use crate::trainer::history::HistoryPoint;
+use crate::trainer::history::{HeldOutPoint, HistoryPoint};
 
 /// Version of [`Report`].
 pub const FORMAT: u32 = 1;
@@ -76,6 +76,9 @@ pub struct CoderReport {
     /// Its training, if the checkpoint has it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryPoint>,
+    /// What it was on held-out rows while it trained, if it was judged then (`evaluate_every_rows`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out_history: Vec<HeldOutPoint>,
 }
 
 /// Two coders.

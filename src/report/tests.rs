@@ -2,7 +2,7 @@ use super::chart::{Axis, Mark, Series, chart};
 use super::html::{count, escaped, number, table};
 use super::{CoderReport, HeldOut, PairReport, Report, page};
 use crate::evaluation::Evaluation;
-use crate::trainer::history::HistoryPoint;
+use crate::trainer::history::{HeldOutPoint, HistoryPoint};
 
 fn linear(label: &str) -> Axis<'_> {
     Axis { label, log: false, from_zero: false }
@@ -49,6 +49,7 @@ fn a_page_asks_for_nothing_and_names_everything() {
         latents: 4096,
         evaluation: Some(Evaluation::default()),
         history: vec![HistoryPoint { rows: 10, loss: 2.0, ..HistoryPoint::default() }; 2],
+        held_out_history: [10, 20].map(|rows| HeldOutPoint { rows, fvu: 0.5, ..HeldOutPoint::default() }).to_vec(),
         ..CoderReport::default()
     };
     let pair = PairReport { first: "one".into(), second: "<two>".into(), ..PairReport::default() };
@@ -66,6 +67,7 @@ fn a_page_asks_for_nothing_and_names_everything() {
     for part in ["<two>", "<script", "http:", "https:", "url(", "@import", "src=", "NaN"] {
         assert!(!html.contains(part), "{part}");
     }
+    assert!(html.contains("FVU of held-out rows") && !html.contains("FVU of batches"), "zeros have no logarithm");
     assert!(!html.contains("<h2>Dark matter</h2>"), "nothing is said of what was not measured");
     // what was measured of nothing at all is a page too
     assert!(page(&Report::default()).ends_with("</html>\n"));

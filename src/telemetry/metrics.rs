@@ -47,6 +47,8 @@ families! {
     TRAINER_LOSS = "harvestd_trainer_loss" ["trainer"] "Training loss of the last reported step";
     TRAINER_FVU = "harvestd_trainer_fvu_ratio" ["trainer"] "Fraction of variance unexplained on the training rows, in raw space (explained variance is 1 - FVU)";
     TRAINER_HELDOUT_FVU = "harvestd_trainer_heldout_fvu_ratio" ["trainer"] "Fraction of variance unexplained on held-out rows, in raw space";
+    TRAINER_HELDOUT_L0 = "harvestd_trainer_heldout_l0_latents" ["trainer"] "Mean number of active latents in a held-out row";
+    TRAINER_HELDOUT_DEAD = "harvestd_trainer_heldout_dead_latents_ratio" ["trainer"] "Fraction of latents that fired on none of the held-out rows";
     TRAINER_L0 = "harvestd_trainer_l0_latents" ["trainer"] "Mean number of active latents in a row";
     TRAINER_DEAD = "harvestd_trainer_dead_latents_ratio" ["trainer"] "Fraction of latents that did not fire within the dead window";
     TRAINER_GRAD_NORM = "harvestd_trainer_gradient_norm" ["trainer"] "Norm of the gradient before clipping";
@@ -261,6 +263,10 @@ pub struct TrainerStats {
     pub fvu: Gauge,
     /// Fraction of variance unexplained, held-out rows.
     pub heldout_fvu: Gauge,
+    /// Mean active latents a row, held-out rows.
+    pub heldout_l0: Gauge,
+    /// Fraction of latents that fire on no held-out row.
+    pub heldout_dead_fraction: Gauge,
     /// Mean active latents a row.
     pub l0: Gauge,
     /// Fraction of latents that are dead.
@@ -395,6 +401,8 @@ impl Group for TrainerStats {
         registry.add(&TRAINER_LOSS, &[name], &self.loss);
         registry.add(&TRAINER_FVU, &[name], &self.fvu);
         registry.add(&TRAINER_HELDOUT_FVU, &[name], &self.heldout_fvu);
+        registry.add(&TRAINER_HELDOUT_L0, &[name], &self.heldout_l0);
+        registry.add(&TRAINER_HELDOUT_DEAD, &[name], &self.heldout_dead_fraction);
         registry.add(&TRAINER_L0, &[name], &self.l0);
         registry.add(&TRAINER_DEAD, &[name], &self.dead_fraction);
         registry.add(&TRAINER_GRAD_NORM, &[name], &self.grad_norm);

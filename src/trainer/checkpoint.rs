@@ -41,7 +41,7 @@ const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
 const BUFFER: &str = "buffer.safetensors";
 /// Keys of the trainer's section that a resumed run may change.
-const FREE_KEYS: [&str; 3] = ["rows", "checkpoint", "when_slow"];
+const FREE_KEYS: [&str; 4] = ["rows", "checkpoint", "when_slow", "evaluate_every_rows"];
 
 /// `state.json`.
 #[derive(Serialize, Deserialize)]

@@ -53,6 +53,11 @@ pub struct TrainerConfig {
     /// Rows to train on in all (a row that is drawn twice counts twice); the schedule's length.
     #[schemars(extend("minimum" = 1))]
     pub rows: Count,
+    /// Judge the coder on the held-out rows (`evaluate.tokens` of them, which are kept in memory) each time it was trained on so
+    /// many rows more: FVU, cosine, L0 and dead latents, as at the end of the run. It changes nothing of how it is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 1))]
+    pub evaluate_every_rows: Option<Count>,
     /// Where and how often the state is saved.
     pub checkpoint: CheckpointConfig,
     /// What happens when this trainer does not keep up.

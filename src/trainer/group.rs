@@ -70,6 +70,11 @@ impl<B: CoderOps> Group<B> {
         &self.members
     }
 
+    /// The same, to be told something.
+    pub fn trainers_mut(&mut self) -> impl Iterator<Item = &mut Trainer<B>> {
+        self.members.iter_mut().map(|(_, trainer)| trainer)
+    }
+
     /// Whether all have left.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

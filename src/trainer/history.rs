@@ -13,6 +13,59 @@ const POINTS_MAX: usize = 256;
 pub struct History {
     every: u64,
     points: Vec<HistoryPoint>,
+    #[serde(default, skip_serializing_if = "HeldOutHistory::is_empty")]
+    held_out: HeldOutHistory,
+}
+
+/// Every n-th evaluation on held-out rows, and the last; n doubles whenever there are too many.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct HeldOutHistory {
+    /// Evaluations made.
+    made: u64,
+    /// `log2 n`.
+    doublings: u32,
+    points: Vec<HeldOutPoint>,
+}
+
+/// The coder on held-out rows, in raw space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutPoint {
+    /// Steps made.
+    pub step: u64,
+    /// Rows trained on.
+    pub rows: u64,
+    /// Fraction of variance unexplained.
+    pub fvu: f64,
+    /// Mean cosine of rows and reconstructions.
+    pub cosine: f64,
+    /// Latents that fired, a row.
+    pub l0: f64,
+    /// Share of latents that fired on none of the rows.
+    pub dead_fraction: f64,
+}
+
+impl HeldOutHistory {
+    fn is_empty(&self) -> bool {
+        self.made == 0
+    }
+
+    fn add(&mut self, point: HeldOutPoint) {
+        let keeps = |number: u64, doublings: u32| number.is_multiple_of(1 << doublings);
+        // the one before was kept as the last, if for nothing else
+        if self.made > 0 && !keeps(self.made - 1, self.doublings) {
+            self.points.pop();
+        }
+        if self.points.len() == POINTS_MAX {
+            let mut number = 0;
+            self.points.retain(|_| {
+                number += 1;
+                (number - 1) % 2 == 0
+            });
+            self.doublings += 1;
+        }
+        self.points.push(point);
+        self.made += 1;
+    }
 }
 
 /// One step: its numbers are as in [`StepReport`].
@@ -42,7 +95,7 @@ pub struct HistoryPoint {
 
 impl Default for History {
     fn default() -> Self {
-        Self { every: 1, points: Vec::new() }
+        Self { every: 1, points: Vec::new(), held_out: HeldOutHistory::default() }
     }
 }
 
@@ -80,9 +133,19 @@ impl History {
         &self.points
     }
 
+    /// Take note of an evaluation on held-out rows.
+    pub(super) fn add_held_out(&mut self, point: HeldOutPoint) {
+        self.held_out.add(point);
+    }
+
+    /// Evaluations on held-out rows while it trained, in order; the last one is always there.
+    pub fn held_out(&self) -> &[HeldOutPoint] {
+        &self.held_out.points
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.points.is_empty()
+        self.points.is_empty() && self.held_out.is_empty()
     }
 }
 
@@ -103,5 +166,21 @@ mod tests {
         assert!(history.points().iter().all(|point| point.loss == point.step as f64));
         let text = serde_json::to_string(&history).unwrap();
         assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+    }
+
+    #[test]
+    fn many_evaluations_stay_few_and_even_and_end_with_the_last() {
+        let mut history = History::default();
+        for step in 0..3000 {
+            history.add_held_out(HeldOutPoint { step, ..HeldOutPoint::default() });
+            let (last, evenly) = history.held_out().split_last().unwrap();
+            assert_eq!(last.step, step);
+            let gap = evenly.get(1).map_or(1, |point| point.step);
+            assert!(
+                gap.is_power_of_two() && evenly.iter().enumerate().all(|(i, p)| p.step == i as u64 * gap),
+                "{step}"
+            );
+            assert!(evenly.len() <= POINTS_MAX && (step < 300 || evenly.len() >= POINTS_MAX / 2 - 1), "{step}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod checkpoint;
 pub mod config;
 mod export;
 pub mod group;
+pub mod held_out;
 pub mod history;
 mod infer;
 pub mod mixing_buffer;
@@ -39,6 +40,7 @@ use crate::sae::rows::RowScaling;
 use crate::trainer::boosting::Base;
 use crate::trainer::checkpoint::TrainingState;
 use crate::trainer::config::TrainerConfig;
+use crate::trainer::held_out::HeldOut;
 use crate::trainer::history::History;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::plan::Plan;
@@ -118,6 +120,8 @@ pub struct Trainer<B: CoderOps> {
     dropped: DropCounts,
     report: StepReport,
     history: History,
+    /// What it is judged on while it trains, if it is.
+    held_out: Option<Arc<HeldOut>>,
 }
 
 /// Memory that a trainer holds once its buffer is full, about, in bytes.
@@ -205,6 +209,7 @@ impl<B: CoderOps> Trainer<B> {
             dropped: DropCounts::new(),
             report: StepReport::default(),
             history: History::default(),
+            held_out: None,
         })
     }
 
@@ -328,6 +333,7 @@ impl<B: CoderOps> Trainer<B> {
         });
         let dead_fraction = training.dead.dead_fraction();
         let report = &mut self.report;
+        let before = report.rows;
         report.step = training.counters.step;
         report.rows = training.counters.rows;
         report.skipped_steps = training.counters.skipped;
@@ -346,7 +352,7 @@ impl<B: CoderOps> Trainer<B> {
             report.learning_rate = outcome.learning_rate;
             self.history.add(report);
         }
-        Ok(())
+        self.judge_if_due(before)
     }
 
     /// Whether `rows` rows were trained on.
@@ -433,8 +439,21 @@ impl<B: CoderOps> Trainer<B> {
             None => None,
         };
         let (cursor, dropped, report, history) = (state.cursor, state.dropped, state.report, state.history);
-        let (start_from, buffer) = (None, Some(Arc::new(buffer)));
-        Ok(Self { backend, settings, plan, buffer, training, start_from, base, cursor, dropped, report, history })
+        let (start_from, held_out, buffer) = (None, None, Some(Arc::new(buffer)));
+        Ok(Self {
+            backend,
+            settings,
+            plan,
+            buffer,
+            training,
+            start_from,
+            base,
+            cursor,
+            dropped,
+            report,
+            history,
+            held_out,
+        })
     }
 
     /// Why SAELens has no form of the coder, if it has none: its checkpoint is the coder then.

@@ -152,6 +152,8 @@ fn trained_coders_are_judged_compared_and_shown() {
     let second = text.split("  - name: one").nth(1).unwrap().split("evaluate:").next().unwrap();
     let second = second.replace("/coder\"", "/second\"").replace("width: 384, k: 8", "width: 192, k: 16");
     let text = text.replace("evaluate:", &format!("  - name: two{second}evaluate:"));
+    // a quarter of 59 steps of 1,024 rows
+    let text = text.replace("    rows: 60k\n", "    rows: 60k\n    evaluate_every_rows: 15104\n");
     std::fs::write(&pipeline, text).unwrap();
     let pipeline = pipeline.to_str().unwrap();
 
@@ -188,6 +190,15 @@ fn trained_coders_are_judged_compared_and_shown() {
     {
         assert!((at_the_end[key].as_f64().unwrap() - found).abs() < 1e-9, "{key}: {at_the_end} {found}");
     }
+    // and so did the judge while it trained, whose last turn was after the last step
+    assert_eq!(one.held_out_history.iter().map(|p| p.rows).collect::<Vec<_>>(), [15_360, 30_720, 46_080, 60_416]);
+    for (coder, ended) in [(one, 0), (two, 1)] {
+        let (last, ended) = (coder.held_out_history.last().unwrap(), &ran["trainers"][ended]["evaluation"]);
+        for (key, online) in [("fvu", last.fvu), ("l0", last.l0), ("dead_fraction", last.dead_fraction)] {
+            assert_eq!(ended[key].as_f64().unwrap(), online, "{}: {key}", coder.name);
+        }
+    }
+    assert!(one.held_out_history[0].fvu > one.held_out_history[3].fvu);
     let model = found.language_model.as_ref().unwrap();
     assert_eq!(at_the_end["language_model"]["ce_spliced"].as_f64().unwrap(), model.ce_spliced);
     let mean_ablated = model.ce_mean_ablated.unwrap();

@@ -17,7 +17,7 @@ use crate::sae::codes::Codes;
 use crate::sae::export::{ExportMetadata, ExportedCoder};
 use crate::sae::rows::RowScaling;
 use crate::store::Location;
-use crate::trainer::history::HistoryPoint;
+use crate::trainer::history::{HeldOutPoint, HistoryPoint};
 use crate::trainer::{Trainer, TrainerSettings};
 
 /// A coder to be judged.
@@ -27,6 +27,7 @@ pub(in crate::pipeline) struct Judged {
     pub(in crate::pipeline) from: String,
     pub(in crate::pipeline) trained_rows: Option<u64>,
     pub(in crate::pipeline) history: Vec<HistoryPoint>,
+    pub(in crate::pipeline) held_out_history: Vec<HeldOutPoint>,
     /// What it reads and what it reconstructs, of a coder that is not a trainer.
     reads: [SiteWidth; 1],
     writes: [SiteWidth; 1],
@@ -154,6 +155,7 @@ fn restored(name: &str, checkpoint: Checkpoint, backend: &Arc<Cpu>) -> Result<Op
         from: checkpoint.folder.clone(),
         trained_rows: Some(trainer.report().rows),
         history: trainer.history().points().to_vec(),
+        held_out_history: trainer.history().held_out().to_vec(),
         reads: [trainer.settings().sites[0]],
         writes: [trainer.settings().sites[0]],
         kind: Kind::Trainer(Box::new(trainer)),
@@ -192,7 +194,8 @@ fn folder(given: &Given, located: Option<&Located>, backend: &Arc<Cpu>, io: &tok
     let kind = Kind::Folder { coder: Box::new(coder), params, backend: Arc::clone(backend) };
     let name = given.name.clone();
     let (reads, writes) = ([(point, dims.d)], [(target, dims.out)]);
-    Ok(Judged { name, from: shown.clone(), trained_rows: None, history: Vec::new(), reads, writes, kind })
+    let (history, held_out_history) = (Vec::new(), Vec::new());
+    Ok(Judged { name, from: shown.clone(), trained_rows: None, history, held_out_history, reads, writes, kind })
 }
 
 /// The point of a site's name, which may be a module path of the model.

@@ -122,6 +122,7 @@ fn report(coder: &Judged, sums: &CoderSums, dictionary: Option<&Dictionary>, bac
         dark_matter: sums.dark_matter.as_ref().and_then(|sums| sums.finish()),
         geometry: dictionary.map(|dictionary| dictionary.geometry(backend)),
         history: coder.history.clone(),
+        held_out_history: coder.held_out_history.clone(),
     }
 }
 

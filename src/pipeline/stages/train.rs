@@ -300,6 +300,12 @@ fn show<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>, input: &Receiver<Sha
     n.dead_fraction.set(report.dead_fraction);
     n.grad_norm.set(report.grad_norm);
     n.learning_rate.set(report.learning_rate);
+    let held_out = trainer.history().held_out().last();
+    if let Some(point) = held_out {
+        n.heldout_fvu.set(point.fvu);
+        n.heldout_l0.set(point.l0);
+        n.heldout_dead_fraction.set(point.dead_fraction);
+    }
     n.rows.add(report.rows.saturating_sub(n.rows.get()));
     n.steps.add(report.step.saturating_sub(n.steps.get()));
     n.steps_skipped.add(report.skipped_steps.saturating_sub(n.steps_skipped.get()));
@@ -318,5 +324,6 @@ fn show<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>, input: &Receiver<Sha
         line.l0 = report.l0;
         line.dead_fraction = report.dead_fraction;
         line.buffered = report.rows_buffered;
+        line.held_out_fvu = held_out.map(|point| point.fvu);
     });
 }
