@@ -208,9 +208,9 @@ fn buffers_and_coders_must_fit_the_memory_limit() {
         let loaded = load(GOOD, &[&format!("limits.memory={memory}"), &format!("trainers.0.buffer.rows={rows}")]);
         loaded.unwrap().sites(&declared(), &PATHS)
     };
-    // 64 values of 4 bytes a row, 4 copies of 2 * 64 * 64 + 128 parameters, and half a MiB of scratch for 256 rows
+    // 64 values of 4 bytes and 17 more a row, 4 copies of 2 * 64 * 64 + 128 parameters, and half a MiB of scratch for 256 rows
     assert!(limit("2MiB", "5000").is_ok());
     let found = limit("2MiB", "6000").unwrap_err();
     assert_eq!(found.problems[0].path, "limits.memory");
-    assert!(found.problems[0].rule.contains("one: buffer 1.5MiB, coder "), "{found}");
+    assert!(found.problems[0].rule.contains("one: buffer 1.6MiB, coder "), "{found}");
 }

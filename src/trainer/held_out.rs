@@ -31,9 +31,9 @@ impl HeldOut {
 }
 
 impl<B: CoderOps> Trainer<B> {
-    /// Whether it is to be judged on held-out rows while it trains.
+    /// Whether it is to be judged on held-out rows while it trains: a coder from whose codes no rows come cannot be.
     pub fn is_judged_online(&self) -> bool {
-        self.settings.config.evaluate_every_rows.is_some()
+        self.settings.config.evaluate_every_rows.is_some() && self.reconstructs_rows()
     }
 
     /// The rows on which it is judged each time it was trained on `evaluate_every_rows` more. They change nothing of how it

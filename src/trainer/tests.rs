@@ -5,6 +5,7 @@ use crate::compute::cpu::Cpu;
 use crate::error::ErrorKind;
 use crate::evaluation::reconstruction::ReconstructionSums;
 use crate::hooks::{HookPoint, Site};
+use crate::runtime::rng::Seed;
 use crate::sae::export::ExportMetadata;
 use crate::sae::scales::Scales;
 use crate::trainer::config::Normalize;

@@ -66,7 +66,7 @@ type Finals = BTreeMap<usize, Files>;
 fn together(trainers: Vec<(usize, Trainer<Cpu>)>) -> Vec<Group<Cpu>> {
     let mut groups = Vec::<Group<Cpu>>::new();
     for (number, trainer) in trainers {
-        let back = groups.iter_mut().fold(Some(trainer), |left, group| group.join(number, left?));
+        let back = groups.iter_mut().try_fold(trainer, |trainer, group| group.join(number, trainer));
         groups.extend(back.map(|trainer| Group::of(number, trainer).unwrap()));
     }
     groups
