@@ -3,6 +3,7 @@
 //! A rule asks for the values it compares by their paths and is skipped when one of them is missing or unreadable, which
 //! the schema's check has then reported. Every rule has a file in `tests/config/bad/`.
 
+mod evaluation;
 mod model;
 mod replay;
 mod stores;
@@ -241,21 +242,6 @@ impl Rules<'_> {
         for (i, name) in names.iter().enumerate() {
             if let Some(first) = names[..i].iter().position(|n| n.is_some() && n == name) {
                 self.broken(&format!("trainers[{i}].name"), format!("is the name of trainers[{first}] too"));
-            }
-        }
-    }
-
-    fn evaluation(&mut self) {
-        let judged = self.items("trainers") > 0 && self.value::<Count>("evaluate.tokens").is_some_and(|t| t.0 > 0);
-        let holdout = if self.is_replay() { "replay.holdout" } else { "corpus.holdout" };
-        if judged && self.value::<Percent>(holdout).is_some_and(|h| h.share() == 0.0) {
-            self.note(holdout, "no text is held out, so trained coders are not judged at the end");
-        }
-        let nothing = self.value::<Percent>(holdout).is_some_and(|h| h.share() == 0.0);
-        for i in 0..self.items("trainers") {
-            let key = format!("trainers[{i}].evaluate_every_rows");
-            if self.written::<Count>(&key).is_some() && (!judged || nothing) {
-                self.broken(&key, format!("needs held-out rows: {holdout} and evaluate.tokens must be above 0"));
             }
         }
     }
