@@ -10,8 +10,8 @@ use super::chosen::{self, ChosenArgs};
 use super::{Globals, Outcome, async_runtime, model_folder, output};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::export;
-use crate::features::{About, Features, Settings};
-use crate::pipeline::features::{self, Documents, Wanted};
+use crate::features::{About, Settings};
+use crate::pipeline::features::{self, Documents, Found, Wanted};
 use crate::report::features as pages;
 use crate::report::html::percent;
 use crate::store::{Location, objects};
@@ -95,6 +95,10 @@ enum Format {
     Parquet,
     /// index.html and its pages
     Html,
+    /// delphi/: every activation, as the LatentCache that delphi explains latents from
+    Delphi,
+    /// neuronpedia/: dashboards as SAEDashboard writes them for Neuronpedia
+    Neuronpedia,
 }
 
 pub(crate) fn execute(args: &FeaturesArgs, globals: &Globals) -> Outcome {
@@ -114,16 +118,17 @@ pub(crate) fn execute(args: &FeaturesArgs, globals: &Globals) -> Outcome {
         special_tokens: args.special_tokens,
         chosen: args.chosen.open(&loaded.stores)?,
         settings: settings(args, loaded.pipeline.seed.0)?,
+        cache: args.format.contains(&Format::Delphi),
     };
     let located = model_folder::fetch_model(&loaded.pipeline.harvest()?.model)?;
     let runtime = async_runtime()?;
     let found = features::find(&loaded, &located, &wanted, runtime.handle())?;
     let mut said = Vec::new();
-    for (about, features) in &found.coders {
-        let folder = place.child(&about.coder);
-        tracing::info!(coder = about.coder, to = %folder.shown, "writing");
-        runtime.block_on(write(args, &folder, (about, features), &found.pieces))?;
-        said.push((about, folder.shown));
+    for coder in &found.coders {
+        let folder = place.child(&coder.about.coder);
+        tracing::info!(coder = coder.about.coder, to = %folder.shown, "writing");
+        runtime.block_on(write(args, &folder, coder, &found.pieces))?;
+        said.push((&coder.about, folder.shown));
     }
     if globals.json {
         let coders: Vec<Value> = said.iter().map(|(about, folder)| json!({"out": folder, "about": about})).collect();
@@ -161,12 +166,8 @@ fn settings(args: &FeaturesArgs, seed: u64) -> Result<Settings> {
     })
 }
 
-async fn write(
-    args: &FeaturesArgs,
-    folder: &Location,
-    (about, features): (&About, &Features),
-    pieces: &Pieces,
-) -> Result<()> {
+async fn write(args: &FeaturesArgs, folder: &Location, found: &Found, pieces: &Pieces) -> Result<()> {
+    let Found { about, features, cache } = found;
     let text = serde_json::to_vec_pretty(about).or_kind(ErrorKind::Internal, || "write about.json".to_owned())?;
     objects::replace(&folder.child(ABOUT_FILE), text.into()).await?;
     if args.format.contains(&Format::Parquet) {
@@ -183,6 +184,14 @@ async fn write(
         // last: what it links to is there
         let text = pages::index(features, about, pieces);
         objects::replace(&folder.child(pages::INDEX_FILE), text.into()).await?;
+    }
+    if let Some(cache) = cache {
+        export::delphi::write(cache, about, &folder.child("delphi")).await?;
+    }
+    if args.format.contains(&Format::Neuronpedia) {
+        for (name, bytes) in export::neuronpedia::files(features, about, pieces) {
+            objects::replace(&folder.child("neuronpedia").child(&name), bytes?.into()).await?;
+        }
     }
     Ok(())
 }

@@ -4,7 +4,9 @@
 //! Those of rows read a dataset through [`crate::replay`] in the order in which it lies, and say how many rows they could not
 //! place.
 
+pub mod delphi;
 pub mod features;
+pub mod neuronpedia;
 mod saelens_cache;
 
 pub use saelens_cache::{CacheOptions, Exported, write};

@@ -7,6 +7,7 @@
 //! `docs/features.md` has every definition.
 
 pub mod about;
+pub mod cache;
 pub mod coactivation;
 pub mod collector;
 pub mod contexts;

@@ -6,6 +6,7 @@ use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
 use crate::error::{Error, Result};
 use crate::evaluation::geometry::norms;
+use crate::features::cache::Cache;
 use crate::features::directions::{self, Directions};
 use crate::features::{About, Collector, Features, Settings};
 use crate::hooks::{Site, SiteWidth};
@@ -33,6 +34,8 @@ pub struct Wanted {
     pub chosen: Chosen,
     /// How much is kept of each latent.
     pub settings: Settings,
+    /// Whether every activation is kept besides.
+    pub cache: bool,
 }
 
 /// Documents of a corpus.
@@ -53,11 +56,22 @@ impl Documents {
     }
 }
 
+/// What was found of a coder.
+#[derive(Debug)]
+pub struct Found {
+    /// The coder, and what was read.
+    pub about: About,
+    /// Its latents.
+    pub features: Features,
+    /// Every activation, if it was wanted.
+    pub cache: Option<Cache>,
+}
+
 /// What was found.
 #[derive(Debug)]
 pub struct Outcome {
     /// Of each coder.
-    pub coders: Vec<(About, Features)>,
+    pub coders: Vec<Found>,
     /// What token ids stand for.
     pub pieces: Pieces,
 }
@@ -79,22 +93,25 @@ pub fn find(loaded: &Loaded, located: &Located, wanted: &Wanted, io: &tokio::run
     let held: u64 = coders.iter().map(|coder| wanted.settings.bytes_max(coder.n_latents())).sum();
     let (documents, memory) = (wanted.documents.name(), format!("{} MiB", held >> 20));
     tracing::info!(tokens = wanted.tokens, documents, coders = coders.len(), contexts_at_most = memory, "reading");
-    let collectors = match wanted.documents {
+    let context = loaded.pipeline.harvest()?.tokens.context_length as usize;
+    let mut watched: Vec<Watched> = coders.iter().map(|coder| Watched::new(coder, wanted, context)).collect();
+    let memory = loaded.pipeline.memory_limit.0;
+    match wanted.documents {
         Documents::HeldOut => {
             let mut stream = text.held_out()?;
-            collect(&mut text, &coders, wanted, || stream.next_batch())?
+            watch(&mut text, &mut watched, (wanted.tokens, memory), || stream.next_batch())?;
         }
         Documents::TrainedOn => {
             let mut stream = text.trained_on()?;
-            collect(&mut text, &coders, wanted, || stream.next(&mut |_, _, _| true))?
+            watch(&mut text, &mut watched, (wanted.tokens, memory), || stream.next(&mut |_, _, _| true))?;
         }
-    };
-    if collectors.iter().all(|collector| collector.rows() == 0) {
+    }
+    if watched.iter().all(|watched| watched.collector.rows() == 0) {
         let hint = "raise corpus.holdout, or read the others with --documents trained-on";
         return Err(Error::config(format!("there is no {documents} text: {hint}")));
     }
     let mut found = Vec::new();
-    for (coder, collector) in coders.iter().zip(collectors) {
+    for Watched { coder, collector, cache } in watched {
         tracing::info!(coder = coder.name, "comparing directions");
         let directions = directions(coder, text.model.as_mut(), &backend, &wanted.settings)?;
         let features = Features::new(collector, directions);
@@ -109,35 +126,60 @@ pub fn find(loaded: &Loaded, located: &Located, wanted: &Wanted, io: &tokio::run
             special_tokens: wanted.special_tokens,
             ..About::default()
         };
-        found.push((about.of(&features), features));
+        found.push(Found { about: about.of(&features), features, cache });
     }
     Ok(Outcome { coders: found, pieces: Pieces::of(&text.tokenizer) })
 }
 
-fn collect(
+/// A coder while text goes through it.
+struct Watched<'a> {
+    coder: &'a Judged,
+    collector: Collector,
+    cache: Option<Cache>,
+}
+
+impl<'a> Watched<'a> {
+    fn new(coder: &'a Judged, wanted: &Wanted, context: usize) -> Self {
+        let f = coder.n_latents();
+        let cache = wanted.cache.then(|| Cache::new(f, context));
+        Self { coder, collector: Collector::new(f, wanted.settings), cache }
+    }
+}
+
+fn watch(
     text: &mut Text,
-    coders: &[Judged],
-    wanted: &Wanted,
+    watched: &mut [Watched<'_>],
+    (tokens, memory): (u64, u64),
     mut next_batch: impl FnMut() -> Result<Option<TokenBatch>>,
-) -> Result<Vec<Collector>> {
-    let new = |coder: &Judged| Collector::new(coder.n_latents(), wanted.settings);
-    let mut collectors: Vec<Collector> = coders.iter().map(new).collect();
-    let coders: Vec<&dyn Reconstruct> = coders.iter().map(|coder| coder as &dyn Reconstruct).collect();
+) -> Result<()> {
+    let coders: Vec<&dyn Reconstruct> = watched.iter().map(|watched| watched.coder as &dyn Reconstruct).collect();
     let (mut seen, mut out, mut codes) = (0, Vec::new(), Codes::default());
-    while seen < wanted.tokens {
+    while seen < tokens {
         let Some(batch) = next_batch()? else { break };
         seen += batch.n_tokens() as u64;
         let allowed = text.keep.by_token(&batch, &mut vec![Default::default(); batch.n_sequences()]);
         let mut tap = SpliceTap::default();
         capture(&mut tap, &coders, &allowed);
         text.model.forward(&batch, &mut tap)?;
-        for (coder, collector) in coders.iter().zip(&mut collectors) {
+        for (coder, watched) in coders.iter().zip(&mut *watched) {
             let kept = Kept::of(*coder, &text.keep, &allowed, &tap);
             coder.reconstruct(&kept.input, &mut out, &mut codes)?;
-            collector.add(&batch, &kept.positions, &codes);
+            watched.collector.add(&batch, &kept.positions, &codes);
+            if let Some(cache) = &mut watched.cache {
+                cache.add(&batch, &kept.positions, &codes);
+            }
+        }
+        let held: u64 = watched.iter().flat_map(|watched| &watched.cache).map(Cache::bytes).sum();
+        if held > memory {
+            return Err(Error::config(format!(
+                "after {seen} tokens delphi's cache, which has every activation, takes {} MiB, and limits.memory is {} MiB: \
+                 give fewer --tokens, or raise limits.memory",
+                held >> 20,
+                memory >> 20
+            )));
         }
     }
-    Ok(collectors)
+    Ok(())
 }
 
 /// What a coder's weights say.

@@ -17,12 +17,13 @@ fn features_of_a_trained_coder_are_read_by_programs_and_people() {
     let early = harvestd(&["features", pipeline]);
     let why = String::from_utf8_lossy(&early.stderr).into_owned();
     assert!(early.status.code() == Some(78) && why.contains("there is no coder"), "{why}");
-    let ran = harvestd(&["run", pipeline, "--set", "trainers.0.rows=20k"]);
+    let ran = harvestd(&["run", pipeline, "--set", "trainers.0.rows=10k"]);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 
     let to = out.join("features");
     let given = format!("plain={}", out.join("coder/saelens").display());
     let args = ["features", pipeline, "--out", to.to_str().unwrap(), "--coder", &given, "--tokens", "4096", "--json"];
+    let args = [&args[..], &["--format", "parquet,html,delphi,neuronpedia"]].concat();
     let found = harvestd(&args);
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     let said = summary(&found);
@@ -45,6 +46,11 @@ fn features_of_a_trained_coder_are_read_by_programs_and_people() {
         let (l0, dead) = (evaluation["l0"].as_f64().unwrap(), evaluation["dead_fraction"].as_f64().unwrap());
         assert!((read["sum_of_densities"].as_f64().unwrap() - l0).abs() < 1e-4, "{l0} {read}");
         assert!((read["silent"].as_f64().unwrap() / 384.0 - dead).abs() < 1e-9, "{dead} {read}");
+        // what delphi and SAEDashboard themselves make of it
+        let args = [to.join("one"), "pipelines/quickstart/model".into()];
+        let args: Vec<&str> = args.iter().map(|path: &std::path::PathBuf| path.to_str().unwrap()).collect();
+        let others = ask_python(&python, "read_other_features.py", &args, &Value::Null);
+        assert_eq!(others["problems"], json!([]), "{others}");
         // the same coder as others have it
         let args = [to.join("plain"), out.join("coder/saelens"), "pipelines/quickstart/model".into()];
         let args: Vec<&str> = args.iter().map(|path| path.to_str().unwrap()).collect();
