@@ -137,13 +137,16 @@ fn main() {
         for n in [1, 2, 4, 8] {
             let [wall, processor, peak] = measured(kind, n);
             let &mut [one_time, one_peak] = first.get_or_insert([processor, peak]);
-            let more = |now: f64, one: f64| if n == 1 { f64::NAN } else { (now - one) / (n - 1) as f64 };
+            let more = |now: f64, one: f64| match n {
+                1 => "-".to_owned(),
+                _ => format!("{:.1}", (now - one) / (n - 1) as f64),
+            };
             println!(
-                "{n:6}  {:>7}  {:7.1}  {:12.1}  {:16.1}  {peak:8.0}  {:17.1}",
+                "{n:6}  {:>7}  {:7.1}  {:12.1}  {:>16}  {peak:8.0}  {:>17}",
                 if kind == "together" { 1 } else { n },
                 wall * 1e3,
                 processor * 1e3,
-                more(processor, one_time) * 1e3,
+                more(processor * 1e3, one_time * 1e3),
                 more(peak, one_peak),
             );
             if n == 1 {
