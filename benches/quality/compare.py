@@ -29,6 +29,7 @@ parser.add_argument("--rows", type=int, default=1 << 20)
 parser.add_argument("--seeds", default="1,2")
 parser.add_argument("--only", default="")
 parser.add_argument("--width", type=int, default=4608)
+parser.add_argument("--table", action="store_true")
 parser.add_argument("--threads", type=int, default=os.cpu_count())
 args = parser.parse_args()
 os.makedirs(args.out, exist_ok=True)
@@ -198,6 +199,24 @@ def judge(config, coders):
         return {c["name"]: c for c in json.load(f)["coders"]}
 
 
+def table(results):
+    """Markdown: for each coder and seed both programs' held-out numbers."""
+    lines = ["| coder, seed | by | FVU | L0 | dead | CE recovered | wall time |", "|---|---|---|---|---|---|---|"]
+    for key, pair in results.items():
+        name, _, seed = key.rpartition("-")
+        for by in ["ours", "saelens"]:
+            e = pair[by]["evaluation"]
+            cells = [f"{e['fvu']:.4f}", f"{e['l0']:.1f}", f"{e['dead_fraction']:.1%}"]
+            recovered = (e.get("language_model") or {}).get("ce_recovered")
+            cells += ["" if recovered is None else f"{recovered:.4f}", f"{pair[by]['seconds']:.0f} s"]
+            lines.append(f"| `{name}`, {seed} | {'harvestd' if by == 'ours' else 'SAELens'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if args.table:
+    with open(path("quality.json")) as f:
+        print(table(json.load(f)))
+    sys.exit()
 config = harvest()
 results = json.load(open(path("quality.json"))) if os.path.exists(path("quality.json")) else {}
 rows = None
@@ -216,4 +235,4 @@ for name, (coder, kind, settings) in CODERS.items():
         results[key] = {"ours": {**judged["ours"], "seconds": seconds}}
         results[key]["saelens"] = {**judged["saelens"], "seconds": their_seconds}
         write("quality.json", results)
-json.dump(results, sys.stdout, indent=2)
+print(table(results))
