@@ -134,6 +134,16 @@ fn superposed_features_are_recovered() {
     assert!(found.mmcs > 0.99, "MMCS {}", found.mmcs);
 }
 
+/// More latents a row always reconstruct better; the directions are best found with about as many as there are (4).
+#[test]
+fn more_latents_reconstruct_better_and_the_true_number_finds_the_directions() {
+    let trained =
+        |k: usize| train_toy(&CoderSettings { dead_after: 50 * 512, ..topk(64, 128, k, 32) }, 600, 1e-2, |_| {});
+    let found: Vec<Outcome> = [1, 4, 32].map(trained).into();
+    assert!(found.windows(2).all(|pair| pair[1].fvu < pair[0].fvu), "{found:?}");
+    assert!(found[1].mmcs > 0.98 && found[1].mmcs > found[0].mmcs && found[1].mmcs > found[2].mmcs + 0.05, "{found:?}");
+}
+
 /// Coders with other maps than linear ones.
 fn of_maps() -> [(Value, f64, f64); 5] {
     [
