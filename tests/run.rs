@@ -196,6 +196,48 @@ fn it_answers_over_http_while_it_runs_and_drains_on_sigterm() {
     assert_eq!(s["dataset"]["complete"], true);
 }
 
+/// A coder that is slower than the model has minutes of rows in its queue: it is saved in time all the same.
+#[test]
+fn a_slow_trainer_is_saved_within_the_grace_period() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 400, 8);
+    let pipeline = write_pipeline(&corpus, &out);
+    let address = format!("127.0.0.1:{}", free_port());
+    let listen = format!("admin.listen={address}");
+    let coder = r#"trainers.0.coder={"type": "standard", "width": 8192, "l1_coefficient": 0}"#;
+    let more = [
+        "dataset=null",
+        coder,
+        "trainers.0.rows=100M",
+        "trainers.0.checkpoint.every=1h",
+        "trainers.0.buffer.rows=2k",
+        "shutdown.grace=6s",
+    ];
+    let more: Vec<&str> = more.into_iter().chain([listen.as_str()]).flat_map(|set| ["--set", set]).collect();
+    let log = out.join("log");
+    let child = start(&pipeline, &log, &[&["--json"], &more[..]].concat());
+    let tokens = || {
+        let (_, body) = get(&address, "/metrics").ok()?;
+        let line = body.lines().find(|l| l.starts_with("harvestd_forward_tokens_total"))?;
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    };
+    eventually("rows are queued", || tokens().is_some_and(|n| n > 14_000.0));
+    let told = Instant::now();
+    signal(&child, libc::SIGTERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
+    assert!(told.elapsed() < Duration::from_secs(6), "{:?}", told.elapsed());
+    let s = summary(&output);
+    assert_eq!(s["interrupted"], true, "{s}");
+    assert!(s["trainers"][0]["checkpoint"].as_str().unwrap().contains("step-"), "{s}");
+    let items = |stage: &str, key: &str| {
+        let stages = s["stages"].as_array().unwrap();
+        stages.iter().find(|line| line["stage"] == stage).and_then(|line| line[key].as_u64()).unwrap()
+    };
+    assert!(items("train one", "items_in") < items("fan_out", "items_out"), "it was not slow: {s}");
+}
+
 #[test]
 fn a_second_signal_stops_at_once() {
     let scratch = tempfile::tempdir().unwrap();

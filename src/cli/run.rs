@@ -220,13 +220,14 @@ fn comparison(trainers: &[TrainerSummary]) -> Option<Table> {
     table.set_header(["trainer", "site", "rows", "L0", "FVU", "dead", "CE recovered"]);
     for t in trainers {
         let judged = t.evaluation.as_ref().and_then(|e| e.language_model.as_ref());
+        let of_coder = |shown: String| if has_no_coder(t) { "failed".to_owned() } else { shown };
         table.add_row([
             t.name.clone(),
             t.site.clone(),
-            Count(t.rows).to_string(),
-            format!("{:.1}", t.l0),
-            format!("{:.4}", t.fvu),
-            format!("{:.1}%", 100.0 * t.dead_fraction),
+            of_coder(Count(t.rows).to_string()),
+            of_coder(format!("{:.1}", t.l0)),
+            of_coder(format!("{:.4}", t.fvu)),
+            of_coder(format!("{:.1}%", 100.0 * t.dead_fraction)),
             judged.map_or_else(|| "-".to_owned(), |m| format!("{:.2}%", 100.0 * m.ce_recovered)),
         ]);
     }
@@ -249,6 +250,11 @@ fn stores_cell(spent: &Spent) -> String {
     format!("{requests}, {} made again{cost}", spent.retries)
 }
 
+/// Whether a trainer failed so that none of its numbers means anything.
+fn has_no_coder(t: &TrainerSummary) -> bool {
+    t.error.is_some() && t.rows == 0
+}
+
 fn trainer_cell(t: &TrainerSummary) -> String {
     let mut lines = vec![format!(
         "{}: {} rows, loss {:.3}, FVU {:.4}, L0 {:.1}, dead {:.1}%",
@@ -259,6 +265,9 @@ fn trainer_cell(t: &TrainerSummary) -> String {
         t.l0,
         100.0 * t.dead_fraction
     )];
+    if has_no_coder(t) {
+        lines = vec![t.site.clone()];
+    }
     if let Some(Evaluation { reconstruction: e, sparsity, language_model, sites }) = &t.evaluation {
         lines.push(format!(
             "held out: {} rows, FVU {:.4}, explained variance {:.4}, cosine {:.4}, MSE {:.3}, L0 {:.1}, never active {:.1}%",

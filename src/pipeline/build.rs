@@ -127,6 +127,7 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     let consumers = parts.groups.len() as u64 + u64::from(!parts.sinks.is_empty()) + 1;
     let queue_bytes = parts.queue_bytes / consumers;
     let (computed, distributed) = (Completion::default(), Completion::default());
+    let cut_short = Completion::default();
 
     let mut trainer_outputs = Vec::new();
     let mut training = Vec::new();
@@ -134,7 +135,8 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
         let (sender, input) = batch_queue("train", queue_bytes);
         trainer_outputs.push(TrainerOutput { sender: Some(sender), when_slow: part.when_slow });
         let finished = Arc::clone(&need.finished);
-        training.push(start_trainers(&mut stages, part, (input, distributed.clone(), finished), shared)?);
+        let ends = (distributed.clone(), cut_short.clone());
+        training.push(start_trainers(&mut stages, part, (input, ends, finished), shared)?);
     }
 
     let mut deliver_output = None;
@@ -187,7 +189,7 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
             Some(left) => Some(left.try_recv().map_err(|_| Error::internal("the forward stage left no model behind"))?),
             None => None,
         },
-        complete: distributed.is_set(),
+        complete: distributed.is_set() && !cut_short.is_set(),
     })
 }
 
@@ -202,7 +204,7 @@ type Training<B> = (Vec<usize>, crossbeam_channel::Receiver<AllTrained<B>>);
 fn start_trainers<B: CoderOps>(
     stages: &mut Supervisor,
     part: GroupParts<B>,
-    (input, input_complete, finished): (Receiver<SharedBatch>, Completion, Arc<AtomicBool>),
+    (input, (input_complete, cut_short), finished): (Receiver<SharedBatch>, (Completion, Completion), Arc<AtomicBool>),
     shared: &Shared<'_>,
 ) -> Result<Training<B>> {
     let metrics = &shared.status.metrics;
@@ -227,6 +229,7 @@ fn start_trainers<B: CoderOps>(
         lines,
         input,
         input_complete,
+        cut_short,
         finished,
         io: shared.io.clone(),
         stats: metrics.stage(&name),

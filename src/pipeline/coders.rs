@@ -6,13 +6,25 @@ use crate::sae::formats::{self, READ_FILES};
 use crate::store::Location;
 use crate::store::objects;
 
-/// The coder in `folder`.
+/// Below a trainer's checkpoints, the coder as SAELens reads it.
+pub(super) const EXPORT_FOLDER: &str = "saelens";
+
+/// The coder in `folder`: one that was exported, or that of a trainer whose checkpoints are there.
 ///
 /// # Errors
 /// `Data` if there is none, or one that cannot be read; what the store gives.
 pub async fn read(folder: &Location) -> Result<ExportedCoder> {
-    let missing = || Error::data(format!("`{}` holds no coder of SAELens or sparsify ({CONFIG_FILE})", folder.shown));
-    find(folder).await?.ok_or_else(missing)
+    if let Some(coder) = find(folder).await? {
+        return Ok(coder);
+    }
+    // where a trainer keeps its checkpoints
+    find(&folder.child(EXPORT_FOLDER)).await?.ok_or_else(|| {
+        Error::data(format!(
+            "`{}` holds no coder of SAELens or sparsify ({CONFIG_FILE}), and neither does its `{EXPORT_FOLDER}`, where a \
+             trainer's coder is written if SAELens has a form of it",
+            folder.shown
+        ))
+    })
 }
 
 /// The coder in `folder`, if there is one.

@@ -13,6 +13,7 @@ use crate::evaluation::Evaluation;
 use crate::hooks::SiteWidth;
 use crate::model::Model;
 use crate::pipeline::build::{Ended, Shared};
+use crate::pipeline::coders::EXPORT_FOLDER;
 use crate::pipeline::evaluate::{CoderSums, Depth, Reconstruct, evaluate, evaluate_rows};
 use crate::pipeline::judge::names;
 use crate::pipeline::stages::train::Trained;
@@ -29,9 +30,7 @@ use crate::tokens::stream::HoldoutStream;
 use crate::tokens::tokenizer::Tokenizer;
 use crate::trainer::Trainer;
 
-/// Folder, below a trainer's checkpoints, with the exported coder.
-const EXPORT_FOLDER: &str = "saelens";
-/// The same for sparsify, which reads TopK coders only.
+/// Folder, below a trainer's checkpoints, with the coder for sparsify, which reads TopK coders only.
 const SPARSIFY_FOLDER: &str = "sparsify";
 /// The same for circuit-tracer, of cross-layer transcoders.
 const CIRCUIT_TRACER_FOLDER: &str = "circuit-tracer";

@@ -89,6 +89,12 @@ impl Shutdown {
         self.0.state.read(|s| s.since).map(|since| self.0.grace.saturating_sub(since.elapsed()))
     }
 
+    /// Whether half of the grace period is over: who still has much in flight puts it down now, to be in time. Cheap while
+    /// running.
+    pub fn is_urgent(&self) -> bool {
+        self.is_draining() && self.grace_left().is_some_and(|left| left <= self.0.grace / 2)
+    }
+
     /// Wait until draining (or aborting) begins. Cancel-safe.
     pub async fn draining(&self) {
         self.reached(Phase::Draining).await;
@@ -163,6 +169,15 @@ mod tests {
         shutdown.drain("SIGTERM");
         assert_eq!((shutdown.phase(), shutdown.reason().as_deref()), (Phase::Aborting, Some("disk on fire")));
         assert!(shutdown.grace_left().unwrap() <= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn it_is_urgent_when_half_of_the_grace_is_over() {
+        let (long, none) = (Shutdown::new(Duration::from_secs(600)), Shutdown::new(Duration::ZERO));
+        assert!(!long.is_urgent() && !none.is_urgent());
+        long.drain("test");
+        none.drain("test");
+        assert!(!long.is_urgent() && none.is_urgent());
     }
 
     #[test]

@@ -125,7 +125,10 @@ pub(in crate::pipeline) fn open(
         ));
     }
     if coders.len() > CODERS_MAX {
-        return Err(Error::config(format!("{} coders are too many: at most {CODERS_MAX} at once", coders.len())));
+        return Err(Error::config(format!(
+            "{} coders are too many: at most {CODERS_MAX} at once; choose some with --only-given and --coder NAME=FOLDER",
+            coders.len()
+        )));
     }
     for (i, coder) in coders.iter().enumerate() {
         if coders[..i].iter().any(|other| other.name == coder.name) {

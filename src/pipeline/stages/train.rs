@@ -34,6 +34,8 @@ pub struct Train<B: CoderOps> {
     pub input: Receiver<SharedBatch>,
     /// Whether the input was complete.
     pub input_complete: Completion,
+    /// Set if the run was told to stop and there was no time for all that was queued.
+    pub cut_short: Completion,
     /// Set when none of them needs more rows.
     pub finished: Arc<AtomicBool>,
     /// The asynchronous runtime on which uploads run.
@@ -106,8 +108,8 @@ impl<B: CoderOps> Train<B> {
     /// Work until the trainers have their rows or the input ends; then save. Gives each, by its place in the pipeline.
     ///
     /// When the corpus ended first, the rows left in the buffer are trained on. When the run was told to stop, or another
-    /// stage failed, they are saved instead, so that the next run continues exactly here. What ends one trainer does not
-    /// end the others.
+    /// stage failed, they are saved instead, so that the next run continues exactly here: after what is queued, or when half
+    /// of the grace period is over. What ends one trainer does not end the others.
     pub fn run(mut self, heartbeat: &Heartbeat) -> Vec<(usize, Result<Trained<B>>)> {
         let result = self.work(heartbeat);
         self.finished.store(true, Ordering::Relaxed);
@@ -137,6 +139,11 @@ impl<B: CoderOps> Train<B> {
             if self.shutdown.is_aborting() {
                 return Err(Error::closed("the run"));
             }
+            if self.shutdown.is_urgent() {
+                // the queue may hold more than the grace period has time for: the next run computes it again
+                self.cut_short.set();
+                break;
+            }
             let watch = Stopwatch::start();
             let left = self.offer(&batch, &mut rows)?;
             self.stats.items_in.inc();
@@ -147,7 +154,7 @@ impl<B: CoderOps> Train<B> {
             self.settle(left);
             self.save_those_due();
         }
-        if self.input_complete.is_set() {
+        if self.input_complete.is_set() && !self.cut_short.is_set() {
             let watch = Stopwatch::start();
             let left = self.group.finish();
             self.stats.busy.add(watch.elapsed());
