@@ -108,7 +108,7 @@ impl Products {
         let shapes = [(D, D), (D, KV), (D, KV), (D, D), (D, M), (D, M), (M, D)];
         let matrices = std::iter::repeat_n(shapes, BLOCKS).flatten().map(|(n_in, n_out)| {
             let w = (0..n_in * n_out).map(|i| (i % 17) as f32 * 0.01).collect();
-            (cpu.matrix(w, MatrixFormat::F32), LinearDims { n, n_in, n_out })
+            (cpu.weights(w, [n_out, n_in], MatrixFormat::F32), LinearDims { n, n_in, n_out })
         });
         Self { matrices: matrices.collect(), x: vec![0.1; n * M], y: vec![0.0; n * M] }
     }

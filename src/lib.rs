@@ -62,6 +62,7 @@ pub mod model;
 pub mod pipeline;
 pub mod replay;
 pub mod report;
+pub mod roofline;
 pub mod runtime;
 pub mod sae;
 pub mod shuffle;

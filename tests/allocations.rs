@@ -100,7 +100,7 @@ fn a_forward_pass_allocates_only_what_its_products_do() {
 
         let dims = LinearDims { n, n_in: 32, n_out: 80 };
         let (x, mut y) = (cpu.zeros(n * 32), cpu.zeros(n * 80));
-        let w = cpu.matrix(vec![0.0; 80 * 32], MatrixFormat::F32);
+        let w = cpu.weights(vec![0.0; 80 * 32], [80, 32], MatrixFormat::F32);
         let product = allocations(|| (0..linears).for_each(|_| cpu.linear(&x, &w, None, &mut y, dims)));
 
         // the pass enters the pool about three times for each product

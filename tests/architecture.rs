@@ -25,6 +25,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("tokens", &["error", "units", "accounting", "runtime::rng", "corpus"]),
     ("hooks", &["error", "compute"]),
     ("model", &["error", "units", "compute", "hooks", "tokens"]),
+    ("roofline", &["error", "runtime::clock", "compute", "hooks", "model"]),
     ("activation", &["error", "accounting", "compute", "hooks", "corpus::cursor", "tokens"]),
     (
         "dataset",
@@ -171,7 +172,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "features",
             "report",
             "trainer",
-            "replay",
+            "roofline",
             "shuffle",
             "import",
             "export",

@@ -218,6 +218,29 @@ fn selftest_compares_every_site_with_the_reference() {
 }
 
 #[test]
+fn bench_roofline_measures_the_machine_and_what_a_pipeline_reaches_of_it() {
+    let (folder, file) = tiny("blocks.0.hook_resid_post");
+    let scratch = folder.path().display().to_string();
+    let output = harvestd(&["bench", "roofline", &file, "--json", "--folder", &scratch]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let report = json(&output);
+    let units = report["machine"]["units"].as_array().unwrap();
+    assert!(units.iter().all(|unit| unit["flops"]["all"].as_f64().unwrap() > 0.0), "{units:?}");
+    let stages = report["stages"].as_array().unwrap();
+    let stage = |name: &str| stages.iter().find(|stage| stage["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    let number = |name: &str, key: &str| stage(name)[key].as_f64().unwrap_or_else(|| panic!("no {key} of {name}"));
+    assert!(number("tokenise", "measured") > 0.0 && number("tokenise", "bytes") > 1.0);
+    let (reached, share) = (number("forward", "measured"), number("forward", "reached"));
+    assert!(reached > 0.0 && (share - reached / number("forward", "ideal")).abs() < 1e-9);
+    let parts = number("products with weights", "flops") + number("attention", "flops");
+    assert_eq!(parts, number("forward", "flops"));
+    assert!(number("encode and store", "bytes") > 0.0);
+    let table = stdout(&harvestd(&["bench", "roofline", &file, "--no-sample", "--folder", &scratch]));
+    assert!(table.contains("memory copy") && table.contains("products with weights"), "{table}");
+    assert_eq!(code(&harvestd(&["bench", "roofline", "--folder", "no/such/folder"])), 69);
+}
+
+#[test]
 fn a_wrong_log_level_exits_64() {
     assert_eq!(code(&harvestd(&["--log-level", "harvestd=loud", "schema"])), 64);
     assert_eq!(code(&harvestd(&["--log-format", "xml", "schema"])), 64);

@@ -4,6 +4,7 @@
 //! Exit codes follow `sysexits.h`: 0 ok, 64 wrong usage, 65 unusable data, 69 unavailable, 70 a bug, 73 storage is full,
 //! 78 wrong configuration.
 
+mod bench;
 mod chosen;
 mod compact;
 mod eval;
@@ -141,6 +142,8 @@ enum Command {
     Sites(sites::SitesArgs),
     /// Check the model's arithmetic on this machine against the f64 reference, site by site
     Selftest(selftest::SelftestArgs),
+    /// Measure what this machine can do at most, and how much of it a pipeline reaches
+    Bench(bench::BenchArgs),
     /// Print the JSON Schema of the pipeline file, for editors and checks
     Schema(schema::SchemaArgs),
 }
@@ -190,6 +193,7 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
         Command::Features(args) => features::execute(&args, globals),
         Command::Sites(args) => sites::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),
+        Command::Bench(args) => bench::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),
     }
 }

@@ -25,6 +25,12 @@ pub trait Backend: Send + Sync + 'static {
     /// A matrix with the values of `data`, rounded to `format`; shapes travel as arguments, as those of buffers.
     fn matrix(&self, data: Vec<f32>, format: MatrixFormat) -> Self::Matrix;
 
+    /// As [`Backend::matrix`], of a matrix `[n_out, n_in]` that only products read: kept in whatever order makes them fast.
+    fn weights(&self, data: Vec<f32>, shape: [usize; 2], format: MatrixFormat) -> Self::Matrix {
+        let _ = shape;
+        self.matrix(data, format)
+    }
+
     /// Numbers in the buffer.
     fn len(&self, t: &Self::Tensor) -> usize;
 
@@ -60,13 +66,14 @@ pub trait Backend: Send + Sync + 'static {
     );
 }
 
-/// How the numbers of a [`Backend::Matrix`] are kept. Products are sums of f32 products in either.
+/// How the numbers of a [`Backend::Matrix`] are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatrixFormat {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bfloat16: half the memory; nothing is lost of a model that was published so.
+    /// Rounded to bfloat16: half the memory; nothing is lost of a model that was published so. Products with
+    /// [`Backend::weights`] round the rows too; products and sums are f32.
     Bf16,
 }
 

@@ -14,6 +14,7 @@ pub mod coder_ops;
 pub mod cpu;
 pub mod device;
 pub mod model_ops;
+pub mod projection;
 pub mod reference;
 
 pub use backend::Backend;

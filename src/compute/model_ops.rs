@@ -5,6 +5,7 @@
 //! asserted; the model checks what comes from outside before it calls.
 
 use crate::compute::Backend;
+use crate::compute::projection::{Projection, ProjectionDims, one_by_one};
 
 /// The largest batch that a [`ModelOps::BatchIndex`] can hold: scratch is planned for it, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,6 +257,12 @@ pub trait ModelOps: Backend {
         chosen: usize,
         d: usize,
     );
+
+    /// Products of the same rows `x` `[n, n_in]` with each part's matrix, and what becomes of them, part after part; no
+    /// more than three parts, of matrices of one format. The same bits as [`one_by_one`], in fewer passes over memory.
+    fn project(&self, x: &Self::Tensor, dims: ProjectionDims, parts: &mut [Projection<'_, Self>]) {
+        one_by_one(self, x, dims, parts);
+    }
 
     /// `x[i] *= factor` for the first `len` values.
     fn scale(&self, x: &mut Self::Tensor, factor: f32, len: usize);

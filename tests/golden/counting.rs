@@ -48,6 +48,9 @@ impl Backend for Counting {
     fn matrix(&self, data: Vec<f32>, format: MatrixFormat) -> Matrix {
         self.cpu.matrix(data, format)
     }
+    fn weights(&self, data: Vec<f32>, shape: [usize; 2], format: MatrixFormat) -> Matrix {
+        self.cpu.weights(data, shape, format)
+    }
     fn len(&self, t: &T) -> usize {
         self.cpu.len(t)
     }

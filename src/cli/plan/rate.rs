@@ -29,7 +29,7 @@ pub(super) fn measure<B: Backend>(backend: &B, n: usize, d: usize, m: usize) -> 
 fn products<B: Backend>(backend: &B, dims: LinearDims) -> f64 {
     let values = |len: usize| (0..len).map(|i| (i % 7) as f32 * 0.25 - 0.75).collect::<Vec<_>>();
     let x = backend.upload(&values(dims.n * dims.n_in));
-    let w = backend.matrix(values(dims.n_out * dims.n_in), MatrixFormat::F32);
+    let w = backend.weights(values(dims.n_out * dims.n_in), [dims.n_out, dims.n_in], MatrixFormat::F32);
     let mut y = backend.zeros(dims.n * dims.n_out);
     backend.linear(&x, &w, None, &mut y, dims);
     let (watch, mut times) = (Stopwatch::start(), 0.0);

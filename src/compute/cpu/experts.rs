@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::compute::cpu::matmul::Product;
-use crate::compute::cpu::{Cpu, Matrix};
+use crate::compute::backend::LinearDims;
+use crate::compute::cpu::{Cpu, Matrix, matmul};
 use crate::compute::model_ops::{ExpertDims, RouteDims};
 
 /// Rows in one task.
@@ -56,7 +56,7 @@ pub(super) fn expert_linear(cpu: &Cpu, x: &[f32], w: &[Matrix], indices: &[f32],
     for (slot, &expert) in indices[..slots].iter().enumerate() {
         of_expert[expert as usize].push(slot);
     }
-    let (mut rows, mut results, mut wide) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut results) = (Vec::new(), Vec::new());
     for (slots, w) in of_expert.iter().zip(w).filter(|(slots, _)| !slots.is_empty()) {
         rows.clear();
         for &slot in slots {
@@ -64,17 +64,7 @@ pub(super) fn expert_linear(cpu: &Cpu, x: &[f32], w: &[Matrix], indices: &[f32],
             rows.extend_from_slice(&x[row * n_in..][..n_in]);
         }
         results.resize(slots.len() * n_out, 0.0);
-        let w = match w {
-            Matrix::F32(w) => w,
-            Matrix::Bf16(_) => {
-                wide.resize(n_out * n_in, 0.0);
-                w.copy_to(0, &mut wide);
-                &wide
-            }
-        };
-        let n = slots.len();
-        let product = Product { n, n_in, n_out, x_stride: n_in, w_stride: n_in, y_stride: n_out, add: false };
-        cpu.run(|| product.run(&rows, w, &mut results, cpu.parallelism()));
+        matmul::linear(cpu, &rows, w, None, &mut results, LinearDims { n: slots.len(), n_in, n_out });
         for (&slot, row) in slots.iter().zip(results.chunks_exact(n_out)) {
             y[slot * n_out..][..n_out].copy_from_slice(row);
         }

@@ -1,12 +1,14 @@
-//! Matrix products through the `gemm` crate.
+//! Matrix products: of weights in panels by [`product`], of other matrices through the `gemm` crate.
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
 use crate::compute::backend::LinearDims;
+use crate::compute::cpu::product::{self, Finish, Part};
 use crate::compute::cpu::{Cpu, Matrix};
 use crate::compute::model_ops::HeadResultDims;
+use crate::compute::projection::{Factor, Projection, ProjectionDims, Then, one_by_one};
 
 /// Numbers of a bfloat16 matrix that a thread widens at a time: they stay in the second-level cache.
 const WIDENED: usize = 96 << 10;
@@ -27,6 +29,9 @@ pub(super) fn linear(cpu: &Cpu, x: &[f32], w: &Matrix, bias: Option<&[f32]>, y: 
         return;
     }
     let y = &mut y[..n * n_out];
+    if let Matrix::Panels(w) = w {
+        return product::run(cpu, x, n, &mut [Part { w, bias, finish: Finish::Keep, y }]);
+    }
     cpu.run(|| {
         if let Some(bias) = bias {
             assert!(bias.len() >= n_out, "linear: bias too short for {dims:?}");
@@ -35,9 +40,40 @@ pub(super) fn linear(cpu: &Cpu, x: &[f32], w: &Matrix, bias: Option<&[f32]>, y: 
         let product = Product { n, n_in, n_out, x_stride: n_in, w_stride: n_in, y_stride: n_out, add: bias.is_some() };
         match w {
             Matrix::F32(w) => product.run(x, w, y, cpu.parallelism()),
-            Matrix::Bf16(_) => by_rows_of_w(x, w, y, product),
+            Matrix::Bf16(_) | Matrix::Panels(_) => by_rows_of_w(x, w, y, product),
         }
     });
+}
+
+/// See [`crate::compute::ModelOps::project`].
+pub(super) fn project(cpu: &Cpu, x: &Vec<f32>, dims: ProjectionDims, parts: &mut [Projection<'_, Cpu>]) {
+    let in_panels = |part: &Projection<'_, Cpu>| match (part.factor.w, part.then) {
+        (Matrix::Panels(_), Then::Gate(_, Factor { w, .. })) => matches!(w, Matrix::Panels(_)),
+        (w, _) => matches!(w, Matrix::Panels(_)),
+    };
+    match parts {
+        [a] if in_panels(a) => product::run(cpu, x, dims.n, &mut [part(a)]),
+        [a, b, c] if [&*a, b, c].into_iter().all(in_panels) => {
+            product::run(cpu, x, dims.n, &mut [part(a), part(b), part(c)]);
+        }
+        parts => one_by_one(cpu, x, dims, parts),
+    }
+}
+
+/// A projection whose matrices are in panels.
+fn part<'a>(projection: &'a mut Projection<'_, Cpu>) -> Part<'a> {
+    let panels = |w: &'a Matrix| match w {
+        Matrix::Panels(w) => w,
+        Matrix::F32(_) | Matrix::Bf16(_) => unreachable!("`project` looked at all matrices"),
+    };
+    let finish = match projection.then {
+        Then::Keep => Finish::Keep,
+        Then::Add => Finish::Add,
+        Then::Activate(f) => Finish::Activate(f),
+        Then::Gate(f, Factor { w, bias }) => Finish::Gate(f, panels(w), bias.map(Vec::as_slice)),
+    };
+    let Factor { w, bias } = projection.factor;
+    Part { w: panels(w), bias: bias.map(Vec::as_slice), finish, y: projection.y }
 }
 
 /// As many rows of `w` at a time as stay in the cache when they are widened; the tasks write different columns of `y`.
@@ -75,7 +111,7 @@ pub(super) fn head_results(cpu: &Cpu, z: &[f32], w: &Matrix, y: &mut [f32], dims
     let mut wide = Vec::new();
     let w = match w {
         Matrix::F32(w) => w,
-        Matrix::Bf16(_) => {
+        Matrix::Bf16(_) | Matrix::Panels(_) => {
             wide.resize(d * width, 0.0);
             w.copy_to(0, &mut wide);
             &wide

@@ -4,14 +4,17 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::compute::backend::MatrixFormat;
+use crate::compute::cpu::product::Panels;
 
-/// Numbers in one of the formats of [`MatrixFormat`].
+/// Numbers in one of the formats of [`MatrixFormat`], row after row or in panels.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Matrix {
     /// As they are.
     F32(Vec<f32>),
     /// Rounded to bfloat16.
     Bf16(Vec<bf16>),
+    /// Either, in the order in which products read them.
+    Panels(Panels),
 }
 
 impl Matrix {
@@ -32,6 +35,7 @@ impl Matrix {
         match self {
             Self::F32(values) => values.len(),
             Self::Bf16(values) => values.len(),
+            Self::Panels(panels) => panels.len(),
         }
     }
 
@@ -40,6 +44,7 @@ impl Matrix {
         match self {
             Self::F32(values) => out.copy_from_slice(&values[at..at + out.len()]),
             Self::Bf16(values) => values[at..at + out.len()].convert_to_f32_slice(out),
+            Self::Panels(panels) => panels.copy_to(at, out),
         }
     }
 }

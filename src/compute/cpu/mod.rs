@@ -1,4 +1,5 @@
-//! The fast CPU backend: f32, one rayon pool, GEMM from the `gemm` crate (AVX-512 where the machine has it).
+//! The fast CPU backend: f32, one rayon pool, products of our own with what a model keeps ([`product`]), others from the
+//! `gemm` crate, both with AVX-512 where the machine has it.
 //!
 //! Work is split by rows in fixed blocks, so results do not depend on how many threads there are.
 
@@ -17,6 +18,8 @@ mod model;
 mod norm;
 mod orthogonalize;
 mod pairs;
+pub(crate) mod peak;
+pub(crate) mod product;
 mod reduce;
 mod rope;
 mod select;
@@ -33,6 +36,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::compute::backend::{Backend, LinearDims, MatrixFormat};
+use crate::compute::cpu::product::Panels;
+use crate::compute::cpu::simd::Vectors;
 use crate::error::{ErrorKind, Result, ResultExt};
 
 /// The CPU and its pool of compute threads.
@@ -81,6 +86,10 @@ impl Backend for Cpu {
 
     fn matrix(&self, data: Vec<f32>, format: MatrixFormat) -> Matrix {
         Matrix::new(data, format)
+    }
+
+    fn weights(&self, data: Vec<f32>, shape: [usize; 2], format: MatrixFormat) -> Matrix {
+        self.run(|| Matrix::Panels(Panels::new(&data, shape, format, Vectors::here())))
     }
 
     fn len(&self, t: &Vec<f32>) -> usize {

@@ -6,6 +6,7 @@ use crate::compute::model_ops::{
     Activation, AttentionDims, AttentionSides, BatchRows, BatchShape, ExpertDims, HeadResultDims, ModelOps, NormDims,
     NormKind, Qkv, RopeDims, RouteDims,
 };
+use crate::compute::projection::{Projection, ProjectionDims};
 
 impl ModelOps for Cpu {
     type BatchIndex = BatchIndex;
@@ -76,6 +77,10 @@ impl ModelOps for Cpu {
 
     fn mix_experts(&self, x: &Vec<f32>, weights: &Vec<f32>, y: &mut Vec<f32>, n: usize, chosen: usize, d: usize) {
         experts::mix_experts(self, x, weights, &mut y[..n * d], chosen, d);
+    }
+
+    fn project(&self, x: &Vec<f32>, dims: ProjectionDims, parts: &mut [Projection<'_, Self>]) {
+        matmul::project(self, x, dims, parts);
     }
 
     fn scale(&self, x: &mut Vec<f32>, factor: f32, len: usize) {

@@ -302,9 +302,13 @@ fn linear() {
     let mut p = cpu();
     for (n, n_in, n_out) in [(1, 1, 1), (3, 5, 7), (33, 64, 31), (100, 576, 192)] {
         let dims = LinearDims { n, n_in, n_out };
-        let (x, w, bias) = (p.random(n * n_in + 1), p.matrix(n_out * n_in), p.random(n_out));
+        let (x, mut w, bias) = (p.random(n * n_in + 1), p.matrix(n_out * n_in), p.random(n_out));
         let mut y = p.random(n * n_out + 1);
-        for bias in [None, Some(&bias)] {
+        for (bias, in_panels) in [(None, false), (Some(&bias), false), (None, true), (Some(&bias), true)] {
+            if in_panels {
+                let values = w.exact.iter().map(|&w| w as f32).collect();
+                w.fast = p.backend.weights(values, [n_out, n_in], MatrixFormat::F32);
+            }
             Reference.linear(&x.exact, &w.exact, bias.map(|b| &b.exact), &mut y.exact, dims);
             p.backend.linear(&x.fast, &w.fast, bias.map(|b| &b.fast), &mut y.fast, dims);
             p.check(&format!("linear {dims:?}"), &y, n * n_out);

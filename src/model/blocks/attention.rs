@@ -4,6 +4,7 @@ use std::mem::swap;
 
 use crate::compute::ModelOps;
 use crate::compute::model_ops::{AttentionDims, AttentionSides, HeadResultDims, Qkv, RopeDims};
+use crate::compute::projection::Then;
 use crate::hooks::{HookPoint, Site};
 use crate::model::ModelSpec;
 use crate::model::architectures::QkvNames;
@@ -76,23 +77,27 @@ impl<B: ModelOps> Attention<B> {
         Self { layer, q, k, v, qk_norm, out, dims, rope: block.rope, head_norm, d_model: spec.d_model }
     }
 
-    /// `ws.branch = attention(x)`, with `x` in `ws.normed` if `from_norm`, else in `ws.x`.
+    /// `ws.branch = attention(x)`, with `x` in `ws.normed` if `from_norm`, else in `ws.x`; or `ws.x += attention(x)` if it
+    /// goes `onto_stream` at once.
     pub(in crate::model) fn apply(
         &self,
         pass: &mut Pass<'_, B>,
         plan: &AttentionPlan<B>,
-        from_norm: bool,
+        [from_norm, onto_stream]: [bool; 2],
         ws: &mut Workspace<B::Tensor>,
     ) -> Step {
         let AttentionDims { heads, kv_heads, e, .. } = self.dims;
         let (q_width, kv_width) = (heads * e, kv_heads * e);
         let at = |site| HookPoint::block(self.layer, site);
         let input = if from_norm { &ws.normed } else { &ws.x };
-        self.q.apply(pass.backend, input, &mut ws.q, pass.n);
+        let q = self.q.part(Then::Keep, &mut ws.q);
+        let k = self.k.part(Then::Keep, &mut ws.k);
+        let v = self.v.part(Then::Keep, &mut ws.v);
+        // a pass that ends before keys or values does not compute them
+        let wanted = [Site::Q, Site::K].iter().position(|&site| pass.ends_at(at(site))).map_or(3, |last| last + 1);
+        pass.backend.project(input, self.q.of_rows(pass.n), &mut [q, k, v][..wanted]);
         pass.tap(at(Site::Q), &mut ws.q, q_width)?;
-        self.k.apply(pass.backend, input, &mut ws.k, pass.n);
         pass.tap(at(Site::K), &mut ws.k, kv_width)?;
-        self.v.apply(pass.backend, input, &mut ws.v, pass.n);
         pass.tap(at(Site::V), &mut ws.v, kv_width)?;
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             let (q_rows, k_rows) = if self.head_norm == HeadNorm::AllHeads { (1, 1) } else { (heads, kv_heads) };
@@ -114,7 +119,10 @@ impl<B: ModelOps> Attention<B> {
         self.mix(pass, plan, ws)?;
         pass.tap(at(Site::Z), &mut ws.z, q_width)?;
         self.results(pass, plan, ws)?;
-        self.out.apply(pass.backend, &ws.z, &mut ws.branch, pass.n);
+        match onto_stream {
+            true => self.out.apply_then(pass.backend, &ws.z, Then::Add, &mut ws.x, pass.n),
+            false => self.out.apply(pass.backend, &ws.z, &mut ws.branch, pass.n),
+        }
         Ok(())
     }
 

@@ -62,22 +62,36 @@ impl<B: ModelOps> Block<B> {
         let at = |site| HookPoint::block(self.layer, site);
         pass.tap(at(Site::ResidPre), &mut ws.x, self.d_model)?;
         self.norm(pass, self.ln1.as_ref(), LN1, ws)?;
-        self.attention.apply(pass, plan, self.ln1.is_some(), ws)?;
-        self.leave(pass, self.ln1_post.as_ref(), Site::AttnRaw, LN1_POST, ws)?;
+        let straight = self.goes_straight(pass, Site::AttnOut);
+        self.attention.apply(pass, plan, [self.ln1.is_some(), straight], ws)?;
+        if !straight {
+            self.leave(pass, self.ln1_post.as_ref(), Site::AttnRaw, LN1_POST, ws)?;
+        }
         if self.form.is_parallel() {
             swap(&mut ws.branch, &mut ws.first_branch);
         } else {
-            b.add(&mut ws.x, &ws.branch, len);
+            if !straight {
+                b.add(&mut ws.x, &ws.branch, len);
+            }
             pass.tap(at(Site::ResidMid), &mut ws.x, self.d_model)?;
         }
         self.norm(pass, self.ln2.as_ref(), LN2, ws)?;
-        self.mlp.apply(pass, self.form.has_pre_norms(), ws)?;
-        self.leave(pass, self.ln2_post.as_ref(), Site::MlpRaw, LN2_POST, ws)?;
-        if self.form.is_parallel() {
-            b.add(&mut ws.x, &ws.first_branch, len);
+        let straight = self.goes_straight(pass, Site::MlpOut) && self.mlp.is_dense();
+        self.mlp.apply(pass, [self.form.has_pre_norms(), straight], ws)?;
+        if !straight {
+            self.leave(pass, self.ln2_post.as_ref(), Site::MlpRaw, LN2_POST, ws)?;
+            if self.form.is_parallel() {
+                b.add(&mut ws.x, &ws.first_branch, len);
+            }
+            b.add(&mut ws.x, &ws.branch, len);
         }
-        b.add(&mut ws.x, &ws.branch, len);
         pass.tap(at(Site::ResidPost), &mut ws.x, self.d_model)
+    }
+
+    /// Whether a branch is added to the residual stream as it is computed: nothing stands between, and nobody wants `out`,
+    /// what it adds. The sums are the same either way.
+    fn goes_straight(&self, pass: &Pass<'_, B>, out: Site) -> bool {
+        !self.form.has_post_norms() && !self.form.is_parallel() && !pass.wants(HookPoint::block(self.layer, out))
     }
 
     /// `ws.normed = norm(ws.x)`, if there is a norm.

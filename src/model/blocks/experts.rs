@@ -51,7 +51,7 @@ impl<B: ModelOps> Experts<B> {
             let one = |expert: usize| {
                 let name = format!("{}.{expert}.{matrix}.weight", names.experts);
                 let name = loader.in_block(layer, &name);
-                loader.matrix(&name, rows, columns)
+                loader.product_matrix(&name, rows, columns)
             };
             (0..spec.count).map(one).collect()
         };

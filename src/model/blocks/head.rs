@@ -23,7 +23,7 @@ impl<B: ModelOps> Head<B> {
     pub(in crate::model) fn load(loader: &mut Loader<'_, B>) -> Self {
         let (spec, name) = (loader.spec, format!("{}.weight", loader.names().head));
         let (d, vocab_size) = (spec.d_model, spec.vocab_size);
-        let w = (!spec.tied_head || has_own(loader, &name)).then(|| loader.matrix(&name, vocab_size, d));
+        let w = (!spec.tied_head || has_own(loader, &name)).then(|| loader.product_matrix(&name, vocab_size, d));
         let bias = spec.head_bias.then(|| loader.vector(&format!("{}.bias", loader.names().head), vocab_size));
         Self { w, bias, softcap: spec.logit_softcap, d, vocab_size, buffers: None }
     }

@@ -32,6 +32,12 @@ impl<B: Backend> Loader<'_, B> {
         self.backend.matrix(values, self.format)
     }
 
+    /// The matrix `name`, `[rows, columns]`, for products alone.
+    pub(in crate::model) fn product_matrix(&mut self, name: &str, rows: usize, columns: usize) -> B::Matrix {
+        let values = self.values(name, rows, columns);
+        self.backend.weights(values, [rows, columns], self.format)
+    }
+
     /// The numbers of matrix `name`, `[rows, columns]`; some families store it as `[columns, rows]`.
     pub(in crate::model) fn values(&mut self, name: &str, rows: usize, columns: usize) -> Vec<f32> {
         match self.names().transposed && name.starts_with(self.names().blocks) {

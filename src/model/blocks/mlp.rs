@@ -2,6 +2,7 @@
 
 use crate::compute::ModelOps;
 use crate::compute::model_ops::Activation;
+use crate::compute::projection::Then;
 use crate::hooks::{HookPoint, Site};
 use crate::model::blocks::experts::Experts;
 use crate::model::blocks::linear::Linear;
@@ -36,15 +37,21 @@ impl<B: ModelOps> Mlp<B> {
         }
     }
 
-    /// `ws.branch = mlp(x)`, with `x` in `ws.normed` if `from_norm`, else in `ws.x`.
+    /// Whether it is not a mixture of experts.
+    pub(in crate::model) fn is_dense(&self) -> bool {
+        matches!(self, Self::Dense(_))
+    }
+
+    /// `ws.branch = mlp(x)`, with `x` in `ws.normed` if `from_norm`, else in `ws.x`; or `ws.x += mlp(x)` if it goes
+    /// `onto_stream` at once, which a mixture of experts does not.
     pub(in crate::model) fn apply(
         &self,
         pass: &mut Pass<'_, B>,
-        from_norm: bool,
+        [from_norm, onto_stream]: [bool; 2],
         ws: &mut Workspace<B::Tensor>,
     ) -> Step {
         match self {
-            Self::Dense(mlp) => mlp.apply(pass, from_norm, ws),
+            Self::Dense(mlp) => mlp.apply(pass, [from_norm, onto_stream], ws),
             Self::Experts(mlp) => mlp.apply(pass, from_norm, ws),
         }
     }
@@ -69,22 +76,39 @@ impl<B: ModelOps> Dense<B> {
         }
     }
 
-    fn apply(&self, pass: &mut Pass<'_, B>, from_norm: bool, ws: &mut Workspace<B::Tensor>) -> Step {
+    fn apply(
+        &self,
+        pass: &mut Pass<'_, B>,
+        [from_norm, onto_stream]: [bool; 2],
+        ws: &mut Workspace<B::Tensor>,
+    ) -> Step {
         let (b, n, m) = (pass.backend, pass.n, self.width);
         let at = |site| HookPoint::block(self.layer, site);
         let input = if from_norm { &ws.normed } else { &ws.x };
-        self.first.apply(b, input, &mut ws.hidden, n);
-        pass.tap(at(Site::MlpPre), &mut ws.hidden, m)?;
-        match &self.up {
-            Some(up) => {
-                up.apply(b, input, &mut ws.up, n);
-                pass.tap(at(Site::MlpPreLinear), &mut ws.up, m)?;
-                b.activate_mul(self.activation, &mut ws.hidden, &ws.up, n * m);
+        if pass.wants(at(Site::MlpPre)) || pass.wants(at(Site::MlpPreLinear)) {
+            self.first.apply(b, input, &mut ws.hidden, n);
+            pass.tap(at(Site::MlpPre), &mut ws.hidden, m)?;
+            match &self.up {
+                Some(up) => {
+                    up.apply(b, input, &mut ws.up, n);
+                    pass.tap(at(Site::MlpPreLinear), &mut ws.up, m)?;
+                    b.activate_mul(self.activation, &mut ws.hidden, &ws.up, n * m);
+                }
+                None => b.activate(self.activation, &mut ws.hidden, n * m),
             }
-            None => b.activate(self.activation, &mut ws.hidden, n * m),
+        } else {
+            // nobody looks between: one pass over the hidden layer
+            let then = match &self.up {
+                Some(up) => Then::Gate(self.activation, up.factor()),
+                None => Then::Activate(self.activation),
+            };
+            self.first.apply_then(b, input, then, &mut ws.hidden, n);
         }
         pass.tap(at(Site::MlpPost), &mut ws.hidden, m)?;
-        self.last.apply(b, &ws.hidden, &mut ws.branch, n);
+        match onto_stream {
+            true => self.last.apply_then(b, &ws.hidden, Then::Add, &mut ws.x, n),
+            false => self.last.apply(b, &ws.hidden, &mut ws.branch, n),
+        }
         Ok(())
     }
 }

@@ -42,6 +42,11 @@ impl<'a, B: ModelOps> Pass<'a, B> {
         self.taps.wants(point) != Want::Nothing
     }
 
+    /// Whether nothing after `point` is wanted.
+    pub(in crate::model) fn ends_at(&self, point: HookPoint) -> bool {
+        point == self.last
+    }
+
     /// Show `value`, rows of `width`, if `point` is wanted; end the pass if nothing after it is.
     pub(in crate::model) fn tap(&mut self, point: HookPoint, value: &mut B::Tensor, width: usize) -> Step {
         if self.wants(point) {

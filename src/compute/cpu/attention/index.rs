@@ -2,9 +2,12 @@
 
 use std::sync::Mutex;
 
+use bytemuck::Zeroable;
+
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::attention::QUERIES;
-use crate::compute::cpu::attention::kernels::KEYS;
+use crate::compute::cpu::attention::kernels::{KEYS, ROWS};
+use crate::compute::cpu::product::{LINE, Line};
 use crate::compute::model_ops::{AttentionDims, AttentionRows, BatchRows, BatchShape};
 
 /// What the rows of a batch are, and attention's scratch.
@@ -14,16 +17,16 @@ pub struct BatchIndex {
     pub(super) blocks: Vec<QueryBlock>,
     pub(super) context_length: usize,
     /// `[panels, k*e, KEYS]`: keys, transposed.
-    pub(super) key_panels: Vec<f32>,
+    pub(super) key_panels: Vec<Line>,
     /// Each thread locks its own: never contended.
     pub(super) scratch: Vec<Mutex<Scratch>>,
 }
 
 /// One thread's scratch.
 pub(super) struct Scratch {
-    /// `[QUERIES / ROWS, e, ROWS]`: a block's queries of one head.
+    /// `[QUERIES, e]`: a block's queries of one head, scaled.
     pub(super) queries: Vec<f32>,
-    /// `[QUERIES, keys]`.
+    /// `[QUERIES, keys]`, with room for whole groups of rows.
     pub(super) tile: Vec<f32>,
 }
 
@@ -48,14 +51,14 @@ impl BatchIndex {
     /// Room for any batch within `shape`.
     pub(in crate::compute::cpu) fn new(cpu: &Cpu, shape: BatchShape, dims: AttentionDims) -> Self {
         // a context that starts and ends inside panels touches two more than its length asks for
-        let tile = QUERIES * (shape.context_length.div_ceil(KEYS) + 1) * KEYS;
+        let tile = QUERIES.next_multiple_of(ROWS) * (shape.context_length.div_ceil(KEYS) + 1) * KEYS;
         let scratch = || Mutex::new(Scratch { queries: vec![0.0; QUERIES * dims.e], tile: vec![0.0; tile] });
         Self {
             ids: Vec::with_capacity(shape.max_tokens),
             positions: Vec::with_capacity(shape.max_tokens),
             blocks: Vec::with_capacity(shape.max_tokens),
             context_length: shape.context_length,
-            key_panels: vec![0.0; shape.max_tokens.div_ceil(KEYS) * KEYS * dims.kv_heads * dims.e],
+            key_panels: vec![Line::zeroed(); shape.max_tokens.div_ceil(KEYS) * KEYS / LINE * dims.kv_heads * dims.e],
             scratch: (0..cpu.threads()).map(|_| scratch()).collect(),
         }
     }

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use crate::compute::cpu::product::{self, LANES, Tile, f32_tile};
 use crate::compute::cpu::simd::{Vectors, exp, max, sum, tanh, vectorized};
 
 /// Queries whose sums are kept in registers together.
-pub(super) const ROWS: usize = 4;
+pub(super) const ROWS: usize = product::ROWS;
 
 /// Keys in a panel.
-pub(super) const KEYS: usize = 32;
+pub(super) const KEYS: usize = 64;
 
 /// Probabilities added up before they are added to `z`: keeps rounding errors of long sums small.
 const CHAIN: usize = 256;
@@ -24,26 +25,22 @@ pub(super) fn transpose(rows: &[f32], panel: &mut [f32], width: usize) {
     }
 }
 
-/// `packed[c, r] = scale * q[r, column + c]` for [`ROWS`] rows of `width`; rows beyond the end of `q` become zero.
-pub(super) fn pack_queries(q: &[f32], width: usize, column: usize, scale: f32, packed: &mut [f32]) {
-    for (c, rows) in packed.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-        for (r, to) in rows.iter_mut().enumerate() {
-            *to = q.get(r * width + column + c).map_or(0.0, |q| scale * q);
-        }
-    }
+/// `scaled[r, c] = scale * q[r, column + c]` for rows of `width`.
+pub(super) fn scale_queries(q: &[f32], width: usize, column: usize, scale: f32, scaled: &mut [f32], e: usize) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (scaled, q) in scaled.chunks_exact_mut(e).zip(q.chunks_exact(width)) {
+                for (scaled, q) in scaled.iter_mut().zip(&q[column..column + e]) {
+                    *scaled = scale * q;
+                }
+            }
+        },
+    );
 }
 
-/// `out[r, l] = sum_c queries[c, r] keys[c, l]` for [`ROWS`] rows and [`KEYS`] keys; rows of `out` are `width` apart.
-pub(super) fn scores(queries: &[f32], keys: &[f32], out: &mut [f32], width: usize) {
-    let a = Strided { values: queries, row: 1, step: ROWS };
-    let sums: [[f32; KEYS]; ROWS] = product(a, keys, KEYS, queries.len() / ROWS);
-    for (r, sums) in sums.iter().enumerate() {
-        out[r * width..][..KEYS].copy_from_slice(sums);
-    }
-}
-
-/// `scores[j] = exp(scores[j]) / sum_j exp(scores[j])`.
-pub(super) fn softmax(scores: &mut [f32]) {
+/// `scores[j] = exp(scores[j] - max)`; returns `1 / sum_j scores[j]`, what makes probabilities of them.
+pub(super) fn exponentials(scores: &mut [f32]) -> f32 {
     vectorized(
         #[inline(always)]
         || {
@@ -51,12 +48,9 @@ pub(super) fn softmax(scores: &mut [f32]) {
             for s in scores.iter_mut() {
                 *s = exp(*s - top);
             }
-            let factor = 1.0 / sum(scores, |s| s);
-            for s in scores {
-                *s *= factor;
-            }
+            1.0 / sum(scores, |s| s)
         },
-    );
+    )
 }
 
 /// `scores[j] = softcap tanh(scores[j] / softcap)`.
@@ -72,8 +66,8 @@ pub(super) fn cap(scores: &mut [f32], softcap: f32) {
     );
 }
 
-/// [`ROWS`] rows, `width` apart, of probabilities that start at `offset`. The first row sees `keys`; row `r` sees `r` more at
-/// the end, and its probabilities of those at the start that it does not see are zero.
+/// [`ROWS`] rows, `width` apart, of probabilities (or what is proportional to them) that start at `offset`. The first row
+/// sees `keys`; row `r` sees `r` more at the end, and its probabilities of those at the start that it does not see are zero.
 #[derive(Clone)]
 pub(super) struct Probabilities<'a> {
     pub(super) rows: &'a [f32],
@@ -98,19 +92,31 @@ pub(super) struct ColumnsMut<'a> {
     pub(super) column: usize,
 }
 
-/// `z[r, c] = sum_j p[r, j] v[j, c]` for at most [`ROWS`] rows, as many as `z` has, and `e` channels.
+/// `z[r, c] = factors[r] sum_j p[r, j] v[j, c]` for at most [`ROWS`] rows, as many as `z` has, and `e` channels.
 ///
 /// A row never touches the values of keys that it does not see: they may not be numbers.
-pub(super) fn mix(p: Probabilities<'_>, v: Columns<'_>, mut z: ColumnsMut<'_>, e: usize) {
+pub(super) fn mix(p: Probabilities<'_>, v: Columns<'_>, mut z: ColumnsMut<'_>, e: usize, factors: &[f32]) {
+    let whole = e - e % LANES;
     for row in z.values.chunks_exact_mut(z.width) {
-        row[z.column..][..e].fill(0.0);
+        row[z.column + whole..][..e - whole].fill(0.0);
     }
     for first in p.keys.clone().step_by(CHAIN) {
-        let mut c = 0;
-        while c + 32 <= e {
-            mix_channels::<32>(&p, v, &mut z, first, c);
-            c += 32;
+        if whole > 0 {
+            let tile = Tile {
+                x: &p.rows[p.offset + first..],
+                x_stride: p.width,
+                rows: z.values.len() / z.width,
+                w: &v.values[first * v.width + v.column..],
+                w_stride: v.width,
+                steps: CHAIN.min(p.keys.end - first),
+                lanes: whole,
+                out_stride: z.width,
+                out: &mut z.values[z.column..],
+                add: first > p.keys.start,
+            };
+            f32_tile(Vectors::here(), tile);
         }
+        let mut c = whole;
         while c + 8 <= e {
             mix_channels::<8>(&p, v, &mut z, first, c);
             c += 8;
@@ -129,6 +135,7 @@ pub(super) fn mix(p: Probabilities<'_>, v: Columns<'_>, mut z: ColumnsMut<'_>, e
                 *z += p * v;
             }
         }
+        row[z.column..][..e].iter_mut().for_each(|z| *z *= factors[r]);
     }
 }
 

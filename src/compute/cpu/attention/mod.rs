@@ -2,7 +2,8 @@
 //!
 //! Keys are transposed once, in panels of [`KEYS`] rows of the batch. A context's queries are cut into blocks of
 //! [`QUERIES`] rows; a block and a head make one score tile, `[QUERIES, keys so far]`, which stays in the second-level
-//! cache: `S = scale Q K^T`, a softmax over each row's visible part, `Z = P V`. The full `t x t` matrix never exists.
+//! cache: `S = scale Q K^T`, a softmax over each row's visible part, `Z = P V`, both products by the tiles of
+//! [`super::product`]. The full `t x t` matrix never exists. What the softmax divides by is applied to `Z`.
 //! Every number is a sum in the order of channels or of keys counted from the context's start, so a context's result does
 //! not depend, not even in its last bit, on its neighbours in the batch or on the number of threads.
 
@@ -18,9 +19,10 @@ pub use index::BatchIndex;
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::attention::index::{QueryBlock, Scratch};
 use crate::compute::cpu::attention::kernels::{
-    Columns, ColumnsMut, KEYS, Probabilities, ROWS, cap, mix, pack_queries, scores, softmax, transpose,
+    Columns, ColumnsMut, KEYS, Probabilities, ROWS, cap, exponentials, mix, scale_queries, transpose,
 };
-use crate::compute::cpu::simd::vectorized;
+use crate::compute::cpu::product::{Tile as Product, f32_tile};
+use crate::compute::cpu::simd::{Vectors, vectorized};
 use crate::compute::model_ops::{AttentionDims, AttentionSides, Qkv};
 
 /// Queries in a block.
@@ -50,7 +52,8 @@ pub(super) fn attention(
         pattern: sides.pattern.map(|pattern| &mut pattern[..side]),
     };
     cpu.run(|| {
-        let panels = &mut index.key_panels[..n.div_ceil(KEYS) * KEYS * kv_width];
+        let panels: &mut [f32] = bytemuck::cast_slice_mut(&mut index.key_panels[..]);
+        let panels = &mut panels[..n.div_ceil(KEYS) * KEYS * kv_width];
         panels.par_chunks_mut(KEYS * kv_width).zip(k.par_chunks(KEYS * kv_width)).for_each(|(panel, rows)| {
             vectorized(
                 #[inline(always)]
@@ -107,27 +110,28 @@ impl Job<'_> {
         let mut scratch = self.index.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
         let Scratch { queries, tile: rows } = &mut *scratch;
         let tile = Tile::of(block);
+        let mut factors = [0.0; QUERIES];
         for head in 0..self.dims.heads {
             self.scores(block, head, &tile, queries, rows);
             if let Some(softcap) = self.dims.softcap {
-                self.each_visible(block, &tile, rows, |scores| cap(scores, softcap));
+                self.each_visible(block, &tile, rows, |_, scores| cap(scores, softcap));
             }
             if let Some(side) = sides.scores.as_deref_mut() {
-                self.copy_side(block, head, &tile, rows, side);
+                self.copy_side(block, head, &tile, (rows, &[1.0; QUERIES]), side);
             }
-            self.each_visible(block, &tile, rows, softmax);
-            self.mix(block, head, &tile, rows, z);
+            self.each_visible(block, &tile, rows, |i, scores| factors[i] = exponentials(scores));
+            self.mix(block, head, &tile, (rows, &factors), z);
             if let Some(side) = sides.pattern.as_deref_mut() {
-                self.copy_side(block, head, &tile, rows, side);
+                self.copy_side(block, head, &tile, (rows, &factors), side);
             }
         }
     }
 
-    /// `f` of the part of each row that the row sees.
-    fn each_visible(&self, block: &QueryBlock, tile: &Tile, rows: &mut [f32], f: impl Fn(&mut [f32])) {
+    /// `f` of each row and the part of it that the row sees.
+    fn each_visible(&self, block: &QueryBlock, tile: &Tile, rows: &mut [f32], mut f: impl FnMut(usize, &mut [f32])) {
         for i in 0..block.len {
             let seen = self.seen(block, i);
-            f(&mut rows[i * tile.width + tile.offset..][seen]);
+            f(i, &mut rows[i * tile.width + tile.offset..][seen]);
         }
     }
 
@@ -141,26 +145,44 @@ impl Job<'_> {
     fn scores(&self, block: &QueryBlock, head: usize, tile: &Tile, queries: &mut [f32], rows: &mut [f32]) {
         let AttentionDims { heads, kv_heads, e, scale, .. } = self.dims;
         let q = &self.q[block.row() * heads * e..(block.row() + block.len) * heads * e];
-        for (group, packed) in queries.chunks_exact_mut(e * ROWS).take(block.len.div_ceil(ROWS)).enumerate() {
-            pack_queries(&q[group * ROWS * heads * e..], heads * e, head * e, scale, packed);
-        }
+        scale_queries(q, heads * e, head * e, scale, queries, e);
         let column = head / (heads / kv_heads) * e * KEYS;
+        let key_panels: &[f32] = bytemuck::cast_slice(&self.index.key_panels[..]);
         for panel in 0..tile.width / KEYS {
-            let keys = &self.index.key_panels[(tile.first_panel + panel) * KEYS * kv_heads * e + column..][..e * KEYS];
-            for (group, packed) in queries.chunks_exact(e * ROWS).take(block.len.div_ceil(ROWS)).enumerate() {
-                let first_seen = tile.offset + self.seen(block, group * ROWS).start;
-                let needed =
-                    first_seen < (panel + 1) * KEYS && panel * KEYS < tile.offset + block.first + (group + 1) * ROWS;
-                if needed {
-                    scores(packed, keys, &mut rows[group * ROWS * tile.width + panel * KEYS..], tile.width);
-                }
+            let keys = &key_panels[(tile.first_panel + panel) * KEYS * kv_heads * e + column..][..e * KEYS];
+            // the first row that comes after the panel's first key, and the rows whose window reaches into the panel
+            let first = (panel * KEYS).saturating_sub(tile.offset + block.first).min(block.len);
+            let in_window = |i: &usize| tile.offset + self.seen(block, *i).start < (panel + 1) * KEYS;
+            let len = (first..block.len).take_while(in_window).count();
+            if len == 0 {
+                continue;
             }
+            let product = Product {
+                x: &queries[first * e..],
+                x_stride: e,
+                rows: len,
+                w: keys,
+                w_stride: KEYS,
+                steps: e,
+                lanes: KEYS,
+                out_stride: tile.width,
+                out: &mut rows[first * tile.width + panel * KEYS..],
+                add: false,
+            };
+            f32_tile(Vectors::here(), product);
         }
     }
 
-    /// `z[i] = sum_j rows[i, offset + j] v[j]`; `z` starts at the block's first row. Within a group of rows those keys that
+    /// `z[i] = factors[i] sum_j rows[i, offset + j] v[j]`; `z` starts at the block's first row. Within a group of rows those keys that
     /// only some rows see get probability 0 in the others.
-    fn mix(&self, block: &QueryBlock, head: usize, tile: &Tile, rows: &mut [f32], z: &mut [f32]) {
+    fn mix(
+        &self,
+        block: &QueryBlock,
+        head: usize,
+        tile: &Tile,
+        (rows, factors): (&mut [f32], &[f32; QUERIES]),
+        z: &mut [f32],
+    ) {
         let AttentionDims { heads, kv_heads, e, .. } = self.dims;
         let v = &self.v[block.context.start * kv_heads * e..];
         let column = head / (heads / kv_heads) * e;
@@ -181,18 +203,26 @@ impl Job<'_> {
             };
             let z = &mut z[group * heads * e..(group + len) * heads * e];
             let z = ColumnsMut { values: z, width: heads * e, column: head * e };
-            mix(p, Columns { values: v, width: kv_heads * e, column }, z, e);
+            mix(p, Columns { values: v, width: kv_heads * e, column }, z, e, &factors[group..]);
         }
     }
 
-    /// The tile's rows to the columns of `head` of a side, which starts at the block's first row.
-    fn copy_side(&self, block: &QueryBlock, head: usize, tile: &Tile, rows: &[f32], side: &mut [f32]) {
+    /// The tile's rows, times their factors, to the columns of `head` of a side, which starts at the block's first row.
+    fn copy_side(
+        &self,
+        block: &QueryBlock,
+        head: usize,
+        tile: &Tile,
+        (rows, factors): (&[f32], &[f32; QUERIES]),
+        side: &mut [f32],
+    ) {
         let t = self.index.context_length;
         for i in 0..block.len {
             let row = &mut side[(i * self.dims.heads + head) * t..][..t];
             let seen = self.seen(block, i);
             row.fill(0.0);
-            row[block.context.column..][seen.clone()].copy_from_slice(&rows[i * tile.width + tile.offset..][seen]);
+            let from = &rows[i * tile.width + tile.offset..][seen.clone()];
+            row[block.context.column..][seen].iter_mut().zip(from).for_each(|(to, p)| *to = factors[i] * p);
         }
     }
 }
