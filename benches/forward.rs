@@ -1,5 +1,6 @@
-//! Tokens a second of a forward pass to block 14 of a SmolLM2-135M-shaped model with random weights, and of its matrix
-//! products alone: the bound that attention, norms and elementwise ops keep it from.
+//! Tokens a second of a forward pass to block 14 of a SmolLM2-135M-shaped model with random weights, in f32 and bfloat16, and
+//! of its matrix products alone: the bound that attention, norms and elementwise ops keep it from; and the share of what the
+//! machine's measured peaks allow.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use harvestd::compute::{Backend, ModelOps};
 use harvestd::error::Result;
 use harvestd::hooks::{HookPoint, Site, Taps, Want};
 use harvestd::model::{self, BatchShape, Model, ModelSource};
+use harvestd::roofline::{ForwardWork, Machine, Stage};
 use harvestd::runtime::rng::Seed;
 use harvestd::tokens::{Segment, TokenBatch};
 use safetensors::tensor::{Dtype, TensorView};
@@ -104,11 +106,11 @@ struct Products {
 }
 
 impl Products {
-    fn new(cpu: &Cpu, n: usize) -> Self {
+    fn new(cpu: &Cpu, n: usize, format: MatrixFormat) -> Self {
         let shapes = [(D, D), (D, KV), (D, KV), (D, D), (D, M), (D, M), (M, D)];
         let matrices = std::iter::repeat_n(shapes, BLOCKS).flatten().map(|(n_in, n_out)| {
             let w = (0..n_in * n_out).map(|i| (i % 17) as f32 * 0.01).collect();
-            (cpu.weights(w, [n_out, n_in], MatrixFormat::F32), LinearDims { n, n_in, n_out })
+            (cpu.weights(w, [n_out, n_in], format), LinearDims { n, n_in, n_out })
         });
         Self { matrices: matrices.collect(), x: vec![0.1; n * M], y: vec![0.0; n * M] }
     }
@@ -135,27 +137,41 @@ fn best_of(runs: usize, mut work: impl FnMut()) -> Duration {
 }
 
 /// Best of a few interleaved runs of both, on one line.
-fn print_fraction(model: &mut dyn Model<Cpu>, cpu: &Cpu, tokens: &TokenBatch, taps: &mut LastBlock) {
+fn print_fraction(
+    model: &mut dyn Model<Cpu>,
+    (cpu, machine, format): (&Cpu, &Machine, MatrixFormat),
+    tokens: &TokenBatch,
+    taps: &mut LastBlock,
+) {
     let n = tokens.n_tokens();
-    let mut products = Products::new(cpu, n);
+    let mut products = Products::new(cpu, n, format);
+    let last = [HookPoint::block(BLOCKS as u32 - 1, Site::ResidPost)];
+    let work = ForwardWork::of(model.spec(), &last, n / tokens.n_sequences());
+    let [whole, ..] = Stage::forward(work, format == MatrixFormat::Bf16, machine);
     let (mut forward, mut gemm) = (Duration::MAX, Duration::MAX);
     for _ in 0..4 {
         forward = forward.min(best_of(1, || model.forward(tokens, taps).expect("runs")));
         gemm = gemm.min(best_of(1, || products.run(cpu)));
     }
     eprintln!(
-        "{} x {}: forward {:.0} tokens/s, its products alone {:.0} tokens/s ({:.0} GF/s): {:.0}% of the bound",
+        "{format:?}, {} x {}: forward {:.0} tokens/s, its products alone {:.0} ({:.0} GF/s): {:.0}% of them, {:.0}% of the roofline",
         tokens.n_sequences(),
         n / tokens.n_sequences(),
         n as f64 / forward.as_secs_f64(),
         n as f64 / gemm.as_secs_f64(),
         products.flops() / gemm.as_secs_f64() / 1e9,
         100.0 * gemm.as_secs_f64() / forward.as_secs_f64(),
+        100.0 * n as f64 / forward.as_secs_f64() / whole.ideal.unwrap_or(f64::INFINITY),
     );
 }
 
-fn load<B: ModelOps>(backend: Arc<B>, source: &ModelSource, shape: BatchShape) -> Box<dyn Model<B>> {
-    model::load(backend, source, shape, MatrixFormat::F32).expect("loads")
+fn load<B: ModelOps>(
+    backend: Arc<B>,
+    source: &ModelSource,
+    shape: BatchShape,
+    format: MatrixFormat,
+) -> Box<dyn Model<B>> {
+    model::load(backend, source, shape, format).expect("loads")
 }
 
 fn forward(c: &mut Criterion) {
@@ -163,22 +179,37 @@ fn forward(c: &mut Criterion) {
     let source = ModelSource::open(folder.path().to_str().expect("a plain path")).expect("opens");
     let cpu = Arc::new(Cpu::new(0).expect("threads start"));
     let shape = BatchShape { max_tokens: 4096, context_length: 2048 };
-    let mut model = load(cpu.clone(), &source, shape);
+    let machine = Machine::measure(0, folder.path()).expect("measured");
+    for format in [MatrixFormat::F32, MatrixFormat::Bf16] {
+        of_format(c, &source, (&cpu, &machine), (shape, format));
+    }
+}
+
+fn of_format(
+    c: &mut Criterion,
+    source: &ModelSource,
+    (cpu, machine): (&Arc<Cpu>, &Machine),
+    (shape, format): (BatchShape, MatrixFormat),
+) {
+    let mut model = load(Arc::clone(cpu), source, shape, format);
     let mut group = c.benchmark_group("forward");
     group.sample_size(10).measurement_time(Duration::from_secs(10));
     for (sequences, tokens) in BATCHES {
         let batch = batch(sequences, tokens);
         let n = batch.n_tokens();
         let mut taps = LastBlock { rows: (0..n as u32).collect(), out: vec![0.0; n * D] };
-        print_fraction(model.as_mut(), &cpu, &batch, &mut taps);
+        print_fraction(model.as_mut(), (cpu, machine, format), &batch, &mut taps);
         group.throughput(Throughput::Elements(n as u64));
-        group.bench_function(BenchmarkId::new("to block 14", format!("{sequences}x{tokens}")), |b| {
-            b.iter(|| model.forward(&batch, &mut taps).expect("runs"));
-        });
+        group.bench_function(
+            BenchmarkId::new(format!("to block 14, {format:?}"), format!("{sequences}x{tokens}")),
+            |b| {
+                b.iter(|| model.forward(&batch, &mut taps).expect("runs"));
+            },
+        );
     }
-    let mut products = Products::new(&cpu, 4096);
+    let mut products = Products::new(cpu, 4096, format);
     group.throughput(Throughput::Elements(4096));
-    group.bench_function("matrix products alone", |b| b.iter(|| products.run(&cpu)));
+    group.bench_function(format!("matrix products alone, {format:?}"), |b| b.iter(|| products.run(cpu)));
     group.finish();
 }
 

@@ -14,8 +14,6 @@ use crate::runtime::clock::Stopwatch;
 
 /// Time spent on each measurement. Its best stretch counts: whatever else runs only ever takes from it.
 const MEASURED: Duration = Duration::from_millis(120);
-/// Steps of a loop in registers between two looks at the clock: some tens of microseconds.
-const STEPS: usize = 10_000;
 /// Bytes that are read or copied: more than caches hold.
 const MEMORY_BYTES: usize = 128 << 20;
 /// Bytes of the file that is written.
@@ -70,7 +68,7 @@ impl Machine {
         let units = Unit::here().into_iter().map(|unit| UnitRate {
             name: unit.name(),
             bf16: unit.is_bf16(),
-            flops: rates(&mut peaks, |peaks| peaks.multiply(unit, STEPS)),
+            flops: Rate { one: peaks[0].multiply(unit, MEASURED), all: peaks[1].multiply(unit, MEASURED) },
         });
         Ok(Self {
             processor: processor(),

@@ -163,7 +163,7 @@ fn stage_table(stages: &[Stage]) -> comfy_table::Table {
         vec![
             stage.name.clone(),
             format!("{:.2}", stage.flops / 1e6),
-            format!("{:.1}", stage.bytes / 1e3),
+            format!("{:.3}", stage.bytes / 1e3),
             or_dash(stage.ideal, |rate| format!("{rate:.0}/s")),
             or_dash(stage.measured, |rate| format!("{rate:.0}/s")),
             or_dash(stage.reached(), |share| format!("{:.0}%", share * 100.0)),

@@ -1,11 +1,16 @@
 //! What this machine's arithmetic and memory can do at most, by loops that do nothing else.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use rayon::prelude::*;
 
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::simd::{Vectors, sum, vectorized};
+use crate::runtime::clock::Stopwatch;
+
+/// Steps of a loop in registers between two looks at the clock: some tens of microseconds.
+const STEPS: usize = 10_000;
 
 /// A unit of arithmetic: the instructions that multiply and add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +97,19 @@ impl<'a> Peaks<'a> {
         Self { cpu, from: vec![1.0; values], to: vec![0.0; values] }
     }
 
-    /// Multiply and add: floating-point operations done, by all threads.
-    pub(crate) fn multiply(&self, unit: Unit, steps: usize) -> usize {
-        let work = |_| unit.work(steps);
-        self.cpu.run(|| (0..self.cpu.threads()).into_par_iter().with_max_len(1).map(work).sum())
+    /// Multiply and add on all threads at once: floating-point operations a second. Each thread's best stretch of
+    /// [`STEPS`] within `time` counts, so that neither waking it nor what else runs on its core does.
+    pub(crate) fn multiply(&self, unit: Unit, time: Duration) -> f64 {
+        let best = |_: rayon::BroadcastContext<'_>| {
+            let (whole, mut best) = (Stopwatch::start(), 0.0f64);
+            while best == 0.0 || whole.elapsed() < time {
+                let watch = Stopwatch::start();
+                let done = unit.work(STEPS);
+                best = best.max(done as f64 / watch.elapsed().as_secs_f64().max(1e-9));
+            }
+            best
+        };
+        self.cpu.run(|| rayon::broadcast(best)).into_iter().sum()
     }
 
     /// Read: bytes read.
@@ -215,7 +229,7 @@ mod tests {
             let one = unit.work(1);
             assert!(one > 0 && unit.work(10) == 10 * one, "{unit:?}");
             let cpu = Cpu::new(3).unwrap();
-            assert_eq!(Peaks::new(&cpu, 64).multiply(unit, 5), 15 * one, "{unit:?}");
+            assert!(Peaks::new(&cpu, 64).multiply(unit, Duration::from_millis(1)) > 1e6, "{unit:?}");
         }
         let cpu = Cpu::new(2).unwrap();
         let mut peaks = Peaks::new(&cpu, 4000);

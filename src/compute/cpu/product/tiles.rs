@@ -3,6 +3,9 @@
 //! Every f32 sum is one chain of fused multiply-adds in the order of the steps, whatever the width of the vectors, so all
 //! versions give the same bits. `vdpbf16ps` adds pairs of exact products and takes denormals for zero.
 
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
+
 use crate::compute::cpu::simd::Vectors;
 
 /// Rows whose sums are kept in registers together.
@@ -108,7 +111,11 @@ pub(super) fn pairs_tile(tile: Tile<'_, u32, u32>) {
 pub(crate) fn multiplies_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        Vectors::here() == Vectors::Avx512 && is_x86_feature_detected!("avx512bf16") && x86::made_by_amd()
+        // asking the processor its name costs microseconds in a virtual machine
+        static ANSWER: OnceLock<bool> = OnceLock::new();
+        *ANSWER.get_or_init(|| {
+            Vectors::here() == Vectors::Avx512 && is_x86_feature_detected!("avx512bf16") && x86::made_by_amd()
+        })
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
