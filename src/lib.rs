@@ -33,7 +33,7 @@
 //! | [`report`] | evaluations as JSON and as a page | where they come from |
 //! | [`config`] | YAML to a resolved pipeline, all problems at once | running things |
 //! | [`pipeline`] | stages, queues, lifecycle | HTTP, command line |
-//! | [`admin`], [`cli`] | HTTP endpoints; commands | - |
+//! | [`admin`], [`daemon`], [`cli`] | HTTP endpoints; many pipelines in one process; commands | - |
 //!
 //! Who may import whom is a table in `tests/architecture.rs` and is tested there.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
@@ -50,6 +50,7 @@ pub mod cli;
 pub mod compute;
 pub mod config;
 pub mod corpus;
+pub mod daemon;
 pub mod dataset;
 pub mod error;
 pub mod evaluation;

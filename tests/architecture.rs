@@ -147,6 +147,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["error", "runtime", "telemetry", "pipeline::status"]),
+    ("daemon", &["error", "store::redact", "runtime", "telemetry", "config", "pipeline", "admin"]),
     (
         "cli",
         &[
@@ -179,6 +180,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config",
             "pipeline",
             "admin",
+            "daemon",
         ],
     ),
 ];
@@ -189,7 +191,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
         "tokio",
         &[
             "runtime", "corpus", "store", "hub", "catalog", "sink", "replay", "shuffle", "import", "pipeline", "admin",
-            "cli",
+            "daemon", "cli",
         ],
     ),
     ("object_store", &["store", "catalog", "corpus", "sink", "replay", "shuffle", "import"]),
@@ -201,6 +203,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("gemm", &["compute"]),
     ("saphyr", &["config"]),
     ("axum", &["admin"]),
+    ("tokio_rustls", &["admin"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("comfy_table", &["cli"]),

@@ -1,12 +1,15 @@
 //! The pipelines that the server tells of.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::pipeline::status::RunStatus;
 use crate::runtime::budget::MemoryBudget;
 use crate::runtime::clock::Clock;
 use crate::runtime::readiness::{Latch, Readiness};
@@ -22,11 +25,31 @@ const STANDSTILL_AFTER: Duration = Duration::from_secs(600);
 pub trait StatusSource: Send + Sync {
     /// Where the pipeline stands.
     fn status(&self) -> Value;
+
+    /// Bring numbers up to date that nobody counts as they change.
+    fn refresh(&self) {}
+}
+
+/// Says whether a pipeline runs, where not all do.
+pub trait Standing: Send + Sync {
+    /// What there is to say of it while it does not run; `None` while it does.
+    fn at_rest(&self) -> Option<Check>;
 }
 
 impl<F: Fn() -> Value + Send + Sync> StatusSource for F {
     fn status(&self) -> Value {
         self()
+    }
+}
+
+impl StatusSource for RunStatus {
+    fn status(&self) -> Value {
+        serde_json::to_value(self.snapshot()).unwrap_or_default()
+    }
+
+    fn refresh(&self) {
+        // the estimate is put where metrics find it
+        self.remaining();
     }
 }
 
@@ -47,15 +70,31 @@ pub struct Watched {
     pub status: Arc<dyn StatusSource>,
 }
 
+impl Watched {
+    /// A run, as its status and its shutdown tell of it.
+    pub fn of(status: &Arc<RunStatus>, shutdown: &Shutdown) -> Self {
+        Self {
+            metrics: Arc::clone(&status.metrics),
+            health: status.health.clone(),
+            readiness: status.readiness.clone(),
+            shutdown: shutdown.clone(),
+            memory: None,
+            status: Arc::clone(status) as Arc<dyn StatusSource>,
+        }
+    }
+}
+
 /// The pipelines of this process.
 pub struct Board {
     clock: Clock,
     process: ProcessMetrics,
     pipelines: Mutex<BTreeMap<String, Watched>>,
+    standings: Mutex<BTreeMap<String, Arc<dyn Standing>>>,
+    ends: AtomicBool,
 }
 
 /// The answer of `/livez` and `/readyz`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Verdict {
     /// Whether all checks passed.
     pub ok: bool,
@@ -64,7 +103,7 @@ pub struct Verdict {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Check {
     /// What.
     pub name: String,
@@ -78,7 +117,7 @@ impl Board {
     /// A board without pipelines.
     pub fn new(clock: Clock) -> Self {
         let process = ProcessMetrics::new(clock.since_epoch().as_secs_f64());
-        Self { clock, process, pipelines: Mutex::default() }
+        Self { clock, process, pipelines: Mutex::default(), standings: Mutex::default(), ends: AtomicBool::new(false) }
     }
 
     /// Show the pipeline `name`; a former run of it is replaced.
@@ -89,12 +128,37 @@ impl Board {
     /// Show the pipeline `name` no longer.
     pub fn remove(&self, name: &str) {
         self.lock().remove(name);
+        self.lock_standings().remove(name);
+    }
+
+    /// Ask `standing` whether the pipeline `name` runs.
+    pub fn watch_standing(&self, name: &str, standing: Arc<dyn Standing>) {
+        self.lock_standings().insert(name.to_owned(), standing);
+    }
+
+    /// Count a reload of the configuration.
+    pub fn reloaded(&self, taken: bool) {
+        self.process.reloaded(taken);
+    }
+
+    /// Count an answer.
+    pub fn answered(&self, route: &str, code: u16) {
+        self.process.answers(route, &code.to_string()).inc();
+    }
+
+    /// The process ends: it is not ready from now on, whatever its pipelines do.
+    pub fn ends(&self) {
+        self.ends.store(true, Ordering::Relaxed);
     }
 
     /// All numbers in the Prometheus text format.
     pub fn metrics(&self) -> String {
         let pipelines: Vec<Watched> = self.lock().values().cloned().collect();
+        // they bring their waiting times up to date
+        let standings: Vec<_> = self.lock_standings().values().cloned().collect();
+        standings.iter().for_each(|standing| drop(standing.at_rest()));
         for watched in &pipelines {
+            watched.status.refresh();
             let run = &watched.metrics.run;
             run.ready.set(f64::from(u8::from(watched.readiness.is_ready())));
             if let Some(memory) = &watched.memory {
@@ -108,7 +172,11 @@ impl Board {
 
     /// Whether every pipeline makes progress.
     pub fn liveness(&self) -> Verdict {
-        self.verdict(|watched| {
+        self.verdict(|watched, at_rest| {
+            if let Some(check) = at_rest {
+                // whoever waits is alive
+                return vec![Check { ok: true, ..check }];
+            }
             let mut checks: Vec<_> = watched
                 .health
                 .stages()
@@ -135,7 +203,10 @@ impl Board {
 
     /// Whether every pipeline can work: nothing is waited for, and it does not end early.
     pub fn readiness(&self) -> Verdict {
-        self.verdict(|watched| {
+        let mut verdict = self.verdict(|watched, at_rest| {
+            if let Some(check) = at_rest {
+                return vec![check];
+            }
             let mut checks: Vec<_> = Latch::ALL
                 .iter()
                 .map(|&latch| {
@@ -151,7 +222,9 @@ impl Board {
                 detail: reason.map_or("running".to_owned(), |why| format!("ends because of {why}")),
             });
             checks
-        })
+        });
+        verdict.ok &= !self.ends.load(Ordering::Relaxed);
+        verdict
     }
 
     /// `{version, uptime_seconds, pipelines: {name: {phase, ready, ...status}}}`.
@@ -169,9 +242,16 @@ impl Board {
         })
     }
 
-    fn verdict(&self, look: impl Fn(&Watched) -> Vec<Check>) -> Verdict {
-        let pipelines: BTreeMap<_, _> = self.lock().iter().map(|(name, w)| (name.clone(), look(w))).collect();
+    fn verdict(&self, look: impl Fn(&Watched, Option<Check>) -> Vec<Check>) -> Verdict {
+        let (watched, standings) = (self.lock().clone(), self.lock_standings().clone());
+        let at_rest = |name: &str| standings.get(name)?.at_rest();
+        let pipelines: BTreeMap<_, _> =
+            watched.iter().map(|(name, watched)| (name.clone(), look(watched, at_rest(name)))).collect();
         Verdict { ok: pipelines.values().flatten().all(|check| check.ok), pipelines }
+    }
+
+    fn lock_standings(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<dyn Standing>>> {
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Watched>> {

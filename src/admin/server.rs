@@ -8,19 +8,31 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::admin::access::Access;
 use crate::admin::board::Board;
-use crate::admin::listener::BoundedListener;
-use crate::admin::routes::router;
+use crate::admin::control::Control;
+use crate::admin::listener::{BoundedListener, Bounds, Peer};
+use crate::admin::routes::{App, router};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// Scrapers, probes and a few people; more than that is a mistake or an attack.
-const CONNECTIONS: usize = 64;
+pub const CONNECTIONS: usize = 64;
 
 /// A connection without a byte for this long is closed.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// A request must have arrived within this: one that comes drop by drop does not hold its place. Reading all pipeline
+/// files again may take its time, so it is no shorter.
+const REQUEST: Duration = Duration::from_secs(60);
+
 /// How long open connections may take to end when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// An address that is taken: nobody is answered yet.
+pub struct Bound {
+    tcp: TcpListener,
+    address: SocketAddr,
+}
 
 /// A running server. Dropping it stops it without waiting.
 pub struct AdminServer {
@@ -29,26 +41,57 @@ pub struct AdminServer {
     task: JoinHandle<std::io::Result<()>>,
 }
 
-impl AdminServer {
-    /// Listen on `listen` (`127.0.0.1:9464`; port 0 takes a free one) and serve `board`. Needs a tokio runtime.
+/// What a server serves besides its board.
+pub struct Service {
+    /// The pipelines of a process that runs many.
+    pub control: Option<Arc<dyn Control>>,
+    /// Who may do what.
+    pub access: Access,
+    /// Connections at a time.
+    pub connections: usize,
+}
+
+impl Bound {
+    /// Take the address `listen` (`127.0.0.1:9464`; port 0 takes a free one). Needs a tokio runtime.
     ///
     /// An address that is not one is a [`ErrorKind::Config`] error; one that is taken or not ours,
     /// [`ErrorKind::Unavailable`].
-    pub async fn start(listen: &str, board: Arc<Board>) -> Result<Self> {
+    pub async fn to(listen: &str) -> Result<Self> {
         let wanted: SocketAddr = listen.parse().or_kind(ErrorKind::Config, || {
             format!("admin.listen: `{listen}` is not an address with a port, such as 127.0.0.1:9464")
         })?;
         let tcp = TcpListener::bind(wanted).await.map_err(|e| cannot_listen(wanted, e))?;
         let address = tcp.local_addr().map_err(|e| cannot_listen(wanted, e))?;
+        Ok(Self { tcp, address })
+    }
+
+    /// Serve `board` and `service`. Needs a tokio runtime.
+    pub fn serve(self, board: Arc<Board>, service: Service) -> AdminServer {
+        let Self { tcp, address } = self;
+        let Service { control, access, connections } = service;
         let (stop, stopped) = oneshot::channel();
-        let listener = BoundedListener::new(tcp, CONNECTIONS, SILENCE);
-        let serve = axum::serve(listener, router(board)).with_graceful_shutdown(async {
+        let encrypted = access.tls.is_some();
+        let bounds = Bounds { connections, silence: SILENCE, request: REQUEST };
+        let listener = BoundedListener::new(tcp, bounds, access.tls.clone());
+        let router = router(App { board, control, access }).into_make_service_with_connect_info::<Peer>();
+        let serve = axum::serve(listener, router).with_graceful_shutdown(async {
             // a dropped sender stops the server as well
             drop(stopped.await);
         });
         let task = tokio::spawn(async move { serve.await });
-        tracing::info!(%address, "admin server listens");
-        Ok(Self { address, stop, task })
+        tracing::info!(%address, encrypted, "admin server listens");
+        AdminServer { address, stop, task }
+    }
+}
+
+impl AdminServer {
+    /// Listen on `listen` and serve `board`, for reading only. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Bound::to`].
+    pub async fn start(listen: &str, board: Arc<Board>) -> Result<Self> {
+        let service = Service { control: None, access: Access::default(), connections: CONNECTIONS };
+        Ok(Bound::to(listen).await?.serve(board, service))
     }
 
     /// Where it listens.

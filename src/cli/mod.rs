@@ -21,6 +21,7 @@ mod progress;
 mod run;
 mod schema;
 mod selftest;
+mod serve;
 mod shuffle;
 mod sites;
 mod upgrade;
@@ -114,6 +115,8 @@ pub(crate) enum LogFormat {
 enum Command {
     /// Run a pipeline to its end, with progress; continue where a former run stopped
     Run(run::RunArgs),
+    /// Run many pipelines for weeks: watched and steered over HTTP, reloaded, started again after faults
+    Serve(serve::ServeArgs),
     /// Check pipelines: all problems at once, with line, key, rule and what was probably meant
     Validate(validate::ValidateArgs),
     /// Say what a run would read, compute, keep and write, before anything runs
@@ -179,6 +182,7 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
     let globals = &cli.globals;
     match cli.command {
         Command::Run(args) => run::execute(&args, globals, bars),
+        Command::Serve(args) => serve::execute(&args, globals),
         Command::Validate(args) => validate::execute(&args, globals),
         Command::Plan(args) => plan::execute(&args, globals),
         Command::Inspect(args) => inspect::execute(&args, globals),

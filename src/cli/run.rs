@@ -27,9 +27,9 @@ use crate::telemetry::logging::ProgressGuard;
 use crate::units::{ByteSize, Count};
 
 /// Exit code of a run that a second signal (or the end of the grace period) stopped: 128 + SIGINT, as shells expect.
-const EXIT_ABORTED: u8 = 130;
+pub(super) const EXIT_ABORTED: u8 = 130;
 /// Time between the decision to abort and the end of the process: enough for the log, too little for work.
-const ABORT_AFTER: Duration = Duration::from_millis(200);
+pub(super) const ABORT_AFTER: Duration = Duration::from_millis(200);
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) 
     let admin = match loaded.pipeline.admin_listen {
         Some(address) => {
             let board = Arc::new(Board::new(Clock::system()));
-            board.put(&loaded.pipeline.name, watched(&status, &shutdown));
+            board.put(&loaded.pipeline.name, Watched::of(&status, &shutdown));
             Some(runtime.block_on(AdminServer::start(&address.to_string(), board))?)
         }
         None => None,
@@ -99,19 +99,6 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) 
         output::print(&table(&summary));
     }
     Ok(verdict(&summary))
-}
-
-/// What the HTTP endpoint shows of a run.
-fn watched(status: &Arc<RunStatus>, shutdown: &Shutdown) -> Watched {
-    let shown = Arc::clone(status);
-    Watched {
-        metrics: Arc::clone(&status.metrics),
-        health: status.health.clone(),
-        readiness: status.readiness.clone(),
-        shutdown: shutdown.clone(),
-        memory: None,
-        status: Arc::new(move || serde_json::to_value(shown.snapshot()).unwrap_or_default()),
-    }
 }
 
 /// The process ends soon after a second signal, whatever its threads are doing.

@@ -140,8 +140,27 @@ fn tokens_of(loaded: &Loaded, tokenizer: &Tokenizer) -> Result<Vec<Problem>> {
     Ok(lines.map(|line| loaded.problem(Severity::Note, "tokens.prepend_bos", line)).collect())
 }
 
-/// The files that `paths` name: files as they are, and the `.yaml` and `.yml` files of folders, sorted.
+/// As [`check_model`], where one problem is too many.
+pub(super) fn check_deeply(loaded: &Loaded) -> Result<(), Problems> {
+    let found = check_model(loaded);
+    match found.iter().any(|problem| problem.severity == Severity::Error) {
+        true => Err(Problems::new(&loaded.source.display().to_string(), found)),
+        false => Ok(()),
+    }
+}
+
+/// As [`yaml_files`]; a folder without any is a mistake.
 fn pipeline_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    for path in paths.iter().filter(|path| path.is_dir()) {
+        if yaml_files(std::slice::from_ref(path))?.is_empty() {
+            return Err(Error::config(format!("`{}` holds no .yaml or .yml files", path.display())));
+        }
+    }
+    yaml_files(paths)
+}
+
+/// The files that `paths` name: files as they are, and the `.yaml` and `.yml` files of folders, sorted.
+pub(super) fn yaml_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -153,10 +172,8 @@ fn pipeline_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         for entry in entries {
             inside.push(entry.map_err(|e| Error::io("list", path, e))?.path());
         }
+        // a mounted ConfigMap has its files twice: below a hidden folder too, which is not looked into
         inside.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"));
-        if inside.is_empty() {
-            return Err(Error::config(format!("`{}` holds no .yaml or .yml files", path.display())));
-        }
         inside.sort();
         files.append(&mut inside);
     }

@@ -205,6 +205,8 @@ pub(crate) enum Origin {
     File,
     /// A `--set` argument: the place is the argument.
     Set(String),
+    /// A trainer that was added while the pipeline ran: the place is its name.
+    Added(String),
 }
 
 /// Read one YAML document.
@@ -238,6 +240,7 @@ impl<'a> Reader<'a> {
         match &self.origin {
             Origin::File => Place::Line(u32::try_from(mark.line()).unwrap_or(u32::MAX)),
             Origin::Set(argument) => Place::Set(argument.clone()),
+            Origin::Added(name) => Place::Added(name.clone()),
         }
     }
 
@@ -343,7 +346,7 @@ impl<'a> Reader<'a> {
             if let Some(first) = entries.iter().find(|e| e.key == key) {
                 let before = match &first.place {
                     Place::Line(line) => format!("stands twice: first on line {line}"),
-                    Place::Set(_) | Place::File => "stands twice".to_owned(),
+                    Place::Set(_) | Place::Added(_) | Place::File => "stands twice".to_owned(),
                 };
                 self.problems.push(self.problem(mark, &here, before));
                 continue;

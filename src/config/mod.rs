@@ -1,12 +1,13 @@
 //! A YAML pipeline file becomes a [`Pipeline`], or a list of everything that is wrong with it.
 //!
 //! The way: text -> [`document`] (a tree that knows its lines) -> [`overrides`] (`--set`) -> [`env`] (`${VAR}`) ->
-//! [`grid`] -> [`check`] against the [`schema`] that is generated from [`raw`] -> [`rules`] across sections -> [`resolve`]. The
+//! [`edits`] -> [`grid`] -> [`check`] against the [`schema`] that is generated from [`raw`] -> [`rules`] across sections -> [`resolve`]. The
 //! model is not needed for any of it; once it is known, [`Loaded::sites`] resolves site names and checks memory.
 //! Nothing below this folder imports it, and nothing here runs anything.
 
 mod check;
 mod document;
+pub mod edits;
 pub mod env;
 mod grid;
 mod overrides;
@@ -27,6 +28,7 @@ pub use sites::Sites;
 
 use crate::store::{Stores, redact};
 use document::{Node, Origin};
+use edits::Edits;
 
 /// A pipeline that may be run.
 #[derive(Clone, Debug)]
@@ -58,11 +60,21 @@ pub fn load(path: impl AsRef<Path>, sets: &[String]) -> Result<Loaded, Problems>
 
 /// As [`load`]; `store_options` are `--store` arguments, `key=value`, which hold for every store of the pipeline.
 pub fn load_with(path: impl AsRef<Path>, sets: &[String], store_options: &[String]) -> Result<Loaded, Problems> {
+    load_edited(path, sets, store_options, &Edits::default())
+}
+
+/// As [`load_with`], with trainers that were added and stopped since the file was written.
+pub fn load_edited(
+    path: impl AsRef<Path>,
+    sets: &[String],
+    store_options: &[String],
+    edits: &Edits,
+) -> Result<Loaded, Problems> {
     let path = path.as_ref();
     let source = path.display().to_string();
     let text = read(path).map_err(|rule| Problems::file(&source, rule))?;
     let (pipeline, published, notes, tree) =
-        load_text(&text, sets, &env::of_process).map_err(|problems| Problems::new(&source, problems))?;
+        load_text(&text, sets, &env::of_process, edits).map_err(|problems| Problems::new(&source, problems))?;
     let stores = Stores::new(pipeline.stores.clone(), store_options);
     let stores = stores.map_err(|e| Problems::file(&source, e.to_string()))?;
     Ok(Loaded { pipeline, published, source: path.to_owned(), stores, notes, tree })
@@ -78,12 +90,19 @@ fn read(path: &Path) -> Result<String, String> {
 
 type LoadedText = (Pipeline, serde_json::Value, Vec<Problem>, Node);
 
-fn load_text(text: &str, sets: &[String], variables: env::Lookup<'_>) -> Result<LoadedText, Vec<Problem>> {
+fn load_text(
+    text: &str,
+    sets: &[String],
+    variables: env::Lookup<'_>,
+    edits: &Edits,
+) -> Result<LoadedText, Vec<Problem>> {
     let mut tree = document::parse(text, Origin::File)?;
     let mut problems = Vec::new();
     overrides::apply(&mut tree, sets, &mut problems);
     env::expand(&mut tree, variables, &mut problems);
+    edits::add(&mut tree, edits, &mut problems);
     let swept = grid::expand(&mut tree, &mut problems);
+    edits::stop(&mut tree, edits);
     let resolved = resolve::resolve(&mut tree, &mut problems);
     if swept {
         grid::merge(&mut problems);

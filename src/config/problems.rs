@@ -14,6 +14,8 @@ pub enum Place {
     Line(u32),
     /// In a `--set` argument, as given.
     Set(String),
+    /// In a trainer of this name that was added while the pipeline ran.
+    Added(String),
     /// Nowhere: the whole file.
     File,
 }
@@ -69,6 +71,7 @@ impl Problem {
         let mut text = match &self.place {
             Place::Line(line) => format!("{source}:{line}: "),
             Place::Set(argument) => format!("--set {argument}: "),
+            Place::Added(name) => format!("{source}: added trainer `{name}`: "),
             Place::File => format!("{source}: "),
         };
         if self.severity == Severity::Note {
@@ -91,7 +94,7 @@ impl Problem {
         let (line, set) = match &self.place {
             Place::Line(line) => (Some(*line), None),
             Place::Set(argument) => (None, Some(argument)),
-            Place::File => (None, None),
+            Place::Added(_) | Place::File => (None, None),
         };
         serde_json::json!({
             "severity": self.severity,
@@ -116,11 +119,11 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Problems of the file `source`, in its order: by line, then `--set` arguments, then the file as a whole.
+    /// Problems of the file `source`, in its order: by line, then `--set` arguments and added trainers, then the file as a whole.
     pub fn new(source: &str, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|p| match p.place {
             Place::Line(line) => (0, line),
-            Place::Set(_) => (1, 0),
+            Place::Set(_) | Place::Added(_) => (1, 0),
             Place::File => (2, 0),
         });
         Self { source: source.to_owned(), problems }

@@ -110,7 +110,7 @@ proptest! {
         at in prop::sample::select(paths()), value in odd_value(), again in prop::sample::select(paths()), other in odd_value(),
     ) {
         let sets = [format!("{at}={value}"), format!("{again}={other}")];
-        if let Err(problems) = load_text(FULL, &sets, &no_variables) {
+        if let Err(problems) = load_text(FULL, &sets, &no_variables, &Edits::default()) {
             prop_assert!(!problems.is_empty());
             for problem in problems {
                 // a problem with the whole file would be the structs' own complaint
@@ -132,19 +132,19 @@ proptest! {
 
     #[test]
     fn no_text_makes_the_reader_panic(text in "[ \\n\\ta-c:\\-\\[\\]{},&*!|>'\"#?%@$0-9.]{0,60}") {
-        drop(load_text(&text, &[], &no_variables));
+        drop(load_text(&text, &[], &no_variables, &Edits::default()));
     }
 
     #[test]
     fn no_set_makes_it_panic(set in "[a-z0-9.\\[\\]=]{0,24}") {
-        drop(load_text(FULL, &[set], &no_variables));
+        drop(load_text(FULL, &[set], &no_variables, &Edits::default()));
     }
 }
 
 #[test]
 fn what_is_published_reads_back() {
-    let (pipeline, published, ..) = load_text(FULL, &[], &no_variables).unwrap();
-    let (again, ..) = load_text(&published.to_string(), &[], &no_variables).unwrap();
+    let (pipeline, published, ..) = load_text(FULL, &[], &no_variables, &Edits::default()).unwrap();
+    let (again, ..) = load_text(&published.to_string(), &[], &no_variables, &Edits::default()).unwrap();
     assert_eq!(again, pipeline);
     assert_eq!(published["tokens"]["exclude"]["positions"], json!([0, 1]));
 }
@@ -159,7 +159,7 @@ fn swept(grid: &str) -> Result<Vec<crate::trainer::config::TrainerConfig>, Vec<S
          1.0e-3}}\n    rows: 1M\n    checkpoint: {{url: out/b}}\n"
     );
     let lookup = |name: &str| (name == "PLACE").then(|| "there".to_owned());
-    match super::load_text(&text, &[], &lookup) {
+    match super::load_text(&text, &[], &lookup, &Edits::default()) {
         Ok((pipeline, published, ..)) => {
             let url = published["trainers"][0]["checkpoint"]["url"].as_str().unwrap();
             assert!(url.starts_with("out/${PLACE}/"), "{url}");

@@ -13,7 +13,7 @@ pub struct Progress {
 }
 
 /// A readable copy of [`Progress`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct ProgressSnapshot {
     /// Bytes that are on disk, those of an earlier try included.
     pub bytes: u64,

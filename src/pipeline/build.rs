@@ -236,6 +236,7 @@ fn start_trainers<B: CoderOps>(
         status: Arc::clone(shared.status),
         shutdown: shared.shutdown.clone(),
         clock: shared.clock.clone(),
+        asked: 0,
         ended: Vec::new(),
     };
     let (leave, left) = crossbeam_channel::bounded(1);

@@ -108,7 +108,9 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let corpus = Arc::new(
         shared.io.block_on(Corpus::open_in(&harvest.corpus, &loaded.stores.counted(metrics.store("corpus"))))?,
     );
-    shared.status.metrics.run.units_total.set(f64::from(corpus.n_units()));
+    metrics.run.units_total.set(f64::from(corpus.n_units()));
+    // a run may go on with the numbers of a former one
+    metrics.run.units_done.set(0.0);
     let backend = Arc::new(Cpu::new(harvest.model.threads as usize)?);
     tracing::info!(
         model = %source.folder().display(), threads = backend.threads(), units = corpus.n_units(),

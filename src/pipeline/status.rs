@@ -1,18 +1,22 @@
 //! What a run has done so far: written by the stages, read by the progress bars, `/v1/status` and the summary.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::hub::{Progress, ProgressSnapshot};
+use crate::runtime::clock::Stopwatch;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::supervisor::Health;
 use crate::store::prices::{PricesConfig, Spent};
 use crate::telemetry::metrics::Metrics;
 
 /// Where a run stands in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     /// Loading the model, opening the dataset, restoring trainers.
@@ -32,8 +36,21 @@ pub enum RunState {
     Failed,
 }
 
+impl RunState {
+    /// What metrics call it ([`crate::telemetry::metrics::STATES`]).
+    pub fn in_metrics(self) -> &'static str {
+        match self {
+            Self::Preparing => "pending",
+            Self::Running | Self::Evaluating => "running",
+            Self::Draining => "draining",
+            Self::Done => "done",
+            Self::StorageFull | Self::Failed => "failed",
+        }
+    }
+}
+
 /// One trainer's line.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct TrainerStatus {
     /// Name.
     pub name: String,
@@ -71,7 +88,10 @@ pub struct RunStatus {
     pub readiness: Readiness,
     /// The model on its way from a hub.
     pub download: Progress,
-    state: Mutex<RunState>,
+    state: Mutex<(RunState, Stopwatch)>,
+    /// Since the stages work, and units that were done then.
+    pace: Mutex<Option<(Stopwatch, f64)>>,
+    checkpoints_asked: AtomicU64,
     stopped: Mutex<Option<String>>,
     rows_from: Mutex<RowsFrom>,
     trainers: Mutex<Vec<TrainerStatus>>,
@@ -79,7 +99,7 @@ pub struct RunStatus {
 }
 
 /// Where a run's rows come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RowsFrom {
     /// A model computes them from text.
@@ -100,7 +120,7 @@ impl RowsFrom {
 }
 
 /// A readable copy of [`RunStatus`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct StatusSnapshot {
     /// Name of the pipeline.
     pub pipeline: String,
@@ -127,6 +147,9 @@ pub struct StatusSnapshot {
     pub units: u64,
     /// Units of the corpus.
     pub units_total: u64,
+    /// Estimated seconds until all units are done, by the pace since the run began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining_seconds: Option<f64>,
     /// What was dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// What was asked of remote stores, and what it cost.
@@ -138,13 +161,22 @@ pub struct StatusSnapshot {
 impl RunStatus {
     /// A run called `name` that prepares.
     pub fn new(name: &str) -> Self {
+        Self::continuing(name, Arc::new(Metrics::new(name)))
+    }
+
+    /// The same, whose numbers go on from those of former runs.
+    pub fn continuing(name: &str, metrics: Arc<Metrics>) -> Self {
+        metrics.run.enter(RunState::Preparing.in_metrics());
+        metrics.run.remaining.set(f64::NAN);
         Self {
             name: name.to_owned(),
-            metrics: Arc::new(Metrics::new(name)),
+            metrics,
             health: Health::default(),
             readiness: Readiness::new(),
             download: Progress::default(),
-            state: Mutex::default(),
+            state: Mutex::new((RunState::default(), Stopwatch::start())),
+            pace: Mutex::default(),
+            checkpoints_asked: AtomicU64::new(0),
             stopped: Mutex::default(),
             rows_from: Mutex::default(),
             trainers: Mutex::default(),
@@ -154,12 +186,53 @@ impl RunStatus {
 
     /// Enter a state.
     pub fn enter(&self, state: RunState) {
-        *lock(&self.state) = state;
+        if state == RunState::Running {
+            *lock(&self.pace) = Some((Stopwatch::start(), self.metrics.run.units_done.get()));
+        }
+        self.metrics.run.enter(state.in_metrics());
+        *lock(&self.state) = (state, Stopwatch::start());
     }
 
     /// Where the run stands.
     pub fn state(&self) -> RunState {
-        *lock(&self.state)
+        lock(&self.state).0
+    }
+
+    /// How long it has stood there.
+    pub fn in_state_for(&self) -> Duration {
+        lock(&self.state).1.elapsed()
+    }
+
+    /// How long the stages have worked.
+    pub fn working_for(&self) -> Option<Duration> {
+        lock(&self.pace).map(|(since, _)| since.elapsed())
+    }
+
+    /// Estimated time until all units are done, by the pace since the stages work; shown in the metrics too.
+    pub fn remaining(&self) -> Option<Duration> {
+        let run = &self.metrics.run;
+        let estimate = lock(&self.pace).and_then(|(since, before)| {
+            let (done, total) = (run.units_done.get(), run.units_total.get());
+            let seconds = since.elapsed().as_secs_f64() * (total - done) / (done - before);
+            (done > before && total >= done).then(|| Duration::try_from_secs_f64(seconds).ok())?
+        });
+        run.remaining.set(estimate.map_or(f64::NAN, |left| left.as_secs_f64()));
+        estimate
+    }
+
+    /// Ask every trainer to write a checkpoint at its next batch.
+    pub fn ask_for_checkpoints(&self) {
+        self.checkpoints_asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was asked.
+    pub fn checkpoints_asked(&self) -> u64 {
+        self.checkpoints_asked.load(Ordering::Relaxed)
+    }
+
+    /// How many trainers there are; 0 until they were opened.
+    pub fn n_trainers(&self) -> usize {
+        lock(&self.trainers).len()
     }
 
     /// Say that the run stops before its end, and why. The first reason stays.
@@ -184,6 +257,9 @@ impl RunStatus {
 
     /// Announce the trainers.
     pub fn set_trainers(&self, trainers: Vec<TrainerStatus>) {
+        for trainer in &trainers {
+            self.metrics.trainer(&trainer.name).rows_wanted.set(trainer.rows_total as f64);
+        }
         *lock(&self.trainers) = trainers;
     }
 
@@ -210,6 +286,7 @@ impl RunStatus {
             bytes: run.shard_bytes.get(),
             units: run.units_done.get() as u64,
             units_total: run.units_total.get() as u64,
+            remaining_seconds: self.remaining().map(|left| left.as_secs_f64()),
             dropped: run.dropped().iter().map(|(reason, n)| (reason.as_str(), n)).collect(),
             stores: self.spent(),
             trainers: lock(&self.trainers).clone(),

@@ -47,7 +47,12 @@ impl Clock {
 
     /// The time as `2026-01-31T23:59:59Z`.
     pub fn timestamp(&self) -> String {
-        utc_timestamp(self.since_epoch().as_secs())
+        self.timestamp_ago(Duration::ZERO)
+    }
+
+    /// What [`Clock::timestamp`] was `ago`.
+    pub fn timestamp_ago(&self, ago: Duration) -> String {
+        utc_timestamp(self.since_epoch().saturating_sub(ago).as_secs())
     }
 
     /// Move a manual clock forward; the system's clock moves by itself and ignores this.

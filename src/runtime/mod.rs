@@ -9,10 +9,11 @@
 pub mod budget;
 pub mod channel;
 pub mod clock;
-mod monitor;
+pub(crate) mod monitor;
 pub mod readiness;
 pub mod retry;
 pub mod rng;
 pub mod shutdown;
 pub mod supervisor;
 pub mod tls;
+pub mod worker;

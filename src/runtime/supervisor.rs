@@ -4,8 +4,6 @@
 //! result and makes the rest drain, except for stages that are isolated, which stop alone. Stages end because their queue
 //! ended; nobody is interrupted from outside. While draining, whoever still runs is named every few seconds.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::runtime::clock::Stopwatch;
 use crate::runtime::monitor::Monitor;
 use crate::runtime::shutdown::Shutdown;
+use crate::runtime::worker::catch;
 
 /// How often those who still run are named while draining.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -117,8 +116,7 @@ impl Supervisor {
         let heartbeat = Heartbeat(Arc::clone(&stage));
         let (outcome, shutdown) = (Arc::clone(&self.outcome), self.shutdown.clone());
         let body = move || {
-            let result =
-                catch_unwind(AssertUnwindSafe(|| work(&heartbeat))).unwrap_or_else(|panic| Err(panicked(panic)));
+            let result = catch(|| work(&heartbeat));
             if let Err(error) = &result {
                 tracing::error!(stage = heartbeat.0.name, %error, "stage failed");
             }
@@ -285,12 +283,6 @@ impl Stage {
             seconds_since_beat: since.as_secs_f64(),
         }
     }
-}
-
-fn panicked(payload: Box<dyn Any + Send>) -> Error {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message");
-    Error::internal(format!("panicked: {text}"))
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ fn default_currency() -> String {
 }
 
 /// What remote stores were asked, or will be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Usage {
     /// Requests that write.
     pub write: f64,
@@ -94,7 +94,7 @@ impl PricesConfig {
 }
 
 /// Requests to remote stores so far, and what they cost.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Spent {
     /// What was asked.
     #[serde(flatten)]

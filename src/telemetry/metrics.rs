@@ -13,6 +13,10 @@ use crate::accounting::{DropCounts, DropReason};
 use crate::error::ErrorKind;
 use crate::telemetry::registry::{Counter, Family, Gauge, Histogram, Registry, Seconds, render};
 
+mod process;
+
+pub use process::{ProcessMetrics, resident_bytes};
+
 // === names ===
 
 macro_rules! families {
@@ -54,6 +58,7 @@ families! {
     TRAINER_GRAD_NORM = "harvestd_trainer_gradient_norm" ["trainer"] "Norm of the gradient before clipping";
     TRAINER_LEARNING_RATE = "harvestd_trainer_learning_rate" ["trainer"] "Learning rate of the last step";
     TRAINER_ROWS = "harvestd_trainer_rows_total" ["trainer"] "Rows that a trainer learnt from; a row drawn twice counts twice";
+    TRAINER_WANTED = "harvestd_trainer_wanted_rows" ["trainer"] "Rows that a trainer is to learn from in all";
     TRAINER_STEPS = "harvestd_trainer_steps_total" ["trainer"] "Optimisation steps";
     TRAINER_SKIPPED = "harvestd_trainer_skipped_steps_total" ["trainer"] "Steps that were not applied because a gradient was not finite";
     TRAINER_BUFFERED = "harvestd_trainer_buffered_rows" ["trainer"] "Rows in the mixing buffer";
@@ -78,6 +83,15 @@ families! {
     MEMORY_HELD = "harvestd_memory_held_bytes" [] "Bytes of the memory budget that are held";
     MEMORY_PEAK = "harvestd_memory_held_peak_bytes" [] "Most bytes of the memory budget that were held at once";
 
+    STATE = "harvestd_run_state" ["state"] "1 for the state that the pipeline is in, 0 for every other";
+    REMAINING = "harvestd_run_remaining_seconds" [] "Estimated time until all work units are done, by the pace since the run began; NaN while there is none";
+    RESTART_WAIT = "harvestd_run_restart_wait_seconds" [] "Time until the pipeline is started again after a fault; 0 while nothing is waited for";
+
+    HTTP_REQUESTS = "harvestd_http_requests_total" ["route", "code"] "Requests to this server that were answered, by route and status code";
+    RELOADS = "harvestd_process_reloads_total" ["result"] "Times that the pipeline files were read again, by what came of it";
+    PROCESSOR = "harvestd_process_cpu_seconds_total" [] "Processor time that the process used";
+    OPEN_FILES = "harvestd_process_open_files" [] "Files and sockets that the process has open";
+    THREADS = "harvestd_process_threads" [] "Threads of the process";
     RESIDENT = "harvestd_process_resident_bytes" [] "Resident memory of the process";
     START_TIME = "harvestd_process_start_time_seconds" [] "Start of the process, in seconds since 1970-01-01 UTC";
     BUILD = "harvestd_process_build_info" ["version"] "Always 1; the label names the version that runs";
@@ -277,6 +291,8 @@ pub struct TrainerStats {
     pub learning_rate: Gauge,
     /// Rows learnt from.
     pub rows: Counter,
+    /// Rows to learn from in all.
+    pub rows_wanted: Gauge,
     /// Steps.
     pub steps: Counter,
     /// Steps not applied because a gradient was not finite.
@@ -290,6 +306,9 @@ pub struct TrainerStats {
     /// Checkpoints written.
     pub checkpoints: Counter,
 }
+
+/// Every state of a pipeline, as it is called in metrics.
+pub const STATES: [&str; 7] = ["pending", "running", "draining", "done", "failed", "paused", "stopped"];
 
 /// Numbers of a whole pipeline.
 #[derive(Clone, Debug, Default)]
@@ -316,12 +335,17 @@ pub struct RunStats {
     pub ready: Gauge,
     /// Starts after a fault.
     pub restarts: Counter,
+    /// Time until all units are done.
+    pub remaining: Gauge,
+    /// Time until the next start after a fault.
+    pub restart_wait: Gauge,
     /// Budget of memory that buffers share.
     pub memory_budget: Gauge,
     /// Bytes of it held.
     pub memory_held: Gauge,
     /// Most bytes held at once.
     pub memory_peak: Gauge,
+    states: [Gauge; STATES.len()],
     dropped: [Counter; DropReason::ALL.len()],
     faults: [Counter; ErrorKind::ALL.len()],
 }
@@ -342,6 +366,11 @@ impl RunStats {
         let mut counts = DropCounts::new();
         DropReason::ALL.iter().for_each(|&reason| counts.add(reason, self.dropped[reason as usize].get()));
         counts
+    }
+
+    /// Show that the pipeline is in the state of this name, one of [`STATES`].
+    pub fn enter(&self, state: &str) {
+        STATES.iter().zip(&self.states).for_each(|(name, gauge)| gauge.set(f64::from(u8::from(*name == state))));
     }
 
     /// Count a fault that stopped a stage.
@@ -408,6 +437,7 @@ impl Group for TrainerStats {
         registry.add(&TRAINER_GRAD_NORM, &[name], &self.grad_norm);
         registry.add(&TRAINER_LEARNING_RATE, &[name], &self.learning_rate);
         registry.add(&TRAINER_ROWS, &[name], &self.rows);
+        registry.add(&TRAINER_WANTED, &[name], &self.rows_wanted);
         registry.add(&TRAINER_STEPS, &[name], &self.steps);
         registry.add(&TRAINER_SKIPPED, &[name], &self.steps_skipped);
         registry.add(&TRAINER_BUFFERED, &[name], &self.rows_buffered);
@@ -430,6 +460,11 @@ impl RunStats {
         registry.add(&SHARD_BYTES, &[], &self.shard_bytes);
         registry.add(&READY, &[], &self.ready);
         registry.add(&RESTARTS, &[], &self.restarts);
+        registry.add(&REMAINING, &[], &self.remaining);
+        registry.add(&RESTART_WAIT, &[], &self.restart_wait);
+        for (state, gauge) in STATES.iter().zip(&self.states) {
+            registry.add(&STATE, &[state], gauge);
+        }
         registry.add(&MEMORY_BUDGET, &[], &self.memory_budget);
         registry.add(&MEMORY_HELD, &[], &self.memory_held);
         registry.add(&MEMORY_PEAK, &[], &self.memory_peak);
@@ -531,42 +566,6 @@ impl StageStats {
             blocked_seconds: self.blocked.get(),
         }
     }
-}
-
-/// Numbers of the process, shared by its pipelines.
-#[derive(Debug)]
-pub struct ProcessMetrics {
-    registry: Registry,
-    resident: Gauge,
-}
-
-impl ProcessMetrics {
-    /// Metrics of a process that started `start_time` seconds after 1970-01-01 UTC.
-    pub fn new(start_time: f64) -> Self {
-        let registry = Registry::default();
-        let (resident, start, build) = (Gauge::default(), Gauge::default(), Gauge::default());
-        start.set(start_time);
-        build.set(1.0);
-        registry.add(&RESIDENT, &[], &resident);
-        registry.add(&START_TIME, &[], &start);
-        registry.add(&BUILD, &[env!("CARGO_PKG_VERSION")], &build);
-        Self { registry, resident }
-    }
-
-    /// Measure, and write out together with the numbers of `pipelines`.
-    pub fn render<'a>(&'a self, pipelines: impl IntoIterator<Item = &'a Metrics>) -> String {
-        if let Some(bytes) = resident_bytes() {
-            self.resident.set(bytes as f64);
-        }
-        render(std::iter::once(&self.registry).chain(pipelines.into_iter().map(Metrics::registry)))
-    }
-}
-
-/// Resident memory of this process, where the system tells (Linux).
-pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
-    Some(kib.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Seconds {
         self.nanos.fetch_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
+    /// At least `total` from now on: for a sum that somebody else counts.
+    pub fn raise_to(&self, total: Duration) {
+        self.nanos.fetch_max(u64::try_from(total.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
     /// The sum in seconds.
     pub fn get(&self) -> f64 {
         Duration::from_nanos(self.nanos.load(Relaxed)).as_secs_f64()
@@ -146,6 +151,18 @@ impl Registry {
         let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = families.entry(family.name).or_insert_with(|| Shown { family, values: BTreeMap::new() });
         shown.values.insert(key, value.into());
+    }
+
+    /// The counter that is shown as this member of `family`; a new one, if there is none.
+    pub fn counter(&self, family: &'static Family, label_values: &[&str]) -> Counter {
+        let key: Vec<String> = label_values.iter().map(|&v| v.to_owned()).collect();
+        let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = families.entry(family.name).or_insert_with(|| Shown { family, values: BTreeMap::new() });
+        match shown.values.entry(key).or_insert_with(|| Value::Counter(Counter::default())) {
+            Value::Counter(counter) => counter.clone(),
+            // a family has one kind; a handle that is not shown serves as well as any
+            _ => Counter::default(),
+        }
     }
 
     fn snapshot(&self) -> BTreeMap<&'static str, Shown> {

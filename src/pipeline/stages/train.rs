@@ -48,6 +48,8 @@ pub struct Train<B: CoderOps> {
     pub shutdown: Shutdown,
     /// For the time between checkpoints.
     pub clock: Clock,
+    /// Checkpoints that were asked for, and are written.
+    pub asked: u64,
     /// Those that ended.
     pub ended: Vec<(usize, Result<Trained<B>>)>,
 }
@@ -232,7 +234,9 @@ impl<B: CoderOps> Train<B> {
 
     fn save_those_due(&mut self) {
         let now = self.clock.now();
-        let due = |line: &Line| now - line.saved_at >= line.checkpoints.every;
+        let asked = self.status.checkpoints_asked();
+        let all = std::mem::replace(&mut self.asked, asked) < asked;
+        let due = |line: &Line| all || now - line.saved_at >= line.checkpoints.every;
         if self.lines.iter().any(due) {
             self.save(due);
             let now = self.clock.now();

@@ -14,7 +14,9 @@ fn everything() -> String {
     metrics.store("dataset").error(ErrorKind::Unavailable);
     metrics.queue("tokens", &QueueStats::default());
     metrics.run.drop_n(DropReason::NonFinite, 3);
-    ProcessMetrics::new(1.7e9).render([&metrics])
+    let process = ProcessMetrics::new(1.7e9);
+    process.answers("/metrics", "200").inc();
+    process.render([&metrics])
 }
 
 #[test]
@@ -28,8 +30,8 @@ fn every_family_is_written_by_somebody() {
 
 #[test]
 fn names_follow_the_scheme() {
-    const AREAS: [&str; 10] =
-        ["stage", "queue", "store", "trainer", "corpus", "forward", "run", "dataset", "memory", "process"];
+    const AREAS: [&str; 11] =
+        ["stage", "queue", "store", "trainer", "corpus", "forward", "run", "dataset", "memory", "process", "http"];
     let text = everything();
     let mut seen = BTreeSet::new();
     for family in FAMILIES {
@@ -82,6 +84,25 @@ fn a_name_has_one_set_of_handles_and_pipelines_are_separate() {
 fn resident_memory_is_plausible() {
     let bytes = resident_bytes().unwrap();
     assert!((1 << 20..1 << 40).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_pipeline_is_in_one_state_and_the_process_tells_of_itself() {
+    let metrics = Metrics::new("a");
+    metrics.run.enter("running");
+    metrics.run.enter("draining");
+    let process = ProcessMetrics::new(0.0);
+    process.reloaded(false);
+    let text = process.render([&metrics]);
+    let states: Vec<&str> =
+        text.lines().filter(|l| l.starts_with("harvestd_run_state{") && l.ends_with(" 1")).collect();
+    assert_eq!(states, ["harvestd_run_state{pipeline=\"a\",state=\"draining\"} 1"]);
+    assert!(text.contains("harvestd_process_reloads_total{result=\"refused\"} 1"), "{text}");
+    let value = |name: &str| -> f64 {
+        text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')).unwrap().parse().unwrap()
+    };
+    assert!(value("harvestd_process_threads") >= 2.0 && value("harvestd_process_open_files") >= 3.0);
+    assert!((0.0..36_000.0).contains(&value("harvestd_process_cpu_seconds_total")));
 }
 
 /// Prometheus's own linter. Where it is not installed this says so; CI must have it.

@@ -1,0 +1,450 @@
+//! One pipeline of many: its states, and the thread that runs it.
+//!
+//! ```text
+//! pending ──► running ──► done
+//!    ▲           │ fault that may pass: wait, twice as long each time
+//!    ├───────────┤ fault that does not pass ──► failed
+//!    │           ▼
+//!    └──────  draining ──► paused | stopped | pending (its file changed)
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admin::{Action, Board, Check, Desired, PipelineState, PipelineView, Refusal, Standing, Watched, Why};
+use crate::config::Loaded;
+use crate::daemon::memory::Intent;
+use crate::daemon::settle::{Ending, may_pass};
+use crate::error::{ErrorKind, Result};
+use crate::pipeline::status::{RunState, RunStatus};
+use crate::runtime::clock::{Clock, Stopwatch};
+use crate::runtime::monitor::Monitor;
+use crate::runtime::retry::RetryPolicy;
+use crate::runtime::rng::{Rng, Seed};
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::worker::catch;
+use crate::telemetry::metrics::Metrics;
+
+/// How long a pipeline sleeps when nothing is to be done; whatever is asked wakes it.
+const SLEEP: Duration = Duration::from_secs(3600);
+
+/// How pipelines are started again after a fault.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RestartPolicy {
+    /// Wait after the first fault; doubles with each one.
+    pub first_wait: Duration,
+    /// Longest wait.
+    pub longest_wait: Duration,
+    /// A pipeline whose stages worked this long is healthy: the next fault is a first one.
+    pub healthy_after: Duration,
+}
+
+impl RestartPolicy {
+    /// The wait after fault number `attempt`, counted from 1.
+    fn wait(&self, attempt: u32, rng: &mut Rng) -> Duration {
+        let Self { first_wait, longest_wait, .. } = *self;
+        RetryPolicy { first_wait, longest_wait, budget: Duration::MAX }.wait(attempt, rng)
+    }
+}
+
+/// What all pipelines share.
+pub(super) struct Surroundings {
+    pub(super) io: tokio::runtime::Handle,
+    pub(super) clock: Clock,
+    pub(super) board: Arc<Board>,
+    pub(super) policy: RestartPolicy,
+}
+
+/// One pipeline.
+pub(super) struct Member {
+    pub(super) name: String,
+    shared: Arc<Surroundings>,
+    cell: Monitor<Cell>,
+}
+
+struct Cell {
+    loaded: Arc<Loaded>,
+    fingerprint: String,
+    metrics: Arc<Metrics>,
+    intent: Intent,
+    /// A drain that is not kept.
+    held: bool,
+    /// It is to leave: its file is gone, or the process ends.
+    leaving: Option<&'static str>,
+    /// Its thread has ended.
+    gone: bool,
+    state: PipelineState,
+    reason: Option<String>,
+    since: Stopwatch,
+    active: Option<Active>,
+    /// Of the present run, or the last.
+    status: Arc<RunStatus>,
+    /// The present run is of another configuration than `loaded`.
+    outdated: bool,
+    restarts: u64,
+    /// Faults since it was healthy.
+    faults: u32,
+    retry: Option<(Stopwatch, Duration)>,
+    jitter: Rng,
+}
+
+struct Active {
+    status: Arc<RunStatus>,
+    shutdown: Shutdown,
+}
+
+/// A run that begins.
+struct Start {
+    loaded: Arc<Loaded>,
+    status: Arc<RunStatus>,
+    shutdown: Shutdown,
+}
+
+impl Member {
+    /// A pipeline that is not started yet.
+    pub(super) fn new(loaded: Loaded, intent: Intent, shared: Arc<Surroundings>) -> Arc<Self> {
+        let name = loaded.pipeline.name.clone();
+        let metrics = Arc::new(Metrics::new(&name));
+        let status = Arc::new(RunStatus::continuing(&name, Arc::clone(&metrics)));
+        let idle = Watched::of(&status, &Shutdown::new(loaded.pipeline.grace));
+        let cell = Cell {
+            fingerprint: fingerprint(&loaded),
+            loaded: Arc::new(loaded),
+            metrics,
+            held: false,
+            leaving: None,
+            gone: false,
+            state: PipelineState::Pending,
+            reason: None,
+            since: Stopwatch::start(),
+            active: None,
+            status,
+            outdated: false,
+            restarts: 0,
+            faults: 0,
+            retry: None,
+            jitter: Seed(std::process::id().into()).of_worker(&name).stream("restarts"),
+            intent,
+        };
+        let member = Arc::new(Self { name, shared, cell: Monitor::new(cell) });
+        member.cell.update(Cell::rest_as_intended);
+        member.shared.board.put(&member.name, idle);
+        member.shared.board.watch_standing(&member.name, Arc::clone(&member) as Arc<dyn Standing>);
+        member
+    }
+
+    /// Run it whenever it is to run, until it leaves. Blocks its thread.
+    pub(super) fn keep(&self) -> Result<()> {
+        while let Some(start) = self.next() {
+            let Start { loaded, status, shutdown } = &start;
+            self.shared.board.put(&self.name, Watched::of(status, shutdown));
+            tracing::info!(pipeline = self.name, "starts");
+            let (io, clock) = (&self.shared.io, &self.shared.clock);
+            // readers of the corpus start their transfers from wherever they are opened
+            let entered = io.enter();
+            let result = catch(|| crate::pipeline::run(loaded, status, shutdown, io, clock));
+            drop(entered);
+            if result.is_err() && status.state() != RunState::Failed {
+                // it panicked outside of its stages, which catch and count their own
+                status.metrics.run.fault(ErrorKind::Internal);
+                status.enter(RunState::Failed);
+            }
+            let ending = Ending::of(result, shutdown);
+            let policy = &self.shared.policy;
+            self.cell.update(|cell| cell.ended(ending, status, policy));
+            self.log_state();
+        }
+        self.shared.board.remove(&self.name);
+        Ok(())
+    }
+
+    fn next(&self) -> Option<Start> {
+        loop {
+            let wait =
+                self.cell.read(|cell| cell.retry_left()).map_or(SLEEP, |left| left.max(Duration::from_millis(1)));
+            if let Some(step) = self.cell.wait_for(wait, |cell| cell.step(&self.name)) {
+                return step;
+            }
+        }
+    }
+
+    fn log_state(&self) {
+        self.cell.read(|cell| match cell.state {
+            PipelineState::Failed => tracing::error!(pipeline = self.name, reason = cell.reason, "failed"),
+            state => tracing::info!(pipeline = self.name, state = state.as_str(), reason = cell.reason, "run ended"),
+        });
+    }
+
+    /// The file that it is from.
+    pub(super) fn loaded(&self) -> Arc<Loaded> {
+        self.cell.read(|cell| Arc::clone(&cell.loaded))
+    }
+
+    /// What is asked of it.
+    pub(super) fn intent(&self) -> Intent {
+        self.cell.read(|cell| cell.intent.clone())
+    }
+
+    /// Whether it leaves or has left.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.cell.read(|cell| cell.leaving.is_some())
+    }
+
+    /// Whether `action` would mean anything now; else why not.
+    pub(super) fn allows(&self, action: Action) -> Result<(), Refusal> {
+        self.cell.read(|cell| cell.allows(action))
+    }
+
+    /// Do what was asked. Whoever calls has kept it.
+    pub(super) fn act(&self, action: Action) {
+        tracing::info!(pipeline = self.name, ?action, "asked for");
+        self.cell.update(|cell| cell.act(action));
+    }
+
+    /// Be `loaded` from now on. Whether that is a change: a run of another configuration drains first.
+    pub(super) fn replace(&self, loaded: Loaded, intent: Intent) -> bool {
+        self.cell.update(|cell| cell.replace(loaded, intent, &self.name))
+    }
+
+    /// Be a part again, if it was about to leave and its thread still runs.
+    pub(super) fn stay(&self) -> bool {
+        self.cell.update(|cell| {
+            let stays = !cell.gone;
+            if stays && cell.leaving.take().is_some() && cell.active.is_none() {
+                cell.rest_as_intended();
+            }
+            stays
+        })
+    }
+
+    /// Try again what failed for good: something may have changed that is not in its file.
+    pub(super) fn try_again(&self) {
+        self.cell.update(|cell| {
+            if cell.state == PipelineState::Failed && cell.active.is_none() {
+                cell.start_anew();
+            }
+        });
+    }
+
+    /// Drain, and end.
+    pub(super) fn leave(&self, why: &'static str) {
+        self.cell.update(|cell| {
+            cell.leaving = Some(why);
+            if let Some(active) = &cell.active {
+                active.shutdown.drain(why);
+            }
+        });
+    }
+
+    /// End at once.
+    pub(super) fn abort(&self, why: &'static str) {
+        self.leave(why);
+        self.cell.read(|cell| {
+            if let Some(active) = &cell.active {
+                active.shutdown.abort(why);
+            }
+        });
+    }
+
+    /// As it is shown.
+    pub(super) fn view(&self) -> PipelineView {
+        self.cell.read(|cell| {
+            let (state, reason, for_) = cell.shown();
+            let edits = &cell.intent.trainers;
+            PipelineView {
+                name: self.name.clone(),
+                source: cell.loaded.source.display().to_string(),
+                state,
+                reason,
+                since: self.shared.clock.timestamp_ago(for_),
+                desired: cell.intent.desired,
+                ready: cell.active.as_ref().is_some_and(|active| active.status.readiness.is_ready()),
+                restarts: cell.restarts,
+                restarts_in_seconds: cell.retry_left().map(|left| left.as_secs_f64()),
+                fingerprint: cell.fingerprint.clone(),
+                trainers_added: edits.added_names().map(str::to_owned).collect(),
+                trainers_stopped: edits.stopped.clone(),
+                run: Some(cell.status.snapshot()),
+            }
+        })
+    }
+}
+
+impl Standing for Member {
+    fn at_rest(&self) -> Option<Check> {
+        self.cell.read(|cell| {
+            cell.metrics.run.restart_wait.set(cell.retry_left().map_or(0.0, |left| left.as_secs_f64()));
+            if cell.active.is_some() {
+                return None;
+            }
+            let ok = !matches!(cell.state, PipelineState::Failed | PipelineState::Pending);
+            let detail = match &cell.reason {
+                Some(reason) => format!("{}: {reason}", cell.state.as_str()),
+                None => cell.state.as_str().to_owned(),
+            };
+            Some(Check { name: "state".to_owned(), ok, detail })
+        })
+    }
+}
+
+impl Cell {
+    fn enter(&mut self, state: PipelineState, reason: Option<String>) {
+        (self.state, self.reason, self.since) = (state, reason, Stopwatch::start());
+        self.metrics.run.enter(state.as_str());
+    }
+
+    fn retry_left(&self) -> Option<Duration> {
+        self.retry.map(|(since, wait)| wait.saturating_sub(since.elapsed()))
+    }
+
+    /// What its thread does next: `Some(None)`: end.
+    fn step(&mut self, name: &str) -> Option<Option<Start>> {
+        if self.leaving.is_some() {
+            self.gone = true;
+            return Some(None);
+        }
+        if self.state != PipelineState::Pending || self.retry_left().is_some_and(|left| !left.is_zero()) {
+            return None;
+        }
+        if self.retry.take().is_some() {
+            self.restarts += 1;
+            self.metrics.run.restarts.inc();
+        }
+        let status = Arc::new(RunStatus::continuing(name, Arc::clone(&self.metrics)));
+        let shutdown = Shutdown::new(self.loaded.pipeline.grace);
+        self.active = Some(Active { status: Arc::clone(&status), shutdown: shutdown.clone() });
+        self.status = Arc::clone(&status);
+        Some(Some(Start { loaded: Arc::clone(&self.loaded), status, shutdown }))
+    }
+
+    /// The run ended.
+    fn ended(&mut self, ending: Ending, status: &RunStatus, policy: &RestartPolicy) {
+        self.active = None;
+        if status.working_for().is_some_and(|span| span >= policy.healthy_after) {
+            self.faults = 0;
+        }
+        let outdated = std::mem::take(&mut self.outdated);
+        let asked_to_rest = self.held || self.intent.desired != Desired::Running;
+        match ending {
+            Ending::Done if !outdated => self.enter(PipelineState::Done, None),
+            Ending::Failed(_, why) if asked_to_rest => {
+                self.rest_as_intended();
+                self.reason = Some(format!("its last run failed: {why}"));
+            }
+            Ending::Failed(kind, why) if !outdated => {
+                self.failed(kind, why, policy);
+            }
+            Ending::Done | Ending::Drained | Ending::Failed(..) => self.rest_as_intended(),
+        }
+    }
+
+    fn failed(&mut self, kind: ErrorKind, why: String, policy: &RestartPolicy) {
+        if !may_pass(kind) {
+            return self.enter(PipelineState::Failed, Some(why));
+        }
+        self.faults = self.faults.saturating_add(1);
+        let wait = policy.wait(self.faults, &mut self.jitter);
+        self.retry = Some((Stopwatch::start(), wait));
+        let reason = format!("fault {}, to be started again {:.1} s later: {why}", self.faults, wait.as_secs_f64());
+        self.enter(PipelineState::Pending, Some(reason));
+    }
+
+    /// Enter the state that was asked for; to be called while nothing runs.
+    fn rest_as_intended(&mut self) {
+        match self.intent.desired {
+            Desired::Paused => self.enter(PipelineState::Paused, None),
+            Desired::Stopped => self.enter(PipelineState::Stopped, None),
+            Desired::Running if self.held => {
+                let reason = "drained; it works again when it is resumed or the process starts again".to_owned();
+                self.enter(PipelineState::Paused, Some(reason));
+            }
+            Desired::Running => self.enter(PipelineState::Pending, None),
+        }
+    }
+
+    fn start_anew(&mut self) {
+        (self.retry, self.faults) = (None, 0);
+        self.rest_as_intended();
+    }
+
+    fn allows(&self, action: Action) -> Result<(), Refusal> {
+        let conflict = |why: &str| Err(Refusal::new(Why::Conflict, why));
+        if let Some(why) = self.leaving {
+            return conflict(&format!("the pipeline ends: {why}"));
+        }
+        let done = self.state == PipelineState::Done && self.active.is_none();
+        match action {
+            Action::Pause | Action::Drain | Action::Stop | Action::Resume if done => {
+                conflict("the pipeline is done: change its file and reload to have it work again")
+            }
+            Action::Checkpoint if self.active.is_none() => conflict("the pipeline does not run: everything is saved"),
+            Action::Checkpoint => match self.status.state() {
+                RunState::Running if self.status.n_trainers() > 0 => Ok(()),
+                RunState::Running => conflict("the pipeline has no trainers: its shards are committed as they fill"),
+                _ => conflict("no trainer works now: the pipeline is being prepared or ends, which saves everything"),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Pause => self.intent.desired = Desired::Paused,
+            Action::Stop => self.intent.desired = Desired::Stopped,
+            Action::Drain => self.held = true,
+            Action::Resume => (self.intent.desired, self.held) = (Desired::Running, false),
+            Action::Checkpoint => self.status.ask_for_checkpoints(),
+        }
+        match (&self.active, action) {
+            (_, Action::Checkpoint) | (Some(_), Action::Resume) => {}
+            (Some(active), Action::Stop) => active.shutdown.abort("stopped on request"),
+            (Some(active), Action::Pause) => active.shutdown.drain("paused on request"),
+            (Some(active), Action::Drain) => active.shutdown.drain("drained on request"),
+            (None, _) => self.start_anew(),
+        }
+    }
+
+    fn replace(&mut self, loaded: Loaded, intent: Intent, name: &str) -> bool {
+        self.intent = intent;
+        if loaded.pipeline == self.loaded.pipeline {
+            // the file may have moved
+            self.loaded = Arc::new(loaded);
+            return false;
+        }
+        self.fingerprint = fingerprint(&loaded);
+        self.loaded = Arc::new(loaded);
+        // other trainers, other numbers
+        self.metrics = Arc::new(Metrics::new(name));
+        match &self.active {
+            Some(active) => {
+                active.shutdown.drain("its configuration changed");
+                self.outdated = true;
+            }
+            None => self.start_anew(),
+        }
+        true
+    }
+
+    /// State, reason, and how long it has been so.
+    fn shown(&self) -> (PipelineState, Option<String>, Duration) {
+        let Some(active) = &self.active else { return (self.state, self.reason.clone(), self.since.elapsed()) };
+        let status = &active.status;
+        let (state, reason) = match status.state() {
+            _ if active.shutdown.is_draining() => (PipelineState::Draining, active.shutdown.reason()),
+            RunState::Preparing => (PipelineState::Pending, Some("is being prepared".to_owned())),
+            RunState::Evaluating => (PipelineState::Running, Some("judges its coders".to_owned())),
+            _ => (PipelineState::Running, None),
+        };
+        (state, reason, status.in_state_for())
+    }
+}
+
+/// A digest of what the pipeline is; it shows no secrets.
+fn fingerprint(loaded: &Loaded) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(loaded.published.to_string().as_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

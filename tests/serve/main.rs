@@ -1,0 +1,10 @@
+//! `harvestd serve` as an operator meets it: a real process, signals, HTTP, and the tools that watch it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod control;
+mod deploy;
+mod lifecycle;
+mod process;
+mod tools;
