@@ -279,7 +279,7 @@ fn systemd_takes_the_unit_and_finds_it_closed() {
     let help = said(Command::new(BINARY).args(["serve", "--help"]));
     let environment = std::fs::read_to_string(root().join("deploy/systemd/harvestd.env")).unwrap();
     let kubernetes = std::fs::read_to_string(root().join("deploy/kubernetes/base/statefulset.yaml")).unwrap();
-    for option in (environment + &kubernetes).split([' ', '=', '\n']).filter(|word| word.starts_with("--")) {
+    for option in (environment + &kubernetes).split([' ', '=', '\n', '`']).filter(|word| word.starts_with("--")) {
         assert!(help.contains(option), "`serve` has no {option}");
     }
 }

@@ -46,7 +46,7 @@ fn schemathesis_finds_no_answer_that_is_not_described() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{}", server.text());
-    assert!(said.contains("17 / 17") || said.contains("No issues found"), "{said}");
+    assert!(said.contains("generated") && !said.contains("Tested: 0"), "{said}");
     // after all that was thrown at it, it works
     server.until("the pipeline can be resumed", |server| {
         let (code, view) = server.post("/v1/pipelines/long/resume");
@@ -96,7 +96,7 @@ fn prometheus_scrapes_and_its_queries_find_the_pipeline() {
         found["data"]["result"].as_array().cloned().unwrap_or_default()
     };
     let since = Instant::now();
-    let mut wait_for = |expression: &str| {
+    let wait_for = |expression: &str| {
         loop {
             let found = query(expression);
             if let Some(value) = found.first() {
