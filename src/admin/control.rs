@@ -100,6 +100,13 @@ pub struct PipelineView {
     pub run: Option<StatusSnapshot>,
 }
 
+/// All pipelines.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PipelineList {
+    /// One entry each, by name.
+    pub(super) pipelines: Vec<PipelineView>,
+}
+
 /// What a reload did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Reloaded {

@@ -30,7 +30,7 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
     #[serde(skip)]
-    headers: Vec<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Problem {
@@ -42,13 +42,13 @@ impl Problem {
             detail: detail.into(),
             problems: Vec::new(),
             routes: Vec::new(),
-            headers: Vec::new(),
+            header: None,
         }
     }
 
     /// The same with a header.
     pub(super) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.push((name, HeaderValue::from_static(value)));
+        self.header = Some(Box::new((name, HeaderValue::from_static(value))));
         self
     }
 
@@ -76,8 +76,8 @@ impl IntoResponse for Problem {
         let code = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_string(&self).unwrap_or_default();
         let mut response = (code, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response();
-        for (name, value) in self.headers {
-            response.headers_mut().insert(name, value);
+        if let Some(header) = self.header {
+            response.headers_mut().insert(header.0, header.1);
         }
         response
     }

@@ -12,14 +12,13 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::access::Access;
 use crate::admin::board::{Board, Verdict};
-use crate::admin::control::{Action, Control, PipelineView, Refusal, Reloaded};
+use crate::admin::control::{Action, Control, PipelineList, PipelineView, Refusal, Reloaded};
 use crate::admin::listener::Peer;
 use crate::admin::openapi::{self, Schema};
 use crate::admin::problem::Problem;
@@ -62,13 +61,6 @@ pub(super) struct Operation {
     handler: MethodRouter<Arc<App>>,
 }
 
-/// All pipelines.
-#[derive(Serialize, JsonSchema)]
-struct PipelineList {
-    /// One entry each, by name.
-    pipelines: Vec<PipelineView>,
-}
-
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 
@@ -92,8 +84,11 @@ pub(super) fn router(app: App) -> Router {
     let guarded = shown.layer(middleware::from_fn_with_state((Arc::clone(&app), Purpose::Probe, false), admit));
     router
         .route("/v1/openapi.json", guarded)
-        .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods: see the Allow header")
+        .method_not_allowed_fallback(async |request: Request| match request.body().size_hint().upper() {
+            Some(0) => {
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods: see the Allow header")
+            }
+            _ => too_large(),
         })
         .fallback(async move || Problem::new(StatusCode::NOT_FOUND, "there is no such route").routes(paths.clone()))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))

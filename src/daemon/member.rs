@@ -11,10 +11,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admin::{Action, Board, Check, Desired, PipelineState, PipelineView, Refusal, Standing, Watched, Why};
+use crate::admin::{Action, Board, Check, PipelineState, PipelineView, Refusal, Standing, Watched};
 use crate::config::Loaded;
+use crate::daemon::cell::{Cell, Start, fingerprint};
 use crate::daemon::memory::Intent;
-use crate::daemon::settle::{Ending, may_pass};
+use crate::daemon::settle::Ending;
 use crate::error::{ErrorKind, Result};
 use crate::pipeline::status::{RunState, RunStatus};
 use crate::runtime::clock::{Clock, Stopwatch};
@@ -41,7 +42,7 @@ pub struct RestartPolicy {
 
 impl RestartPolicy {
     /// The wait after fault number `attempt`, counted from 1.
-    fn wait(&self, attempt: u32, rng: &mut Rng) -> Duration {
+    pub(super) fn wait(&self, attempt: u32, rng: &mut Rng) -> Duration {
         let Self { first_wait, longest_wait, .. } = *self;
         RetryPolicy { first_wait, longest_wait, budget: Duration::MAX }.wait(attempt, rng)
     }
@@ -60,44 +61,6 @@ pub(super) struct Member {
     pub(super) name: String,
     shared: Arc<Surroundings>,
     cell: Monitor<Cell>,
-}
-
-struct Cell {
-    loaded: Arc<Loaded>,
-    fingerprint: String,
-    metrics: Arc<Metrics>,
-    intent: Intent,
-    /// A drain that is not kept.
-    held: bool,
-    /// It is to leave: its file is gone, or the process ends.
-    leaving: Option<&'static str>,
-    /// Its thread has ended.
-    gone: bool,
-    state: PipelineState,
-    reason: Option<String>,
-    since: Stopwatch,
-    active: Option<Active>,
-    /// Of the present run, or the last.
-    status: Arc<RunStatus>,
-    /// The present run is of another configuration than `loaded`.
-    outdated: bool,
-    restarts: u64,
-    /// Faults since it was healthy.
-    faults: u32,
-    retry: Option<(Stopwatch, Duration)>,
-    jitter: Rng,
-}
-
-struct Active {
-    status: Arc<RunStatus>,
-    shutdown: Shutdown,
-}
-
-/// A run that begins.
-struct Start {
-    loaded: Arc<Loaded>,
-    status: Arc<RunStatus>,
-    shutdown: Shutdown,
 }
 
 impl Member {
@@ -285,165 +248,6 @@ impl Standing for Member {
             Some(Check { name: "state".to_owned(), ok, detail })
         })
     }
-}
-
-impl Cell {
-    fn enter(&mut self, state: PipelineState, reason: Option<String>) {
-        (self.state, self.reason, self.since) = (state, reason, Stopwatch::start());
-        self.metrics.run.enter(state.as_str());
-    }
-
-    fn retry_left(&self) -> Option<Duration> {
-        self.retry.map(|(since, wait)| wait.saturating_sub(since.elapsed()))
-    }
-
-    /// What its thread does next: `Some(None)`: end.
-    fn step(&mut self, name: &str) -> Option<Option<Start>> {
-        if self.leaving.is_some() {
-            self.gone = true;
-            return Some(None);
-        }
-        if self.state != PipelineState::Pending || self.retry_left().is_some_and(|left| !left.is_zero()) {
-            return None;
-        }
-        if self.retry.take().is_some() {
-            self.restarts += 1;
-            self.metrics.run.restarts.inc();
-        }
-        let status = Arc::new(RunStatus::continuing(name, Arc::clone(&self.metrics)));
-        let shutdown = Shutdown::new(self.loaded.pipeline.grace);
-        self.active = Some(Active { status: Arc::clone(&status), shutdown: shutdown.clone() });
-        self.status = Arc::clone(&status);
-        Some(Some(Start { loaded: Arc::clone(&self.loaded), status, shutdown }))
-    }
-
-    /// The run ended.
-    fn ended(&mut self, ending: Ending, status: &RunStatus, policy: &RestartPolicy) {
-        self.active = None;
-        if status.working_for().is_some_and(|span| span >= policy.healthy_after) {
-            self.faults = 0;
-        }
-        let outdated = std::mem::take(&mut self.outdated);
-        let asked_to_rest = self.held || self.intent.desired != Desired::Running;
-        match ending {
-            Ending::Done if !outdated => self.enter(PipelineState::Done, None),
-            Ending::Failed(_, why) if asked_to_rest => {
-                self.rest_as_intended();
-                self.reason = Some(format!("its last run failed: {why}"));
-            }
-            Ending::Failed(kind, why) if !outdated => {
-                self.failed(kind, why, policy);
-            }
-            Ending::Done | Ending::Drained | Ending::Failed(..) => self.rest_as_intended(),
-        }
-    }
-
-    fn failed(&mut self, kind: ErrorKind, why: String, policy: &RestartPolicy) {
-        if !may_pass(kind) {
-            return self.enter(PipelineState::Failed, Some(why));
-        }
-        self.faults = self.faults.saturating_add(1);
-        let wait = policy.wait(self.faults, &mut self.jitter);
-        self.retry = Some((Stopwatch::start(), wait));
-        let reason = format!("fault {}, to be started again {:.1} s later: {why}", self.faults, wait.as_secs_f64());
-        self.enter(PipelineState::Pending, Some(reason));
-    }
-
-    /// Enter the state that was asked for; to be called while nothing runs.
-    fn rest_as_intended(&mut self) {
-        match self.intent.desired {
-            Desired::Paused => self.enter(PipelineState::Paused, None),
-            Desired::Stopped => self.enter(PipelineState::Stopped, None),
-            Desired::Running if self.held => {
-                let reason = "drained; it works again when it is resumed or the process starts again".to_owned();
-                self.enter(PipelineState::Paused, Some(reason));
-            }
-            Desired::Running => self.enter(PipelineState::Pending, None),
-        }
-    }
-
-    fn start_anew(&mut self) {
-        (self.retry, self.faults) = (None, 0);
-        self.rest_as_intended();
-    }
-
-    fn allows(&self, action: Action) -> Result<(), Refusal> {
-        let conflict = |why: &str| Err(Refusal::new(Why::Conflict, why));
-        if let Some(why) = self.leaving {
-            return conflict(&format!("the pipeline ends: {why}"));
-        }
-        let done = self.state == PipelineState::Done && self.active.is_none();
-        match action {
-            Action::Pause | Action::Drain | Action::Stop | Action::Resume if done => {
-                conflict("the pipeline is done: change its file and reload to have it work again")
-            }
-            Action::Checkpoint if self.active.is_none() => conflict("the pipeline does not run: everything is saved"),
-            Action::Checkpoint => match self.status.state() {
-                RunState::Running if self.status.n_trainers() > 0 => Ok(()),
-                RunState::Running => conflict("the pipeline has no trainers: its shards are committed as they fill"),
-                _ => conflict("no trainer works now: the pipeline is being prepared or ends, which saves everything"),
-            },
-            _ => Ok(()),
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Pause => self.intent.desired = Desired::Paused,
-            Action::Stop => self.intent.desired = Desired::Stopped,
-            Action::Drain => self.held = true,
-            Action::Resume => (self.intent.desired, self.held) = (Desired::Running, false),
-            Action::Checkpoint => self.status.ask_for_checkpoints(),
-        }
-        match (&self.active, action) {
-            (_, Action::Checkpoint) | (Some(_), Action::Resume) => {}
-            (Some(active), Action::Stop) => active.shutdown.abort("stopped on request"),
-            (Some(active), Action::Pause) => active.shutdown.drain("paused on request"),
-            (Some(active), Action::Drain) => active.shutdown.drain("drained on request"),
-            (None, _) => self.start_anew(),
-        }
-    }
-
-    fn replace(&mut self, loaded: Loaded, intent: Intent, name: &str) -> bool {
-        self.intent = intent;
-        if loaded.pipeline == self.loaded.pipeline {
-            // the file may have moved
-            self.loaded = Arc::new(loaded);
-            return false;
-        }
-        self.fingerprint = fingerprint(&loaded);
-        self.loaded = Arc::new(loaded);
-        // other trainers, other numbers
-        self.metrics = Arc::new(Metrics::new(name));
-        match &self.active {
-            Some(active) => {
-                active.shutdown.drain("its configuration changed");
-                self.outdated = true;
-            }
-            None => self.start_anew(),
-        }
-        true
-    }
-
-    /// State, reason, and how long it has been so.
-    fn shown(&self) -> (PipelineState, Option<String>, Duration) {
-        let Some(active) = &self.active else { return (self.state, self.reason.clone(), self.since.elapsed()) };
-        let status = &active.status;
-        let (state, reason) = match status.state() {
-            _ if active.shutdown.is_draining() => (PipelineState::Draining, active.shutdown.reason()),
-            RunState::Preparing => (PipelineState::Pending, Some("is being prepared".to_owned())),
-            RunState::Evaluating => (PipelineState::Running, Some("judges its coders".to_owned())),
-            _ => (PipelineState::Running, None),
-        };
-        (state, reason, status.in_state_for())
-    }
-}
-
-/// A digest of what the pipeline is; it shows no secrets.
-fn fingerprint(loaded: &Loaded) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(loaded.published.to_string().as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! states; [`memory`] keeps what was asked over restarts; [`notify`] talks to systemd. What a pipeline has done is not
 //! kept here: commits and checkpoints say it.
 
+mod cell;
 mod member;
 pub mod memory;
 pub mod notify;

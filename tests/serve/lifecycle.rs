@@ -76,9 +76,6 @@ fn one_pipeline_that_fails_disturbs_no_other() {
     let endpoint = format!("http://127.0.0.1:{}", free_port());
     let retry = "allow_http: true, anonymous: true, retry: {budget: 200ms}";
     let store = format!("stores: [{{prefix: s3://gone, endpoint: \"{endpoint}\", region: r, {retry}}}]\n");
-        "stores: [{{prefix: s3://gone, endpoint: \"http://127.0.0.1:{}\", region: r, allow_http: true, access_key_id: a, secret_access_key: b, retry: {{budget: 200ms}}}}]\n",
-        free_port()
-    );
     let acts = scratch.path().join("away/acts").display().to_string();
     put("away", &|text| text.replace(&acts, "s3://gone/acts") + &store);
     // a corpus that is not there will not come by itself

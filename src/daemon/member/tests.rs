@@ -1,6 +1,7 @@
 //! The states of one pipeline, driven by hand: its thread is not started, and runs end as the tests say.
 
 use super::*;
+use crate::admin::{Desired, Why};
 use crate::error::Error;
 
 const POLICY: RestartPolicy = RestartPolicy {
