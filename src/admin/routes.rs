@@ -84,11 +84,9 @@ pub(super) fn router(app: App) -> Router {
     let guarded = shown.layer(middleware::from_fn_with_state((Arc::clone(&app), Purpose::Probe, false), admit));
     router
         .route("/v1/openapi.json", guarded)
-        .method_not_allowed_fallback(async |request: Request| match request.body().size_hint().upper() {
-            Some(0) => {
-                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods: see the Allow header")
-            }
-            _ => too_large(),
+        .method_not_allowed_fallback(async |request: Request| match request.body().size_hint().lower() {
+            size if size > BODY_BYTES_MAX as u64 => too_large(),
+            _ => Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods: see the Allow header"),
         })
         .fallback(async move || Problem::new(StatusCode::NOT_FOUND, "there is no such route").routes(paths.clone()))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
