@@ -132,6 +132,25 @@ fn a_trainer_that_never_gets_enough_rows_does_not_spoil_the_rest() {
 }
 
 #[test]
+fn no_more_is_computed_than_the_trainers_need() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));
+    write_corpus(&corpus, 24, 4);
+    let pipeline = write_pipeline(&corpus, &out);
+    // 8 steps of 256 rows, from a full buffer of 1,024: 2,816 rows; the queue would hold the whole corpus
+    let sets = ["dataset=null", "capture=[]", "trainers.0.rows=2048", "trainers.0.batch_rows=256"];
+    let sets = sets.iter().chain(&["trainers.0.buffer={rows: 1024, reuse: 1}"]).flat_map(|set| ["--set", set]);
+    let args: Vec<&str> = ["run", pipeline.to_str().unwrap(), "--json"].into_iter().chain(sets).collect();
+    let output = harvestd(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let s = summary(&output);
+    assert_eq!(s["trainers"][0]["rows"], 2048);
+    // and what is left of the last batch
+    let rows = s["rows"].as_u64().unwrap();
+    assert!((2_816..4_096).contains(&rows), "{rows} rows were computed");
+}
+
+#[test]
 fn a_checkpoint_continues_only_on_the_stream_that_it_was_made_on() {
     let scratch = tempfile::tempdir().unwrap();
     let (corpus, out) = (scratch.path().join("corpus"), scratch.path().join("out"));

@@ -6,8 +6,9 @@
 
 Rows of the site are stored and shuffled once (harvest, shuffle). Each coder is then trained on them by `harvestd run` as a
 replay, and by SAELens' SAETrainer, with the same number of rows, batch, learning rate, warm-up, decay and coefficients; what
-has no counterpart keeps each program's default. Both results, as SAELens folders, are judged by `harvestd eval` on documents
-that neither saw. Writes OUT/quality.json after each coder and goes on where it stopped; prints the table at the end.
+has no counterpart keeps each program's default. All results, as SAELens folders, are judged by one `harvestd eval` on documents
+that neither saw. Goes on where it stopped; --train-only leaves the judging to a later call, so that seeds can be trained side by
+side, each in a process of its own. Writes OUT/quality.json and prints the table.
 
 Needs a Python with sae-lens, pyarrow and torch. The table has processor time, which another load disturbs less than the clock.
 """
@@ -30,6 +31,8 @@ parser.add_argument("--rows", type=int, default=1 << 20)
 parser.add_argument("--seeds", default="1,2")
 parser.add_argument("--only", default="")
 parser.add_argument("--width", type=int, default=4608)
+parser.add_argument("--tokens", type=int, default=65536, help="held-out tokens to judge on")
+parser.add_argument("--train-only", action="store_true")
 parser.add_argument("--table", action="store_true")
 parser.add_argument("--threads", type=int, default=os.cpu_count())
 args = parser.parse_args()
@@ -144,26 +147,38 @@ def ours(name, coder, seed):
     return os.path.join(folder, "saelens"), {"seconds": time.time() - start, "processor_seconds": children() - spent}
 
 
-def rows_of(folder):
-    """All stored rows, [n, d] f32, in the order of the shuffled dataset."""
+def stored_rows(folder):
+    """All stored rows, [n, d] f32, in the order of the shuffled dataset: a file that is mapped, not read."""
     import glob
     import numpy as np
     import pyarrow.parquet as pq
-    import torch
 
-    parts = []
-    for file in sorted(glob.glob(os.path.join(folder, "shards", "**", "*.parquet"), recursive=True)):
-        column = pq.read_table(file, columns=[args.site])[args.site].combine_chunks()
-        parts.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32))
-    return torch.from_numpy(np.concatenate(parts))
+    file = path("rows.npy")
+    if not os.path.exists(file):
+        shards = sorted(glob.glob(os.path.join(folder, "shards", "**", "*.parquet"), recursive=True))
+        lengths = [pq.read_metadata(shard).num_rows for shard in shards]
+        part, out, at = f"{file}.{os.getpid()}", None, 0
+        for shard, n in zip(shards, lengths):
+            column = pq.read_table(shard, columns=[args.site])[args.site].combine_chunks()
+            rows = column.flatten().to_numpy(zero_copy_only=False).reshape(n, -1)
+            if out is None:
+                shape = (sum(lengths), rows.shape[1])
+                out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+            out[at : at + n] = rows
+            at += n
+        out.flush()
+        os.replace(part, file)
+    return np.load(file, mmap_mode="r")
 
 
-def theirs(kind, config, seed, rows, folder):
+def theirs(kind, config, seed, folder):
+    import numpy as np
     import torch
     import sae_lens.saes as saes
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
+    rows = stored_rows(path("shuffled"))
     torch.set_num_threads(args.threads)
     torch.manual_seed(seed)
     settings = getattr(saes, kind + "TrainingSAEConfig")(
@@ -171,12 +186,12 @@ def theirs(kind, config, seed, rows, folder):
         normalize_activations="expected_average_only_in", **config,
     )
     sae = getattr(saes, kind + "TrainingSAE")(settings)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    order = np.random.default_rng(seed).permutation(len(rows))
 
     def batches():
         while True:
             for start in range(0, len(order) - BATCH + 1, BATCH):
-                yield rows[order[start : start + BATCH]]
+                yield torch.from_numpy(rows[np.sort(order[start : start + BATCH])])
 
     steps = args.rows // BATCH
     trainer = SAETrainer(
@@ -201,9 +216,22 @@ def judge(config, coders):
     out = path("judged")
     named = [f"{name}={folder}" for name, folder in coders.items()]
     run(args.harvestd, "eval", config, *[x for n in named for x in ("--coder", n)],
-        "--site", f"saelens={args.site}", "--tokens", "65536", "--out", out)
+        *[x for n in coders if n.startswith("saelens") for x in ("--site", f"{n}={args.site}")], "--tokens", str(args.tokens), "--out", out)
     with open(os.path.join(out, "evaluation.json")) as f:
         return {c["name"]: c for c in json.load(f)["coders"]}
+
+
+def once(folder, train):
+    """Train into `folder` unless that was done; what it took is beside it. -> (folder of the coder, what it took)"""
+    note = folder + ".json"
+    if not os.path.exists(note):
+        coder, took = train()
+        with open(note + ".part", "w") as f:
+            json.dump({"coder": coder, **took}, f)
+        os.replace(note + ".part", note)
+    with open(note) as f:
+        took = json.load(f)
+    return took.pop("coder"), took
 
 
 def table(results):
@@ -215,7 +243,8 @@ def table(results):
             e = pair[by]["evaluation"]
             cells = [f"{e['fvu']:.4f}", f"{e['l0']:.1f}", f"{e['dead_fraction']:.1%}"]
             recovered = (e.get("language_model") or {}).get("ce_recovered")
-            cells += ["" if recovered is None else f"{recovered:.4f}", f"{pair[by]['processor_seconds']:.0f} s"]
+            spent = pair[by].get("processor_seconds")
+            cells += ["" if recovered is None else f"{recovered:.4f}", "" if spent is None else f"{spent:.0f} s"]
             lines.append(f"| `{name}`, {seed} | {'harvestd' if by == 'ours' else 'SAELens'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -225,21 +254,19 @@ if args.table:
         print(table(json.load(f)))
     sys.exit()
 config = harvest()
-results = json.load(open(path("quality.json"))) if os.path.exists(path("quality.json")) else {}
-rows = None
-for name, (coder, kind, settings) in CODERS.items():
-    if args.only and name not in args.only.split(","):
-        continue
-    for seed in map(int, args.seeds.split(",")):
-        key = f"{name}-{seed}"
-        if key in results:
+trained = {}
+for seed in map(int, args.seeds.split(",")):
+    for name, (coder, kind, settings) in CODERS.items():
+        if args.only and name not in args.only.split(","):
             continue
-        mine, took = ours(name, coder, seed)
-        rows = rows_of(path("shuffled")) if rows is None else rows
-        folder = path(f"saelens-{key}")
-        theirs_took = theirs(kind, settings, seed, rows, folder)
-        judged = judge(config, {"ours": mine, "saelens": folder})
-        results[key] = {"ours": {**judged["ours"], **took}}
-        results[key]["saelens"] = {**judged["saelens"], **theirs_took}
-        write("quality.json", results)
+        mine, other = path(f"ours-{name}-{seed}"), path(f"saelens-{name}-{seed}")
+        trained[f"ours-{name}-{seed}"] = once(mine, lambda: ours(name, coder, seed))
+        trained[f"saelens-{name}-{seed}"] = once(other, lambda: (other, theirs(kind, settings, seed, other)))
+if args.train_only:
+    sys.exit()
+results = {}
+for by_name, metrics in judge(config, {name: folder for name, (folder, _) in trained.items()}).items():
+    by, _, key = by_name.partition("-")
+    results.setdefault(key, {})[by] = {**metrics, **trained[by_name][1]}
+write("quality.json", results)
 print(table(results))

@@ -285,7 +285,10 @@ fn trainer_cell(t: &TrainerSummary) -> String {
         lines.push(format!("SAELens folder: {exported}"));
     }
     if let Some(why) = &t.not_in_saelens {
-        lines.push(format!("no SAELens folder: {why}; the checkpoint is the coder"));
+        lines.push(match &t.circuit_tracer {
+            Some(folder) => format!("circuit-tracer folder: {folder} (no SAELens folder: {why})"),
+            None => format!("no SAELens folder: {why}; the checkpoint is the coder"),
+        });
     }
     if let Some(error) = &t.error {
         lines.push(format!("FAILED: {error}"));

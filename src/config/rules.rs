@@ -216,6 +216,11 @@ impl Rules<'_> {
         }
         self.writable(&at("checkpoint.url"));
         self.trained_coder(&at("start_from"), &at("checkpoint.url"));
+        if self.written::<String>(&at("start_from")).is_some()
+            && let Some(why) = coder.as_ref().and_then(|coder| target.never_continues(coder))
+        {
+            self.broken(&at("start_from"), format!("must be left out: {why}"));
+        }
         self.trained_coder(&at("target.base"), &at("checkpoint.url"));
     }
 

@@ -1,7 +1,6 @@
 //! The wiring: queues and stages, last stage first. The only place that makes queues.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::activation::{ActivationBatch, KeepRule};
@@ -10,6 +9,7 @@ use crate::compute::coder_ops::CoderOps;
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::model::Model;
+use crate::pipeline::demand::Demand;
 use crate::pipeline::others::Lookout;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::deliver::Deliver;
@@ -134,9 +134,8 @@ pub fn run_stages<B: CoderOps>(parts: Parts<B>, shared: &Shared<'_>) -> Result<E
     for (part, need) in parts.groups.into_iter().zip(&parts.wanted.trainers) {
         let (sender, input) = batch_queue("train", queue_bytes);
         trainer_outputs.push(TrainerOutput { sender: Some(sender), when_slow: part.when_slow });
-        let finished = Arc::clone(&need.finished);
         let ends = (distributed.clone(), cut_short.clone());
-        training.push(start_trainers(&mut stages, part, (input, ends, finished), shared)?);
+        training.push(start_trainers(&mut stages, part, (input, ends, Arc::clone(&need.demand)), shared)?);
     }
 
     let mut deliver_output = None;
@@ -204,7 +203,7 @@ type Training<B> = (Vec<usize>, crossbeam_channel::Receiver<AllTrained<B>>);
 fn start_trainers<B: CoderOps>(
     stages: &mut Supervisor,
     part: GroupParts<B>,
-    (input, (input_complete, cut_short), finished): (Receiver<SharedBatch>, (Completion, Completion), Arc<AtomicBool>),
+    (input, (input_complete, cut_short), demand): (Receiver<SharedBatch>, (Completion, Completion), Arc<Demand>),
     shared: &Shared<'_>,
 ) -> Result<Training<B>> {
     let metrics = &shared.status.metrics;
@@ -230,7 +229,7 @@ fn start_trainers<B: CoderOps>(
         input,
         input_complete,
         cut_short,
-        finished,
+        demand,
         io: shared.io.clone(),
         stats: metrics.stage(&name),
         status: Arc::clone(shared.status),
@@ -288,6 +287,7 @@ fn start_model<B: CoderOps>(
         keep: head.keep,
         input,
         input_complete: tokenized.clone(),
+        wanted: Arc::clone(&outlet.wanted),
         output: outlet.output,
         complete: outlet.complete,
         stats: metrics.stage("forward"),

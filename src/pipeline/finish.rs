@@ -74,7 +74,14 @@ struct Outcome {
     checkpoint: String,
     error: Option<Error>,
     evaluation: Option<Evaluation>,
-    exported: Option<String>,
+    exported: Written,
+}
+
+/// Folders that a coder was written to.
+#[derive(Default)]
+struct Written {
+    saelens: Option<String>,
+    circuit_tracer: Option<String>,
 }
 
 impl Outcome {
@@ -179,7 +186,13 @@ fn judge(
 }
 
 fn outcome(ended: Option<Result<Trained<Cpu>>>, finished: Option<(Trainer<Cpu>, String)>) -> Outcome {
-    let empty = Outcome { trainer: None, checkpoint: String::new(), error: None, evaluation: None, exported: None };
+    let empty = Outcome {
+        trainer: None,
+        checkpoint: String::new(),
+        error: None,
+        evaluation: None,
+        exported: Written::default(),
+    };
     match (ended, finished) {
         (Some(Ok(trained)), _) => Outcome { trainer: Some(trained.trainer), checkpoint: trained.checkpoint, ..empty },
         (Some(Err(error)), _) => Outcome { error: Some(error), ..empty },
@@ -221,8 +234,10 @@ fn export(
     index: usize,
     outcome: &Outcome,
     about: &ExportMetadata,
-) -> Result<Option<String>> {
-    let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else { return Ok(None) };
+) -> Result<Written> {
+    let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else {
+        return Ok(Written::default());
+    };
     let pipeline = &loaded.pipeline;
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
     let checkpoints = stores.open(&pipeline.trainers[index].checkpoint.url)?;
@@ -231,8 +246,10 @@ fn export(
         let file = checkpoints.child(SPARSIFY_FOLDER).child(&name);
         shared.io.block_on(objects::replace(&file, bytes.into()))?;
     }
+    let mut written = Written::default();
     if trainer.settings().config.target.is_cross_layer() {
-        write_for_circuit_tracer(&checkpoints.child(CIRCUIT_TRACER_FOLDER), trainer, shared, about)?;
+        let place = checkpoints.child(CIRCUIT_TRACER_FOLDER);
+        written.circuit_tracer = write_for_circuit_tracer(&place, trainer, shared, about)?;
     }
     let place = checkpoints.child(export_folder(trainer));
     let mut files = match trainer.not_in_saelens() {
@@ -252,7 +269,8 @@ fn export(
         failpoint("export_file");
     }
     failpoint("export_done");
-    Ok(trainer.not_in_saelens().is_none().then_some(place.shown))
+    written.saelens = trainer.not_in_saelens().is_none().then_some(place.shown);
+    Ok(written)
 }
 
 /// Write a cross-layer transcoder in circuit-tracer's format, its configuration last.
@@ -261,19 +279,20 @@ fn write_for_circuit_tracer(
     trainer: &Trainer<Cpu>,
     shared: &Shared<'_>,
     about: &ExportMetadata,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let files = match trainer.export_as(Format::CircuitTracer, about.clone()) {
         // one of other layers, or of sites that are named otherwise there, is in its checkpoint
         Err(error) if error.kind() == ErrorKind::Config => {
             tracing::info!(trainer = trainer.settings().config.name, "not exported: {error}");
-            return Ok(());
+            return Ok(None);
         }
         files => files?,
     };
+    let written = files.is_some().then(|| place.shown.clone());
     for (name, bytes) in files.into_iter().flatten() {
         shared.io.block_on(objects::replace(&place.child(&name), bytes.into()))?;
     }
-    Ok(())
+    Ok(written)
 }
 
 fn summarise(
@@ -298,7 +317,8 @@ fn summarise(
             l0: evaluation.as_ref().map_or(report.l0, |e| e.sparsity.l0),
             dead_fraction: report.dead_fraction,
             checkpoint: outcome.checkpoint,
-            exported: outcome.exported,
+            exported: outcome.exported.saelens,
+            circuit_tracer: outcome.exported.circuit_tracer,
             not_in_saelens: outcome.trainer.as_ref().and_then(Trainer::not_in_saelens).map(str::to_owned),
             evaluation,
             error_kind: outcome.error.as_ref().map(Error::kind),

@@ -16,6 +16,7 @@ pub mod build;
 pub mod calibrate;
 pub mod coders;
 pub mod columns;
+pub mod demand;
 pub mod evaluate;
 pub mod features;
 pub mod finish;

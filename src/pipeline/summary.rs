@@ -93,7 +93,10 @@ pub struct TrainerSummary {
     /// Folder with the exported coder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exported: Option<String>,
-    /// Why there is none: what SAELens lacks for this coder, whose checkpoint is the coder then.
+    /// Folder with a cross-layer transcoder as circuit-tracer reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_tracer: Option<String>,
+    /// Why there is no exported coder: what SAELens lacks for this coder, whose checkpoint is the coder then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_in_saelens: Option<String>,
     /// Metrics on held-out text.

@@ -1,7 +1,6 @@
 //! The trainers of a run: restored from their checkpoints, and put together where they draw the same batches.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::catalog::checkpoints;
 use crate::compute::cpu::Cpu;
@@ -11,6 +10,7 @@ use crate::error::Result;
 use crate::hooks::SiteWidth;
 use crate::pipeline::build::{GroupParts, Shared, TrainerParts};
 use crate::pipeline::coders;
+use crate::pipeline::demand::Demand;
 use crate::pipeline::stages::train::{CheckpointPolicy, Saved};
 use crate::pipeline::status::TrainerStatus;
 use crate::pipeline::wanted::TrainerNeed;
@@ -158,7 +158,7 @@ impl Trainers {
     pub(super) fn needs(&self) -> Vec<TrainerNeed> {
         let need = |group: &GroupParts<Cpu>| TrainerNeed {
             next_batch: group.group.cursor().next_batch,
-            finished: Arc::new(AtomicBool::new(false)),
+            demand: Arc::new(Demand::of(group.group.rows_needed())),
         };
         self.groups.iter().map(need).collect()
     }

@@ -5,18 +5,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::dataset::commit::UnitProgress;
+use crate::pipeline::demand::Demand;
 use crate::pipeline::others::Others;
+use crate::runtime::shutdown::Shutdown;
+
+/// Between two looks at whether trainers still need rows.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What trainers that draw from one buffer still need.
 #[derive(Clone, Debug)]
 pub struct TrainerNeed {
     /// Index, in the stream, of the first batch that they have not seen.
     pub next_batch: u64,
-    /// Set when each has trained on all its rows, or failed.
-    pub finished: Arc<AtomicBool>,
+    /// How many rows more, and whether each has trained on all its rows, or failed.
+    pub demand: Arc<Demand>,
 }
 
 /// What the dataset, or a column group of it, still needs.
@@ -59,7 +64,7 @@ impl DatasetNeed {
 
 impl TrainerNeed {
     fn wants(&self, index: u64) -> bool {
-        index >= self.next_batch && !self.finished.load(Ordering::Relaxed)
+        index >= self.next_batch && !self.demand.is_finished()
     }
 }
 
@@ -79,11 +84,33 @@ impl Wanted {
         self.by_dataset(unit, batch_in_unit) || self.trainers.iter().any(|t| t.wants(index))
     }
 
+    /// Wait while all who want a batch have enough rows coming already; then whether anybody needs it. A batch cannot be
+    /// passed over and asked for later, since trainers take batches in order. Aborting ends the wait.
+    pub fn is_needed(&self, index: u64, unit: u32, batch_in_unit: u32, shutdown: &Shutdown) -> bool {
+        loop {
+            let mut who = self.trainers.iter().filter(|t| t.wants(index)).peekable();
+            if self.by_dataset(unit, batch_in_unit) {
+                return true;
+            }
+            if who.peek().is_none() || shutdown.is_aborting() {
+                return false;
+            }
+            if who.any(|t| !t.demand.is_met()) {
+                return true;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// A batch of `rows` rows was computed for whoever wants it.
+    pub fn computed(&self, index: u64, rows: usize) {
+        self.trainers.iter().filter(|t| t.wants(index)).for_each(|t| t.demand.sent(rows as u64));
+    }
+
     /// Whether nobody will need anything any more. (The dataset's part is judged by what was committed at the start
     /// and what others committed since: what this run commits ends with the stream itself.)
     pub fn nothing_left(&self) -> bool {
-        self.trainers.iter().all(|t| t.finished.load(Ordering::Relaxed))
-            && self.datasets.iter().all(DatasetNeed::complete)
+        self.trainers.iter().all(|t| t.demand.is_finished()) && self.datasets.iter().all(DatasetNeed::complete)
     }
 }
 
@@ -102,7 +129,7 @@ mod tests {
                 others: Others::default(),
                 n_units: 3,
             }],
-            trainers: vec![TrainerNeed { next_batch: 5, finished: Arc::default() }],
+            trainers: vec![TrainerNeed { next_batch: 5, demand: Arc::new(Demand::of(100)) }],
             batch_sequences: 4,
         }
     }
@@ -131,9 +158,29 @@ mod tests {
     fn a_run_is_over_when_everybody_has_everything() {
         let mut w = wanted();
         assert!(w.by_anyone(5, 1, 0) && !w.by_anyone(4, 1, 0));
-        w.trainers[0].finished.store(true, Ordering::Relaxed);
+        w.trainers[0].demand.finish();
         assert!(!w.by_anyone(5, 1, 0) && !w.nothing_left());
         w.datasets[0].progress = (0..3).map(|u| (u, unit(1, true))).collect();
         assert!(w.nothing_left());
+    }
+
+    #[test]
+    fn a_batch_waits_while_enough_is_coming() {
+        let (w, shutdown) = (wanted(), Shutdown::new(Duration::from_secs(1)));
+        assert!(w.is_needed(5, 1, 0, &shutdown), "a trainer needs rows");
+        w.computed(4, 1000);
+        assert!(w.is_needed(5, 1, 0, &shutdown), "batch 4 was not for it");
+        w.computed(5, 1000);
+        assert!(w.is_needed(6, 2, 0, &shutdown), "the dataset needs it, whatever is coming");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| w.is_needed(6, 1, 0, &shutdown));
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!waits.is_finished());
+            w.trainers[0].demand.consumed(1000, 3);
+            assert!(waits.join().unwrap(), "what came was not enough");
+        });
+        w.computed(6, 1000);
+        w.trainers[0].demand.finish();
+        assert!(!w.is_needed(7, 1, 0, &shutdown));
     }
 }

@@ -14,18 +14,41 @@ use crate::sae::scales::Scales;
 use crate::sae::settings::{CoderSettings, DecoderMapSettings, DecoderNorm, SelectionSettings};
 use crate::sae::state::{CoderState, MovingAverage};
 
+/// A folder's threshold counts as this share of the values of an average that has run for long.
+const THRESHOLD_COUNTS: f64 = 0.1;
+
 /// Norms, or thresholds, that differ by less than this share of the largest are equal.
 const EQUAL: f64 = 1e-3;
+
+/// Why a coder of these settings goes on from no folder whatever, if it does not.
+pub fn never(settings: &CoderSettings) -> Option<&'static str> {
+    let target = &settings.target;
+    if target.parts.len() != 1 || settings.dims.groups > 1 || !target.bias {
+        return Some("only a coder that reads one site and reconstructs one can go on from a folder");
+    }
+    if settings.decoder_map != DecoderMapSettings::Identity {
+        return Some("a folder's decoder is a parameter, that of this coder is made from others");
+    }
+    match settings.selection {
+        SelectionSettings::TopK { .. }
+        | SelectionSettings::BatchTopK { .. }
+        | SelectionSettings::GroupMax { .. }
+        | SelectionSettings::Positive
+        | SelectionSettings::JumpRelu(_)
+        | SelectionSettings::Gated { .. } => None,
+        _ => Some("no folder has a coder of this `coder.type`"),
+    }
+}
 
 /// Whether a coder of these settings, trained on rows that are scaled so, can go on from `coder`.
 ///
 /// # Errors
 /// `Config`, naming what does not fit.
 pub fn check(coder: &ExportedCoder, settings: &CoderSettings, rows: RowScaling) -> Result<()> {
-    let target = &settings.target;
-    if target.parts.len() != 1 || settings.dims.groups > 1 || !target.bias {
-        return Err(Error::config("only a coder that reads one site and reconstructs one can go on from a folder"));
+    if let Some(why) = never(settings) {
+        return Err(Error::config(why));
     }
+    let target = &settings.target;
     if coder.transcodes == target.is_input {
         let (theirs, ours) = if coder.transcodes { ("another site than", "") } else { ("", "another site than ") };
         return Err(Error::config(format!(
@@ -34,9 +57,6 @@ pub fn check(coder: &ExportedCoder, settings: &CoderSettings, rows: RowScaling) 
     }
     if coder.params.find(W_SKIP).is_some() && !target.skip {
         return Err(Error::config("its coder has a skip connection: `target` must have `skip: true`"));
-    }
-    if settings.decoder_map != DecoderMapSettings::Identity {
-        return Err(Error::config("its decoder is a parameter, that of this coder is made from others"));
     }
     let (ours, theirs) = (settings.dims, coder.dims);
     if ours != theirs {
@@ -113,8 +133,8 @@ pub fn start<B: CoderOps>(
     {
         let thresholds = coder.params.extra("threshold");
         let value = thresholds.iter().map(|&t| f64::from(t)).sum::<f64>() / thresholds.len() as f64;
-        // as heavy as an average that has run for long
-        let count = (1.0 / threshold_rate).ceil() as u64;
+        // it counts, but what the rows say soon counts more: a folder's threshold may be of another rule (`top_afa`)
+        let count = (THRESHOLD_COUNTS / threshold_rate).ceil() as u64;
         state.threshold = Some(MovingAverage { value, count });
     }
     let PerParam { w_enc, b_enc, w_dec, b_dec, .. } = &coder.params;

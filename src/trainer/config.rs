@@ -46,9 +46,9 @@ pub struct TrainerConfig {
     pub start_from: Option<String>,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
-    /// Rows in a step.
+    /// Rows in a step. Two at least: the FVU of a step is about the mean of its rows.
     #[serde(default = "default_batch_rows")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 2))]
     pub batch_rows: u32,
     /// Rows to train on in all (a row that is drawn twice counts twice); the schedule's length.
     #[schemars(extend("minimum" = 1))]

@@ -75,6 +75,13 @@ impl<B: CoderOps> Group<B> {
         self.members.iter_mut().map(|(_, trainer)| trainer)
     }
 
+    /// Rows after which all have their rows for certain. 0 if they have.
+    pub fn rows_needed(&self) -> u64 {
+        let missing = |(_, one): &(usize, Trainer<B>)| one.plan.rows.saturating_sub(one.report.rows);
+        let missing = self.members.iter().map(missing).max().unwrap_or(0);
+        self.buffer.rows_until(missing.div_ceil(self.batch_rows as u64), self.batch_rows)
+    }
+
     /// Whether all have left.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

@@ -53,6 +53,15 @@ impl MixingBuffer {
         self.order.iter().map(|&slot| u64::from(self.reuse - self.draws[slot as usize])).sum()
     }
 
+    /// Rows it can take until `batches` batches of `batch` rows were drawn, at most. (Each row that leaves was drawn `reuse`
+    /// times, and the last draw frees nothing that matters.)
+    pub fn rows_until(&self, batches: u64, batch: usize) -> u64 {
+        let drawn = self.len() as u64 * u64::from(self.reuse) - self.draws_left();
+        let leaving =
+            drawn.saturating_add(batches.saturating_sub(1).saturating_mul(batch as u64)) / u64::from(self.reuse);
+        if batches == 0 { 0 } else { (self.capacity - self.len()) as u64 + leaving }
+    }
+
     /// Where its random stream stands.
     pub fn rng(&self) -> &Rng {
         &self.rng
@@ -219,6 +228,33 @@ mod tests {
             for (row, _, draws) in left.iter() {
                 prop_assert_eq!(counts.get(&(row[0] as u32)).copied().unwrap_or(0), draws);
             }
+        }
+
+        #[test]
+        fn rows_until_some_batches_are_enough_and_few_too_many(
+            before in 0usize..200, capacity in 8usize..60, batch in 1usize..8, reuse in 1u8..5, batches in 1u64..30,
+        ) {
+            let mut buffer = MixingBuffer::new(1, capacity, reuse, Seed(3).stream("buffer"));
+            let offer = |buffer: &mut MixingBuffer, most: u64| {
+                let (mut drawn, taken) = (0, buffer.fill(&[0.0], &[0]));
+                while buffer.is_full() && drawn < most {
+                    buffer.draw(batch, &mut Vec::new());
+                    drawn += 1;
+                }
+                (drawn, taken as u64)
+            };
+            for _ in 0..before {
+                offer(&mut buffer, u64::MAX);
+            }
+            let needed = buffer.rows_until(batches, batch);
+            let (mut drawn, mut taken) = (0, 0);
+            while taken < needed && drawn < batches {
+                let one = offer(&mut buffer, batches - drawn);
+                (drawn, taken) = (drawn + one.0, taken + one.1);
+            }
+            prop_assert_eq!(drawn, batches);
+            prop_assert!(needed - taken <= capacity as u64, "{needed} asked for, {taken} taken");
+            prop_assert_eq!(buffer.rows_until(0, batch), 0);
         }
 
         #[test]

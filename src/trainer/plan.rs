@@ -5,6 +5,7 @@ use crate::sae::CoderSettings;
 use crate::sae::config::OptimizerConfig;
 use crate::sae::optim::Schedule;
 use crate::sae::optim::schedule::DecayShape;
+use crate::sae::rows::RowScaling;
 use crate::trainer::TrainerSettings;
 
 /// The settings, checked and in the units of the loop.
@@ -33,8 +34,12 @@ impl Plan {
         }
         let wrong =
             |key: &str, value: String, rule: &str| Err(Error::config(format!("`{key}` is {value}: it must be {rule}")));
-        if config.batch_rows == 0 {
-            return wrong("batch_rows", config.batch_rows.to_string(), "at least 1");
+        if config.batch_rows < 2 {
+            return wrong("batch_rows", config.batch_rows.to_string(), "at least 2: FVU is about the batch's mean");
+        }
+        if config.normalize.rows() == RowScaling::Standard && settings.sites.iter().any(|(_, width)| *width < 2) {
+            let rule = "another: of a row 1 wide its mean leaves nothing";
+            return wrong("normalize", "layer_norm".to_owned(), rule);
         }
         if config.buffer.rows.0 < u64::from(config.batch_rows) {
             let rule = format!("at least `batch_rows` ({})", config.batch_rows);

@@ -11,6 +11,7 @@ use crate::hooks::{HookPoint, SiteWidth};
 use crate::sae::CoderSettings;
 use crate::sae::coders::StandardConfig;
 use crate::sae::config::CoderConfig;
+use crate::sae::continued;
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{Part, Scales};
 use crate::trainer::TrainerSettings;
@@ -142,6 +143,18 @@ impl TargetConfig {
             }
             _ => Scales { input: parts.clone(), output: parts },
         }
+    }
+
+    /// Why such a coder goes on from no folder (`start_from`), if it does not. `None` for settings that are wrong otherwise.
+    pub fn never_continues(&self, coder: &CoderConfig) -> Option<&'static str> {
+        // what decides it is the same for every width
+        let settings = coder.settings(1).ok()?;
+        continued::never(&match self {
+            Self::Autoencoder | Self::Transcoder { .. } => settings,
+            Self::Boosting { .. } => settings.boosting(),
+            Self::Crosscoder { .. } => settings.of_parts(vec![1, 1]),
+            Self::CrossLayer { .. } => settings.across_layers(1, 2),
+        })
     }
 
     /// Keys of a trainer that do not go with it: the key, and what it must be.

@@ -22,8 +22,10 @@ use crate::report::result::FORMAT;
 use crate::report::{CoderReport, HeldOut, PairReport, Report};
 use crate::store::Location;
 
-/// Coders in one evaluation, at most: every two are compared, and the codes of each are kept.
-pub const CODERS_MAX: usize = 16;
+/// Coders in one evaluation, at most: as many as a grid makes. A sample of the codes of each is kept.
+pub const CODERS_MAX: usize = 64;
+/// Of so many, every two are compared: the first.
+pub const PAIRED_MAX: usize = 16;
 
 /// What is evaluated.
 #[derive(Debug)]
@@ -87,7 +89,10 @@ pub fn judge(
         reports.push(report(coder, sums, dictionary.as_ref(), &backend));
     }
     let mut pairs = Vec::new();
-    for second in 0..coders.len() {
+    if coders.len() > PAIRED_MAX {
+        tracing::warn!(coders = coders.len(), "only the first {PAIRED_MAX} are compared with each other");
+    }
+    for second in 0..coders.len().min(PAIRED_MAX) {
         for first in 0..second {
             let (a, b) = (&coders[first].name, &coders[second].name);
             tracing::info!(first = a, second = b, "comparing");

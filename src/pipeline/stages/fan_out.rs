@@ -1,7 +1,6 @@
 //! One activation batch to everybody who wants it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::accounting::DropReason;
 use crate::activation::ActivationBatch;
@@ -91,7 +90,7 @@ impl FanOut {
 
     fn send_to_trainer(&mut self, i: usize, batch: &SharedBatch) {
         if !self.wanted.by_trainer(i, batch.index) {
-            if self.wanted.trainers[i].finished.load(Ordering::Relaxed) {
+            if self.wanted.trainers[i].demand.is_finished() {
                 self.trainers[i].sender = None;
             }
             return;
@@ -102,6 +101,7 @@ impl FanOut {
             WhenSlow::Drop => match sender.try_send(Arc::clone(batch)) {
                 Ok(()) => true,
                 Err(NotSent::Full(batch)) => {
+                    self.wanted.trainers[i].demand.lost(batch.n_rows() as u64);
                     self.run.drop_n(DropReason::SlowTrainer, batch.n_rows() as u64);
                     return;
                 }

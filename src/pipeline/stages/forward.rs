@@ -1,11 +1,14 @@
 //! Token batches to activation batches: owns the model and its device.
 
+use std::sync::Arc;
+
 use crate::activation::{ActivationBatch, KeepRule, capture};
 use crate::compute::Backend;
 use crate::error::Result;
 use crate::hooks::SiteWidth;
 use crate::model::Model;
 use crate::pipeline::stages::Completion;
+use crate::pipeline::wanted::Wanted;
 use crate::runtime::channel::{Receiver, Sender};
 use crate::runtime::clock::Stopwatch;
 use crate::runtime::shutdown::Shutdown;
@@ -26,6 +29,8 @@ pub struct Forward<B: Backend> {
     pub input: Receiver<TokenBatch>,
     /// Whether the input was complete.
     pub input_complete: Completion,
+    /// Who needs what.
+    pub wanted: Arc<Wanted>,
     /// To the fan-out stage.
     pub output: Sender<ActivationBatch>,
     /// Set when the whole input was computed.
@@ -48,6 +53,12 @@ impl<B: Backend> Forward<B> {
             if self.shutdown.is_aborting() {
                 return Ok(self.model);
             }
+            let watch = Stopwatch::start();
+            let needed = || self.wanted.is_needed(batch.index, batch.unit, batch.batch_in_unit, &self.shutdown);
+            if !heartbeat.while_waiting(needed) {
+                continue;
+            }
+            self.stats.blocked.add(watch.elapsed());
             self.stats.items_in.inc();
             failpoint("forward_begun");
             let watch = Stopwatch::start();
@@ -55,6 +66,7 @@ impl<B: Backend> Forward<B> {
             self.stats.busy.add(watch.elapsed());
             failpoint("forward_done");
             self.count(&batch);
+            self.wanted.computed(batch.index, batch.n_rows());
             let watch = Stopwatch::start();
             if heartbeat.while_waiting(|| self.output.send(batch)).is_err() {
                 // the next stage ended; it reports why

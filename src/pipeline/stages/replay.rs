@@ -48,8 +48,13 @@ impl Replay {
                 return Ok(());
             };
             self.stats.busy.add(watch.elapsed());
-            self.count(&batch);
             let watch = Stopwatch::start();
+            let needed = || self.wanted.is_needed(batch.index, batch.unit, batch.batch_in_unit, &self.shutdown);
+            if !heartbeat.while_waiting(needed) {
+                continue;
+            }
+            self.count(&batch);
+            self.wanted.computed(batch.index, batch.n_rows());
             if heartbeat.while_waiting(|| self.output.send(batch)).is_err() {
                 // the next stage ended; it reports why
                 return Ok(());

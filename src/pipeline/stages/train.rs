@@ -1,7 +1,6 @@
 //! Activation batches to coders that draw from one buffer, mostly a single one: feeds the buffer, saves their states.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use crate::catalog::checkpoints;
 use crate::compute::coder_ops::CoderOps;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
+use crate::pipeline::demand::{Demand, FinishAtEnd};
 use crate::pipeline::splice::side_by_side;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::fan_out::SharedBatch;
@@ -36,8 +36,8 @@ pub struct Train<B: CoderOps> {
     pub input_complete: Completion,
     /// Set if the run was told to stop and there was no time for all that was queued.
     pub cut_short: Completion,
-    /// Set when none of them needs more rows.
-    pub finished: Arc<AtomicBool>,
+    /// What they still need; finished when none of them needs more rows.
+    pub demand: Arc<Demand>,
     /// The asynchronous runtime on which uploads run.
     pub io: tokio::runtime::Handle,
     /// Five numbers.
@@ -113,8 +113,9 @@ impl<B: CoderOps> Train<B> {
     /// stage failed, they are saved instead, so that the next run continues exactly here: after what is queued, or when half
     /// of the grace period is over. What ends one trainer does not end the others.
     pub fn run(mut self, heartbeat: &Heartbeat) -> Vec<(usize, Result<Trained<B>>)> {
+        let _at_the_end = FinishAtEnd(Arc::clone(&self.demand));
         let result = self.work(heartbeat);
-        self.finished.store(true, Ordering::Relaxed);
+        self.demand.finish();
         if let Err(error) = result {
             for (line, _) in self.members() {
                 self.end(line, Err(Error::new(error.kind(), error.to_string())));
@@ -151,6 +152,7 @@ impl<B: CoderOps> Train<B> {
             self.stats.items_in.inc();
             self.stats.bytes.add((batch.n_rows() * self.group.settings().width() * 4) as u64);
             self.stats.busy.add(watch.elapsed());
+            self.demand.consumed(batch.n_rows() as u64, self.group.rows_needed());
             drop(batch);
             self.publish();
             self.settle(left);
@@ -188,7 +190,7 @@ impl<B: CoderOps> Train<B> {
     fn settle(&mut self, left: Vec<Left<B>>) {
         if self.group.is_empty() {
             // fan-out learns it before the next batch, and frees what is queued for this stage
-            self.finished.store(true, Ordering::Relaxed);
+            self.demand.finish();
         }
         for (line, trainer) in left {
             let saved = trainer.and_then(|trainer| {
