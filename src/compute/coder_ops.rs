@@ -270,6 +270,17 @@ pub struct SignStep {
     pub share: f64,
 }
 
+/// Rows whose selection was screened ([`CoderOps::encode_topk`], [`CoderOps::encode`]), since the backend was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Screening {
+    /// Rows.
+    pub rows: u64,
+    /// Pre-activations that could have been chosen and were computed precisely.
+    pub candidates: u64,
+    /// Rows of which all were, because no bound could be computed.
+    pub unscreened_rows: u64,
+}
+
 /// Sums of squares of rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SquareSums {
@@ -309,6 +320,44 @@ pub trait CoderOps: Backend {
         among: Option<Subset<'_, Self>>,
         code: &mut Code<Self>,
     );
+
+    /// The code by a rule (see [`CoderOps::select`], which sets `code.k`) of the pre-activations that
+    /// [`CoderOps::encode_topk`] has. Where few can be chosen, `u` need not be held as a whole: the rules of rows' and of the
+    /// batch's largest, and thresholds.
+    fn encode(
+        &self,
+        c: &Self::Tensor,
+        w_enc: &Self::Tensor,
+        b_enc: &Self::Tensor,
+        dims: CoderDims,
+        rule: Rule<'_, Self>,
+        code: &mut Code<Self>,
+    ) where
+        Self: Sized,
+    {
+        let mut u = self.zeros(code.rows * dims.f);
+        self.pre_activations(c, w_enc, b_enc, &mut u, code.rows, dims);
+        self.select(&u, dims.f, rule, code);
+    }
+
+    /// All pre-activations above `floor[i]` as entries of a code, whatever their sign, if they are few enough that it is
+    /// faster than to compute all: `false`, and no code, if not. `floor` `[f]`.
+    fn encode_above(
+        &self,
+        _c: &Self::Tensor,
+        _w_enc: &Self::Tensor,
+        _b_enc: &Self::Tensor,
+        _dims: CoderDims,
+        _floor: &Self::Tensor,
+        _code: &mut Code<Self>,
+    ) -> bool {
+        false
+    }
+
+    /// What selections were spared so far.
+    fn screening(&self) -> Screening {
+        Screening::default()
+    }
 
     /// As [`CoderOps::encode_topk`], where row `b` has only the latents of group `group[b]`: there are `groups` of equal size,
     /// one after the other. `group` `[code.rows]`.
@@ -355,6 +404,10 @@ pub trait CoderOps: Backend {
     /// The code of `code.rows` rows of pre-activations `u` `[rows, f]` by a rule; `code.k` is set, and its buffers grow
     /// where they are too short.
     fn select(&self, u: &Self::Tensor, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>);
+
+    /// As [`CoderOps::select`], from pre-activations that are the entries of a code: those that the rule would choose are
+    /// among them. For [`Rule::Above`] and [`Rule::Near`].
+    fn select_entries(&self, u: &Code<Self>, rule: Rule<'_, Self>, code: &mut Code<Self>);
 
     /// `out[j] = x[subset[j]]`: `x` `[_, d]`, `out` `[subset.len, d]`.
     fn take_rows(&self, x: &Self::Tensor, subset: &Subset<'_, Self>, out: &mut Self::Tensor, d: usize);

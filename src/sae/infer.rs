@@ -166,7 +166,9 @@ impl<B: CoderOps> Inference<'_, B> {
     fn scratch(&self, backend: &B, rows: usize) -> Scratch<B> {
         let CoderDims { d, f, out, groups } = self.dims;
         let (k, dense) = match &self.keep {
-            Keep::TopK { k, score: None } => (*k, false),
+            Keep::TopK { k, .. } => (*k, false),
+            Keep::SignedTopK { k } => (*k, false),
+            Keep::Above(_) => (0, false),
             Keep::Experts(own) => (own.k, false),
             Keep::Pursuit { .. } | Keep::Products => (0, false),
             _ => (0, true),
@@ -210,7 +212,14 @@ impl<B: CoderOps> Inference<'_, B> {
             _ => {}
         }
         let Some(u) = u else {
-            return backend.encode_topk(c, &params.w_enc, &params.b_enc, dims, None, code);
+            let rule = match &self.keep {
+                Keep::Above(threshold) => Rule::Above(threshold),
+                Keep::SignedTopK { k } => Rule::RowLargest { k: *k, score: None, signed: true },
+                Keep::TopK { k, score } => Rule::RowLargest { k: *k, score: score.as_ref(), signed: false },
+                // those that hold pre-activations
+                _ => Rule::Positive,
+            };
+            return backend.encode(c, &params.w_enc, &params.b_enc, dims, rule, code);
         };
         if let Keep::Pairs { shape, k } = &self.keep {
             let mut parts = backend.zeros(n * shape.parts());
@@ -219,17 +228,11 @@ impl<B: CoderOps> Inference<'_, B> {
         }
         backend.pre_activations(c, &params.w_enc, &params.b_enc, u, n, dims);
         match &self.keep {
-            Keep::TopK { k, score } => {
-                backend.select(u, dims.f, Rule::RowLargest { k: *k, score: score.as_ref(), signed: false }, code);
-            }
             Keep::GroupLargest { groups } => backend.select(u, dims.f, Rule::GroupLargest { groups: *groups }, code),
-            Keep::SignedTopK { k } => {
-                backend.select(u, dims.f, Rule::RowLargest { k: *k, score: None, signed: true }, code)
-            }
             // encoded above
+            Keep::TopK { .. } | Keep::SignedTopK { .. } | Keep::Above(_) => {}
             Keep::Pursuit { .. } | Keep::Pairs { .. } | Keep::Experts(_) | Keep::Products => {}
             Keep::Positive => backend.select(u, dims.f, Rule::Positive, code),
-            Keep::Above(threshold) => backend.select(u, dims.f, Rule::Above(threshold), code),
             Keep::Gated { gain, offset } => {
                 gate.rows = n;
                 backend.select(u, dims.f, Rule::Positive, gate);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::compute::coder_ops::{
     AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, PairShape, PenaltyGradients,
-    PenaltyShape, Rule, SignStep, SquareSums, Subset,
+    PenaltyShape, Rule, Screening, SignStep, SquareSums, Subset,
 };
 use crate::compute::cpu::sparse::OfLatents;
 use crate::compute::cpu::{Cpu, adam, dense, entries, orthogonalize, pairs, reduce, select, sparse, topk};
@@ -41,6 +41,34 @@ impl CoderOps for Cpu {
         let (n, k) = (code.rows, code.k);
         let out = topk::CodeOut { latents: &mut code.latents[..n * k], values: &mut code.values[..n * k], k };
         topk::encode_topk(self, c, (w_enc, b_enc), dims, among.map(|s| &s.latents[..s.len]), out);
+    }
+
+    fn encode(
+        &self,
+        c: &Vec<f32>,
+        w_enc: &Vec<f32>,
+        b_enc: &Vec<f32>,
+        dims: CoderDims,
+        rule: Rule<'_, Self>,
+        code: &mut Code<Self>,
+    ) {
+        topk::encode(self, c, (w_enc, b_enc), dims, rule, code);
+    }
+
+    fn encode_above(
+        &self,
+        c: &Vec<f32>,
+        w_enc: &Vec<f32>,
+        b_enc: &Vec<f32>,
+        dims: CoderDims,
+        floor: &Vec<f32>,
+        code: &mut Code<Self>,
+    ) -> bool {
+        topk::encode_above(self, c, (w_enc, b_enc), dims, &floor[..dims.f], code)
+    }
+
+    fn screening(&self) -> Screening {
+        self.screened.so_far()
     }
 
     fn encode_topk_grouped(
@@ -85,6 +113,10 @@ impl CoderOps for Cpu {
 
     fn select(&self, u: &Vec<f32>, f: usize, rule: Rule<'_, Self>, code: &mut Code<Self>) {
         select::select(self, u, f, rule, code);
+    }
+
+    fn select_entries(&self, u: &Code<Self>, rule: Rule<'_, Self>, code: &mut Code<Self>) {
+        entries::choose(self, u, rule, code);
     }
 
     fn take_rows(&self, x: &Vec<f32>, subset: &Subset<'_, Self>, out: &mut Vec<f32>, d: usize) {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::compute::coder_ops::{ByLatent, Code, NO_LATENT, PenaltyGradients, PenaltyShape};
+use crate::compute::coder_ops::{ByLatent, Code, NO_LATENT, PenaltyGradients, PenaltyShape, Rule};
 use crate::compute::cpu::Cpu;
 
 /// Rows of a task.
@@ -46,6 +46,50 @@ pub(super) fn affine(cpu: &Cpu, from: &Code<Cpu>, gain: &[f32], offset: &[f32], 
             for (&latent, &value) in latents.iter().zip(values).take_while(|(latent, _)| **latent != NO_LATENT) {
                 let value = gain[latent as usize].mul_add(value, offset[latent as usize]);
                 if value > 0.0 {
+                    (to_latents[at], to_values[at]) = (latent, value);
+                    at += 1;
+                }
+            }
+        });
+    });
+}
+
+/// See [`crate::compute::CoderOps::select_entries`].
+pub(super) fn choose(cpu: &Cpu, u: &Code<Cpu>, rule: Rule<'_, Cpu>, to: &mut Code<Cpu>) {
+    let value = |latent: usize, u: f32| match &rule {
+        Rule::Above(threshold) => (u > threshold[latent] && u > 0.0).then_some(u),
+        Rule::Near { threshold, half_width } => {
+            let value = if u > threshold[latent] { u } else { 0.0 };
+            ((u - threshold[latent]).abs() < *half_width as f32).then_some(value)
+        }
+        // its entries are not enough to choose from
+        _ => None,
+    };
+    let (k, places) = (u.k, u.places());
+    (to.rows, to.k) = (u.rows, 0);
+    if k == 0 {
+        return;
+    }
+    let rows = u.latents[..places].par_chunks(k).zip(u.values[..places].par_chunks(k)).with_min_len(ROWS);
+    let count = |(latents, values): (&[u32], &[f32])| {
+        let used = latents.iter().zip(values).take_while(|(latent, _)| **latent != NO_LATENT);
+        used.filter(|(latent, u)| value(**latent as usize, **u).is_some()).count()
+    };
+    to.k = cpu.run(|| rows.clone().map(count).max().unwrap_or(0));
+    let (width, out) = (to.k, to.places());
+    if width == 0 {
+        return;
+    }
+    to.latents.resize(to.latents.len().max(out), NO_LATENT);
+    to.values.resize(to.values.len().max(out), 0.0);
+    let out = to.latents[..out].par_chunks_mut(width).zip(to.values[..out].par_chunks_mut(width));
+    cpu.run(|| {
+        rows.zip(out).for_each(|((latents, values), (to_latents, to_values))| {
+            to_latents.fill(NO_LATENT);
+            to_values.fill(0.0);
+            let mut at = 0;
+            for (&latent, &u) in latents.iter().zip(values).take_while(|(latent, _)| **latent != NO_LATENT) {
+                if let Some(value) = value(latent as usize, u) {
                     (to_latents[at], to_values[at]) = (latent, value);
                     at += 1;
                 }

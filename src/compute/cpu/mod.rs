@@ -12,6 +12,7 @@ mod embedding;
 mod entries;
 mod experts;
 pub mod heap;
+pub mod isa;
 mod matmul;
 mod matrix;
 mod model;
@@ -22,6 +23,7 @@ pub(crate) mod peak;
 pub(crate) mod product;
 mod reduce;
 mod rope;
+mod screen;
 mod select;
 pub(crate) mod simd;
 mod sparse;
@@ -36,30 +38,51 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::compute::backend::{Backend, LinearDims, MatrixFormat};
+use crate::compute::cpu::isa::Isa;
 use crate::compute::cpu::product::Panels;
 use crate::compute::cpu::simd::Vectors;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// The CPU and its pool of compute threads.
 pub struct Cpu {
     pool: rayon::ThreadPool,
+    isa: Isa,
+    screened: screen::Counts,
 }
 
 impl Cpu {
     /// A backend with `threads` compute threads; 0 means one for each core that this process may use.
     pub fn new(threads: usize) -> Result<Self> {
+        Self::with_isa(threads, Isa::of_machine())
+    }
+
+    /// As [`Cpu::new`], with no more instructions than `isa`. Training gives the same bits with any.
+    ///
+    /// # Errors
+    /// `Config` if the machine does not have it; `Unavailable` if threads cannot be started.
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
+        if isa > Isa::of_machine() {
+            let has = Isa::of_machine();
+            return Err(Error::config(format!("this machine has no `{isa}` instructions, it has `{has}`")));
+        }
         let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("compute-{i}"))
+            .start_handler(move |_| isa.choose())
             .build()
             .or_kind(ErrorKind::Unavailable, || format!("cannot start {threads} compute threads"))?;
-        Ok(Self { pool })
+        Ok(Self { pool, isa, screened: screen::Counts::default() })
     }
 
     /// Compute threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
+    }
+
+    /// The instructions it uses.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Run `work` inside the pool.

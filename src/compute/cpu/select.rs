@@ -133,7 +133,7 @@ impl RowRule for BelowAmong<'_> {
 
 /// What is ranked: the bits of `u * score`, whose order is that of the numbers; 0 unless `u` is positive.
 #[inline(always)]
-fn key(u: f32, score: Option<&[f32]>, i: usize) -> u32 {
+pub(super) fn key(u: f32, score: Option<&[f32]>, i: usize) -> u32 {
     if u > 0.0 { (u * score.map_or(1.0, |s| s[i])).to_bits() } else { 0 }
 }
 
@@ -146,7 +146,7 @@ struct RowLargest<'a> {
 
 /// As [`key`], for numbers of any sign; 0 for what is not a number.
 #[inline(always)]
-fn signed_key(u: f32, score: Option<&[f32]>, i: usize) -> u32 {
+pub(super) fn signed_key(u: f32, score: Option<&[f32]>, i: usize) -> u32 {
     // adding 0 makes -0 a 0: they are equal
     let scored = u * score.map_or(1.0, |s| s[i]) + 0.0;
     let bits = scored.to_bits();

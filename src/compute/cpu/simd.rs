@@ -5,10 +5,12 @@
 //! [`LANES`] partial sums, whatever the machine, and `mul_add` is fused everywhere (in software, slowly, where the
 //! hardware cannot).
 
+use crate::compute::cpu::isa::Isa;
+
 /// Partial sums of a reduction: two AVX-512 registers, four AVX2 registers.
 const LANES: usize = 32;
 
-/// The widest vectors that this machine computes with.
+/// The widest vectors that loops on this thread are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vectors {
     /// 512 bits: `avx512f,avx512vl,avx512bw,avx512dq,avx2,fma`.
@@ -22,16 +24,16 @@ pub(crate) enum Vectors {
 }
 
 impl Vectors {
-    /// Those of this machine (the standard library remembers them: a few loads).
+    /// Those of [`Isa::here`].
     #[inline(always)]
     pub(crate) fn here() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            let whole = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
-            let small = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq");
-            return if whole && small { Self::Avx512 } else { Self::Avx2 };
+        match Isa::here() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => Self::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Self::Avx2,
+            _ => Self::Baseline,
         }
-        Self::Baseline
     }
 }
 

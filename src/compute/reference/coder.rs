@@ -147,6 +147,14 @@ impl CoderOps for Reference {
         select::select(u, f, &rule, code);
     }
 
+    fn select_entries(&self, u: &Code<Self>, rule: Rule<'_, Self>, code: &mut Code<Self>) {
+        let f = u.latents[..u.places()].iter().filter(|i| **i != NO_LATENT).max().map_or(0, |&i| i as usize + 1);
+        let mut all = vec![f64::NEG_INFINITY; u.rows * f];
+        entries(u).for_each(|(b, _, i, value)| all[b * f + i] = value);
+        code.rows = u.rows;
+        select::select(&all, f, &rule, code);
+    }
+
     fn take_rows(&self, x: &Vec<f64>, subset: &Subset<'_, Self>, out: &mut Vec<f64>, d: usize) {
         for (j, &i) in subset.latents[..subset.len].iter().enumerate() {
             out[j * d..][..d].copy_from_slice(&x[i as usize * d..][..d]);

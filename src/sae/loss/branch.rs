@@ -18,19 +18,18 @@ pub struct Branch<B: CoderOps> {
     held: Held<B>,
 }
 
-/// The latents that a branch looks at, gathered: encoder rows, biases, scores, `[n, len]` pre-activations.
+/// The latents that a branch looks at, gathered: encoder rows, biases, scores.
 struct Held<B: CoderOps> {
     w_enc: B::Tensor,
     b_enc: B::Tensor,
     score: B::Tensor,
-    u: B::Tensor,
 }
 
 /// The latents that a branch chooses from.
 pub struct Among<'a, B: CoderOps> {
     /// Which.
     pub subset: Subset<'a, B>,
-    /// Whether their pre-activations are held, as a score and a sign need.
+    /// Whether they are gathered first, as a score and a sign need.
     pub holds: bool,
     /// `[f]` weights of the ranking.
     pub score: Option<&'a B::Tensor>,
@@ -52,7 +51,6 @@ impl<B: CoderOps> Branch<B> {
                 w_enc: backend.zeros(0),
                 b_enc: backend.zeros(0),
                 score: backend.zeros(0),
-                u: backend.zeros(0),
             },
         }
     }
@@ -108,20 +106,20 @@ impl<B: CoderOps> Branch<B> {
         input: &BranchInput<'_, B>,
         Among { subset, score, signed, .. }: Among<'_, B>,
     ) {
-        let (k, len, n) = (self.code.k, subset.len, input.n);
-        let Held { w_enc, b_enc, score: own_score, u } = &mut self.held;
+        let (k, len) = (self.code.k, subset.len);
+        let Held { w_enc, b_enc, score: own_score } = &mut self.held;
         make_room(backend, w_enc, len * d);
         make_room(backend, b_enc, len);
-        make_room(backend, u, n * len);
         backend.take_rows(&params.w_enc, &subset, w_enc, d);
         backend.take_rows(&params.b_enc, &subset, b_enc, 1);
-        backend.pre_activations(input.c, w_enc, b_enc, u, n, CoderDims { d, f: len, out, groups: 1 });
         let score = score.map(|score| {
             make_room(backend, own_score, len);
             backend.take_rows(score, &subset, own_score, 1);
             &*own_score
         });
-        backend.select(u, len, Rule::RowLargest { k, score, signed }, &mut self.code);
+        let dims = CoderDims { d, f: len, out, groups: 1 };
+        let rule = Rule::RowLargest { k, score, signed };
+        backend.encode(input.c, w_enc, b_enc, dims, rule, &mut self.code);
         backend.rename(&mut self.code, &subset);
     }
 

@@ -4,33 +4,31 @@
 //! that batches kept ([`crate::sae::state`]).
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::{Code, CoderDims, Rule};
+use crate::compute::coder_ops::{Code, Rule};
 use crate::sae::selection::{Input, Selection};
 use crate::sae::settings::KAnneal;
 
 /// `f = u` where `u` (or `u |w_dec|`) is among the `k n` largest of the batch and positive.
-pub struct BatchTopK<B: CoderOps> {
+pub struct BatchTopK {
     k: f64,
     anneal: Option<KAnneal>,
     ranked: bool,
-    /// `[rows, f]`.
-    u: B::Tensor,
 }
 
-impl<B: CoderOps> BatchTopK<B> {
-    /// For batches of up to `rows` rows; `ranked`: by `u |w_dec|`.
-    pub fn new(backend: &B, dims: CoderDims, rows: usize, (k, anneal): (f64, Option<KAnneal>), ranked: bool) -> Self {
-        Self { k, anneal, ranked, u: backend.zeros(rows * dims.f) }
+impl BatchTopK {
+    /// `ranked`: by `u |w_dec|`.
+    pub fn new((k, anneal): (f64, Option<KAnneal>), ranked: bool) -> Self {
+        Self { k, anneal, ranked }
     }
 }
 
-impl<B: CoderOps> Selection<B> for BatchTopK<B> {
+impl<B: CoderOps> Selection<B> for BatchTopK {
     fn encode(&mut self, input: &Input<'_, B>, code: &mut Code<B>) {
         let Input { backend, params, dims, c, n, norms, step, .. } = *input;
         code.rows = n;
-        backend.pre_activations(c, &params.w_enc, &params.b_enc, &mut self.u, n, dims);
         let k = self.anneal.map_or(self.k, |anneal| anneal.at(step, self.k));
         let count = (k * n as f64).floor() as usize;
-        backend.select(&self.u, dims.f, Rule::BatchLargest { count, score: self.ranked.then_some(norms) }, code);
+        let rule = Rule::BatchLargest { count, score: self.ranked.then_some(norms) };
+        backend.encode(c, &params.w_enc, &params.b_enc, dims, rule, code);
     }
 }

@@ -20,8 +20,11 @@ use crate::sae::settings::{JumpReluSettings, L0Penalty, warmup};
 /// See the module.
 pub struct JumpRelu<B: CoderOps> {
     settings: JumpReluSettings,
-    /// `[rows, f]`.
+    /// `[rows, f]`, where all pre-activations are held.
     u: B::Tensor,
+    /// Those above the windows' lower ends, where only they are.
+    few: Code<B>,
+    holds_all: bool,
     window: Entries<B>,
     /// Entries that the pre-activation loss lifts, while it is on.
     below: Entries<B>,
@@ -34,23 +37,75 @@ impl<B: CoderOps> JumpRelu<B> {
     pub fn new(backend: &B, dims: CoderDims, rows: usize, settings: JumpReluSettings) -> Self {
         let f = dims.f;
         let (window, below) = (Entries::new(backend, f), Entries::new(backend, f));
-        Self { settings, u: backend.zeros(rows * f), window, below, below_set: backend.index(f), has_below: false }
+        let few = Code::new(backend, rows, 0);
+        let (below_set, u) = (backend.index(f), backend.zeros(0));
+        Self { settings, u, few, holds_all: true, window, below, below_set, has_below: false }
+    }
+
+    /// The pre-activations of a batch: those that can be in the code or in a window if they are few, else all.
+    fn pre_activations(&mut self, input: &Input<'_, B>) {
+        let Input { backend, params, dims, c, n, .. } = *input;
+        let half = self.settings.bandwidth / 2.0;
+        let floor: Vec<f64> = host(backend, params.extra("threshold"), dims.f);
+        // a hair below: the window's ends are compared with what was rounded
+        let floor: Vec<f64> = floor.into_iter().map(|t| t.min(t - half) - 1e-5 * (t.abs() + half)).collect();
+        let mut floors = backend.zeros(dims.f);
+        backend.write_f64(&mut floors, 0, &floor);
+        self.few.rows = n;
+        let lifts_all = self.settings.pre_act_all && self.settings.pre_act_coefficient > 0.0;
+        self.holds_all =
+            lifts_all || !backend.encode_above(c, &params.w_enc, &params.b_enc, dims, &floors, &mut self.few);
+        if self.holds_all {
+            make_room(backend, &mut self.u, n * dims.f);
+            backend.pre_activations(c, &params.w_enc, &params.b_enc, &mut self.u, n, dims);
+        }
+    }
+
+    /// The entries by a rule, of the pre-activations that are held.
+    fn choose(&self, backend: &B, f: usize, rule: Rule<'_, B>, code: &mut Code<B>) {
+        match self.holds_all {
+            true => backend.select(&self.u, f, rule, code),
+            false => backend.select_entries(&self.few, rule, code),
+        }
+    }
+
+    /// What is below the thresholds of some latents, whose pre-activations are computed if they are not held.
+    fn choose_below(&mut self, input: &Input<'_, B>, latents: &[u32]) {
+        let Input { backend, params, dims, c, n, .. } = *input;
+        let threshold = params.extra("threshold");
+        backend.write_index(&mut self.below_set, latents);
+        let among = Subset { latents: &self.below_set, len: latents.len() };
+        self.below.code.rows = n;
+        if self.holds_all {
+            let rule = Rule::Below { threshold, among };
+            return backend.select(&self.u, dims.f, rule, &mut self.below.code);
+        }
+        let gathered = |from: &B::Tensor, d| {
+            let mut to = backend.zeros(among.len * d);
+            backend.take_rows(from, &among, &mut to, d);
+            to
+        };
+        let (w, b) = (gathered(&params.w_enc, dims.d), gathered(&params.b_enc, 1));
+        let (threshold, len) = (gathered(threshold, 1), among.len);
+        let mut u = backend.zeros(n * len);
+        backend.pre_activations(c, &w, &b, &mut u, n, CoderDims { f: len, ..dims });
+        let mut each = backend.index(len);
+        backend.write_index(&mut each, &(0..len as u32).collect::<Vec<_>>());
+        let rule = Rule::Below { threshold: &threshold, among: Subset { latents: &each, len } };
+        backend.select(&u, len, rule, &mut self.below.code);
+        backend.rename(&mut self.below.code, &among);
     }
 
     /// `sum relu(t - u) |w_dec|` over the rows: sets the term, and gives the loss and the thresholds' gradients.
     fn pre_activation_loss(&mut self, input: &Input<'_, B>, pass: &mut Pass<'_, B>) -> (f64, Vec<f64>) {
-        let Input { backend, params, dims, n, norms, dead, .. } = *input;
+        let Input { backend, dims, n, norms, dead, .. } = *input;
         let all: Vec<u32> = (0..dims.f as u32).collect();
         let latents = if self.settings.pre_act_all { &all } else { dead };
         self.has_below = self.settings.pre_act_coefficient > 0.0 && !latents.is_empty();
         if !self.has_below {
             return (0.0, vec![0.0; dims.f]);
         }
-        backend.write_index(&mut self.below_set, latents);
-        let among = Subset { latents: &self.below_set, len: latents.len() };
-        self.below.code.rows = n;
-        let rule = Rule::Below { threshold: params.extra("threshold"), among };
-        backend.select(&self.u, dims.f, rule, &mut self.below.code);
+        self.choose_below(input, latents);
         self.below.group(backend, dims.f);
         self.below.g = backend.zeros(self.below.code.places());
         let mut g_norms = backend.zeros(self.below.code.places());
@@ -85,10 +140,10 @@ fn l0_penalty(penalty: L0Penalty, fired: &[u32], n: usize) -> (f64, Box<dyn Fn(u
 
 impl<B: CoderOps> Selection<B> for JumpRelu<B> {
     fn encode(&mut self, input: &Input<'_, B>, code: &mut Code<B>) {
-        let Input { backend, params, dims, c, n, .. } = *input;
+        let Input { backend, params, dims, n, .. } = *input;
         code.rows = n;
-        backend.pre_activations(c, &params.w_enc, &params.b_enc, &mut self.u, n, dims);
-        backend.select(&self.u, dims.f, Rule::Above(params.extra("threshold")), code);
+        self.pre_activations(input);
+        self.choose(backend, dims.f, Rule::Above(params.extra("threshold")), code);
     }
 
     fn backward(&mut self, input: &Input<'_, B>, pass: &mut Pass<'_, B>) -> SelectionLosses {
@@ -99,7 +154,9 @@ impl<B: CoderOps> Selection<B> for JumpRelu<B> {
 
         self.window.code.rows = n;
         let rule = Rule::Near { threshold, half_width: bandwidth / 2.0 };
-        backend.select(&self.u, dims.f, rule, &mut self.window.code);
+        let mut window = std::mem::replace(&mut self.window.code, Code::new(backend, 0, 0));
+        self.choose(backend, dims.f, rule, &mut window);
+        self.window.code = window;
         self.window.group(backend, dims.f);
         make_room(backend, &mut self.window.g, self.window.code.places());
         pass.reconstruction.entry_gradients(input, &self.window.code, &mut self.window.g);

@@ -126,13 +126,9 @@ pub fn build<B: CoderOps>(backend: &B, settings: &CoderSettings, rows: usize) ->
     let (dims, ranked) = (settings.dims, settings.decoder == DecoderNorm::Ranked);
     let anneal = settings.k_anneal;
     match &settings.selection {
-        SelectionSettings::TopK { k } => Box::new(topk::TopK::new(backend, dims, rows, (*k, anneal), ranked)),
-        SelectionSettings::SignedTopK { k, .. } => {
-            Box::new(signed_topk::SignedTopK::new(backend, dims, rows, *k, anneal))
-        }
-        SelectionSettings::BatchTopK { k, .. } => {
-            Box::new(batch_topk::BatchTopK::new(backend, dims, rows, (*k, anneal), ranked))
-        }
+        SelectionSettings::TopK { k } => Box::new(topk::TopK::new((*k, anneal), ranked)),
+        SelectionSettings::SignedTopK { k, .. } => Box::new(signed_topk::SignedTopK::new(*k, anneal)),
+        SelectionSettings::BatchTopK { k, .. } => Box::new(batch_topk::BatchTopK::new((*k, anneal), ranked)),
         SelectionSettings::TopAfa { coefficient, .. } => {
             Box::new(top_afa::TopAfa::new(backend, dims, rows, *coefficient))
         }

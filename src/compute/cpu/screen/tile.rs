@@ -1,0 +1,87 @@
+//! Cheap products of a block of rows with a block of latents: by the machine's bfloat16 unit where it has one.
+
+use crate::compute::cpu::isa::Isa;
+use crate::compute::cpu::screen::bounds::BLOCK;
+
+/// Rows of a tile: with four registers a row, as many as there are registers for.
+pub(super) const TILE_ROWS: usize = 6;
+
+/// Whether products are of bfloat16 pairs on this thread.
+pub(super) fn packs() -> bool {
+    cfg!(target_arch = "x86_64") && Isa::here() >= Isa::Avx512Bf16
+}
+
+/// `z[i, j] = sum_p x[i, p] w[p, j]` over pairs: `x` `[6, d2]`, `w` `[d2, 64]`, `z` `[6, 64]`. Only where [`packs`].
+#[cfg(target_arch = "x86_64")]
+pub(super) fn pair_products(x: &[u32], w: &[u32], z: &mut [f32; TILE_ROWS * BLOCK], d2: usize) {
+    assert!(x.len() >= TILE_ROWS * d2 && w.len() >= BLOCK * d2, "a tile of {d2} pairs");
+    // SAFETY: the machine has the instructions, as `packs` found; the assert gives the extents that are read.
+    unsafe { pair_products_avx512(x.as_ptr(), w.as_ptr(), z, d2) }
+}
+
+/// Without the instructions there are no pairs.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn pair_products(_: &[u32], _: &[u32], z: &mut [f32; TILE_ROWS * BLOCK], _: usize) {
+    z.fill(f32::NAN);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16,avx512vl,avx512bw,avx512dq")]
+unsafe fn pair_products_avx512(x: *const u32, w: *const u32, z: &mut [f32; TILE_ROWS * BLOCK], d2: usize) {
+    use std::arch::x86_64::{
+        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    const LANES: usize = 16;
+    const WIDE: usize = BLOCK / LANES;
+    // SAFETY: both are 64 bytes in which every pattern of bits is a value.
+    let pairs = |t: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(t) };
+    let mut sums = [[_mm512_setzero_ps(); WIDE]; TILE_ROWS];
+    for p in 0..d2 {
+        // SAFETY: p < d2, and the caller has w of 64 d2 pairs.
+        let row: [__m512bh; WIDE] =
+            std::array::from_fn(|v| pairs(unsafe { _mm512_loadu_si512(w.add(p * BLOCK + v * LANES).cast()) }));
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above, with x of 6 d2 pairs.
+            let value = pairs(_mm512_set1_epi32(unsafe { *x.add(i * d2 + p) } as i32));
+            for (sum, &row) in sums.iter_mut().zip(&row) {
+                *sum = _mm512_dpbf16_ps(*sum, value, row);
+            }
+        }
+    }
+    for (sums, z) in sums.iter().zip(z.as_chunks_mut::<BLOCK>().0) {
+        for (&sum, z) in sums.iter().zip(z.as_chunks_mut::<LANES>().0) {
+            // SAFETY: z has room for the 16 numbers.
+            unsafe { _mm512_storeu_ps(z.as_mut_ptr(), sum) };
+        }
+    }
+}
+
+/// `z[i, j] = sum_p x[i, p] w[j, p]`: `x` `[rows, d]`, `w` `[latents, d]`, `z` `[rows, stride]`, in f32, on this thread.
+pub(super) fn plain_products(x: &[f32], w: &[f32], z: &mut [f32], (d, stride): (usize, usize)) {
+    let (rows, latents) = (z.len() / stride, w.len() / d);
+    assert!(x.len() >= rows * d && latents <= stride, "{rows} x {latents} x {d}");
+    // SAFETY: the assert gives the extents that these strides address; z is not aliased (&mut).
+    unsafe {
+        gemm::gemm(
+            latents,
+            rows,
+            d,
+            z.as_mut_ptr(),
+            stride as isize,
+            1,
+            false,
+            w.as_ptr(),
+            1,
+            d as isize,
+            x.as_ptr(),
+            d as isize,
+            1,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
