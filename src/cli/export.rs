@@ -11,8 +11,8 @@ use tokio::runtime::Runtime;
 use super::{Globals, Outcome, async_runtime, output};
 use crate::catalog::checkpoints;
 use crate::catalog::columns::View;
-use crate::compute::cpu::Cpu;
 use crate::config::Harvest;
+use crate::config::env;
 use crate::error::{Error, Result};
 use crate::export::{self, CacheOptions, Exported};
 use crate::hub::HubName;
@@ -152,7 +152,7 @@ fn read(from: Location, args: &ExportArgs, globals: &Globals, runtime: &Runtime)
         Some(file) => about(globals.load(file)?.pipeline.harvest()?, prepend_bos),
         None => ExportMetadata::default(),
     };
-    let trainer = Trainer::restore(Arc::new(Cpu::new(1)?), settings, &files)?;
+    let trainer = Trainer::restore(Arc::new(env::cpu(1)?), settings, &files)?;
     Ok(Found { coder: trainer.exported(about)?, from: checkpoint.folder, rows: Some(trainer.report().rows) })
 }
 

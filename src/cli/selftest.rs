@@ -9,8 +9,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Failure, Globals, Outcome, async_runtime, model_folder, output};
-use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
+use crate::config::env;
 use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, ErrorKind, Result};
@@ -98,7 +98,7 @@ pub(crate) fn execute(args: &SelftestArgs, globals: &Globals) -> Outcome {
     let subject = if is_pipeline { of_pipeline(args, globals)? } else { of_model(args)? };
     let Subject { source, batches, dtype, threads } = subject;
     let dtype = args.dtype.map_or(dtype, ModelDtype::from);
-    let backend = Arc::new(Cpu::new(threads)?);
+    let backend = Arc::new(env::cpu(threads)?);
     let tokens = batches.iter().map(TokenBatch::n_tokens).max().unwrap_or(1);
     let shape = BatchShape { max_tokens: tokens, context_length: tokens };
     let errors = compare(backend, &source, shape, dtype.matrix_format(), &batches)?;

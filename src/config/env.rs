@@ -5,6 +5,8 @@
 
 use super::document::{Data, Node, Path, Step};
 use super::problems::{Problem, Severity};
+use crate::compute::cpu::Cpu;
+use crate::error::Result;
 
 /// Where variables come from.
 pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -13,6 +15,18 @@ pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 #[allow(clippy::disallowed_methods)] // this is where it is read
 pub fn of_process(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// The CPU with `threads` compute threads (0: one for each core), and with no more instructions than `HARVESTD_ISA` names:
+/// `baseline`, `avx2`, `avx512` or `avx512bf16`. Training from stored rows gives the same bytes with any.
+///
+/// # Errors
+/// `Config` if the variable names none, or one that the machine does not have; as [`Cpu::new`] otherwise.
+pub fn cpu(threads: usize) -> Result<Cpu> {
+    match of_process("HARVESTD_ISA").filter(|name| !name.is_empty()) {
+        Some(name) => name.parse().and_then(|isa| Cpu::with_isa(threads, isa)).map_err(|e| e.context("`HARVESTD_ISA`")),
+        None => Cpu::new(threads),
+    }
 }
 
 /// Put variables into every text of the tree.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::compute::cpu::Cpu;
 use crate::config::Loaded;
+use crate::config::env;
 use crate::error::{Error, Result};
 use crate::evaluation::geometry::norms;
 use crate::features::cache::Cache;
@@ -81,7 +82,7 @@ pub struct Outcome {
 /// # Errors
 /// `Config` if there is no coder, no text, or a coder does not fit its site; `Data` if a folder or checkpoint cannot be read.
 pub fn find(loaded: &Loaded, located: &Located, wanted: &Wanted, io: &tokio::runtime::Handle) -> Result<Outcome> {
-    let backend = Arc::new(Cpu::new(loaded.pipeline.harvest()?.model.threads as usize)?);
+    let backend = Arc::new(env::cpu(loaded.pipeline.harvest()?.model.threads as usize)?);
     let coders = coders::open(loaded, Some(located), &wanted.chosen, &backend, io)?;
     if let Some(coder) = coders.iter().find(|coder| coder.name.contains(['/', '\\']) || coder.name.starts_with('.')) {
         return Err(Error::config(format!(

@@ -8,6 +8,7 @@ use crate::catalog::Catalog;
 use crate::catalog::compact::GRACE;
 use crate::catalog::gc::Keeper;
 use crate::compute::cpu::Cpu;
+use crate::config::env;
 use crate::config::{Harvest, Loaded, Pipeline, Problems, Sites};
 use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
@@ -111,7 +112,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     metrics.run.units_total.set(f64::from(corpus.n_units()));
     // a run may go on with the numbers of a former one
     metrics.run.units_done.set(0.0);
-    let backend = Arc::new(Cpu::new(harvest.model.threads as usize)?);
+    let backend = Arc::new(env::cpu(harvest.model.threads as usize)?);
     tracing::info!(
         model = %source.folder().display(), threads = backend.threads(), units = corpus.n_units(),
         corpus_bytes = corpus.bytes(), "loading"

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::catalog::columns::View;
 use crate::compute::cpu::Cpu;
+use crate::config::env;
 use crate::config::{Loaded, Problem, Problems};
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
@@ -72,7 +73,7 @@ pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> R
     }
     shared.status.readiness.release(Latch::ModelLoaded);
     shared.status.readiness.release(Latch::DatasetOpen);
-    let backend = Arc::new(Cpu::new(0)?);
+    let backend = Arc::new(env::cpu(0)?);
     let stream = identity(&source, replay, pipeline.seed);
     let mut trainers = trainers::restore(loaded, &inputs, &stream, &backend, shared)?;
     if trainers.training().any(Trainer::is_judged_online) {

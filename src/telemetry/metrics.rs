@@ -76,6 +76,9 @@ families! {
     SHARDS_LOST = "harvestd_dataset_shards_lost_total" [] "Shards that another writer of the dataset committed first; ours were deleted";
     SHARD_ROWS = "harvestd_dataset_rows_total" [] "Rows in the shards that were committed";
     SHARD_BYTES = "harvestd_dataset_bytes_total" [] "Bytes of the shards that were committed";
+    SCREENED = "harvestd_screen_rows_total" [] "Rows whose latents were selected by a screen at low precision";
+    SCREEN_CANDIDATES = "harvestd_screen_candidates_total" [] "Pre-activations that a screen could not rule out and that were computed precisely";
+    SCREEN_GIVEN_UP = "harvestd_screen_unscreened_rows_total" [] "Rows that no bound could be computed for (extreme norms, values that are no numbers): all their pre-activations were computed precisely";
     READY = "harvestd_run_ready" [] "1 when the model is loaded, the store reachable and the dataset open";
     FAULTS = "harvestd_run_faults_total" ["kind"] "Faults that stopped a stage, by kind of error";
     RESTARTS = "harvestd_run_restarts_total" [] "Times that the pipeline was started again after a fault";
@@ -331,6 +334,12 @@ pub struct RunStats {
     pub shard_bytes: Counter,
     /// Shards that another writer committed first.
     pub shards_lost: Counter,
+    /// Rows whose selection was screened.
+    pub screened_rows: Counter,
+    /// Pre-activations of them that were computed precisely.
+    pub screen_candidates: Counter,
+    /// Rows of which all were.
+    pub unscreened_rows: Counter,
     /// 1 when ready.
     pub ready: Gauge,
     /// Starts after a fault.
@@ -456,6 +465,9 @@ impl RunStats {
         registry.add(&UNITS_DONE, &[], &self.units_done);
         registry.add(&SHARDS, &[], &self.shards);
         registry.add(&SHARDS_LOST, &[], &self.shards_lost);
+        registry.add(&SCREENED, &[], &self.screened_rows);
+        registry.add(&SCREEN_CANDIDATES, &[], &self.screen_candidates);
+        registry.add(&SCREEN_GIVEN_UP, &[], &self.unscreened_rows);
         registry.add(&SHARD_ROWS, &[], &self.shard_rows);
         registry.add(&SHARD_BYTES, &[], &self.shard_bytes);
         registry.add(&READY, &[], &self.ready);

@@ -45,6 +45,11 @@ impl Counter {
         self.0.fetch_add(n, Relaxed);
     }
 
+    /// As many as `n`, if it was less: of a count that is kept elsewhere.
+    pub fn reach(&self, n: u64) {
+        self.0.fetch_max(n, Relaxed);
+    }
+
     /// The count.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)

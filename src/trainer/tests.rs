@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::compute::cpu::Cpu;
+use crate::compute::cpu::isa::Isa;
 use crate::error::ErrorKind;
 use crate::evaluation::reconstruction::ReconstructionSums;
 use crate::hooks::{HookPoint, Site};
@@ -84,6 +85,33 @@ fn interrupted(reuse: u32, cut: u64) -> Trainer<Cpu> {
     assert_eq!(second.report(), first.report());
     offer(&mut second, cut..PIECES);
     second
+}
+
+/// Coders that select at most as many latents as are few: all their arithmetic has one order.
+const ORDERED: [&str; 5] = [
+    r#"{"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40}"#,
+    r#"{"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40, "multi_coefficient": 0.1, "multi_k": 9}"#,
+    r#"{"type": "nested_topk", "width": 64, "ks": [2, 5], "dead_after_tokens": 40}"#,
+    r#"{"type": "batch_topk", "width": 200, "k": 3, "dead_after_tokens": 40}"#,
+    r#"{"type": "matryoshka", "width": 200, "k": 3, "widths": [20, 60], "dead_after_tokens": 40}"#,
+];
+
+#[test]
+fn a_checkpoint_is_the_same_bytes_by_any_instructions_and_threads() {
+    for coder in ORDERED {
+        let coder: serde_json::Value = serde_json::from_str(coder).unwrap();
+        let mut expected = None;
+        for isa in Isa::ALL.into_iter().filter(|isa| *isa <= Isa::of_machine()) {
+            for threads in [1, 2, 3] {
+                let backend = Arc::new(Cpu::with_isa(threads, isa).unwrap());
+                let mut trainer = Trainer::new(backend, settings_of(coder.clone(), 100_000, 2)).unwrap();
+                offer(&mut trainer, 0..20);
+                assert!(trainer.report().step > 20 && trainer.screening().rows > 0, "{coder}: {:?}", trainer.report());
+                let files = trainer.save().unwrap();
+                assert!(files == *expected.get_or_insert(files.clone()), "{coder}, {isa}, {threads} threads");
+            }
+        }
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Globals, Outcome, async_runtime, model_folder, output};
-use crate::compute::cpu::Cpu;
+use crate::config::env;
 use crate::config::{Loaded, Sites};
 use crate::corpus::Corpus;
 use crate::error::{Error, ErrorKind, ResultExt};
@@ -58,7 +58,7 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
     let runtime = async_runtime()?;
     let corpus = Arc::new(runtime.block_on(Corpus::open_in(&harvest.corpus, &loaded.stores))?);
     let estimate: Estimate = estimate(&corpus, &tokenizer)?;
-    let backend = Cpu::new(harvest.model.threads as usize)?;
+    let backend = env::cpu(harvest.model.threads as usize)?;
     let spec = source.spec();
     let batch_tokens = harvest.tokens.batch_sequences() * harvest.tokens.context_length as usize;
     let rates = rate::measure(&backend, batch_tokens.min(rate::ROWS_MAX), spec.d_model, spec.d_mlp);

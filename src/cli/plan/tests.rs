@@ -222,6 +222,6 @@ fn durations_have_two_figures() {
 
 #[test]
 fn rates_are_measured() {
-    let rates = rate::measure(&Cpu::new(1).unwrap(), 64, 64, 64);
+    let rates = rate::measure(&crate::compute::cpu::Cpu::new(1).unwrap(), 64, 64, 64);
     assert!(rates.flops_per_second > 1e7 && rates.bytes_per_second > 1e7, "{rates:?}");
 }

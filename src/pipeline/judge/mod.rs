@@ -10,6 +10,7 @@ pub(in crate::pipeline) mod held_out;
 use std::sync::Arc;
 
 use crate::compute::cpu::Cpu;
+use crate::config::env;
 use crate::config::{Input, Loaded};
 use crate::error::{Error, Result};
 use crate::evaluation::geometry::Dictionary;
@@ -75,7 +76,7 @@ pub fn judge(
     io: &tokio::runtime::Handle,
 ) -> Result<Report> {
     let threads = loaded.pipeline.harvest().map_or(0, |harvest| harvest.model.threads as usize);
-    let backend = Arc::new(Cpu::new(threads)?);
+    let backend = Arc::new(env::cpu(threads)?);
     let coders = coders::open(loaded, located, &wanted.chosen, &backend, io)?;
     let (source, sums) = match (&loaded.pipeline.input, located) {
         (Input::Harvest(_), Some(located)) => ("text", held_out::text(loaded, located, wanted, &coders, &backend, io)?),

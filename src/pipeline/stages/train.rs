@@ -325,6 +325,10 @@ fn show<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>, input: &Receiver<Sha
     n.rows_buffered.set(report.rows_buffered as f64);
     n.rows_behind.set(input.stats().weight.get());
     n.batch_documents.set(report.documents_per_batch as f64);
+    let screened = trainer.screening();
+    status.metrics.run.screened_rows.reach(screened.rows);
+    status.metrics.run.screen_candidates.reach(screened.candidates);
+    status.metrics.run.unscreened_rows.reach(screened.unscreened_rows);
     let dropped = trainer.dropped();
     for (reason, count) in dropped.iter() {
         status.metrics.run.drop_n(reason, count - line.reported.get(reason));

@@ -47,11 +47,7 @@ impl<B: CoderOps> Branch<B> {
             residual: backend.zeros(rows * dims.out),
             residual_scale: 0.0,
             most: k,
-            held: Held {
-                w_enc: backend.zeros(0),
-                b_enc: backend.zeros(0),
-                score: backend.zeros(0),
-            },
+            held: Held { w_enc: backend.zeros(0), b_enc: backend.zeros(0), score: backend.zeros(0) },
         }
     }
 

@@ -187,12 +187,7 @@ pub(in crate::compute::cpu) fn batch_largest(
 }
 
 /// The candidates of a block of rows.
-fn batch_block(
-    cpu: &Cpu,
-    c: &[f32],
-    (source, measured): (&Source<'_>, &Latents),
-    bins: &Bins,
-) -> Vec<Vec<Candidate>> {
+fn batch_block(cpu: &Cpu, c: &[f32], (source, measured): (&Source<'_>, &Latents), bins: &Bins) -> Vec<Vec<Candidate>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut counted = vec![0; c.len() / source.d];
         let start = bins.threshold();
@@ -256,12 +251,7 @@ fn largest(mut rows: Vec<Vec<Found>>, count: usize) -> Vec<Vec<Found>> {
 }
 
 /// What is above the source's floor, of the rows of `c` `[n, d]`: see [`crate::compute::CoderOps::encode_above`].
-pub(in crate::compute::cpu) fn above(
-    cpu: &Cpu,
-    c: &[f32],
-    source: &Source<'_>,
-    code: &mut Code<Cpu>,
-) -> bool {
+pub(in crate::compute::cpu) fn above(cpu: &Cpu, c: &[f32], source: &Source<'_>, code: &mut Code<Cpu>) -> bool {
     let d = source.d;
     let floor = source.floor.unwrap_or_default();
     let rows = cpu.screened(source, |measured| {

@@ -15,7 +15,6 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-
 use crate::compute::coder_ops::Screening;
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::screen::bounds::{BLOCK, LARGEST, Latents, Row, measure_input, pack_input, pairs};
@@ -44,11 +43,7 @@ impl Counts {
     /// See [`crate::compute::CoderOps::screening`].
     pub(super) fn so_far(&self) -> Screening {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Screening {
-            rows: of(&self.rows),
-            candidates: of(&self.candidates),
-            unscreened_rows: of(&self.unscreened),
-        }
+        Screening { rows: of(&self.rows), candidates: of(&self.candidates), unscreened_rows: of(&self.unscreened) }
     }
 
     fn add(&self, lists: &[List], unscreened: usize) {
