@@ -322,8 +322,7 @@ pub trait CoderOps: Backend {
     );
 
     /// The code by a rule (see [`CoderOps::select`], which sets `code.k`) of the pre-activations that
-    /// [`CoderOps::encode_topk`] has. Where few can be chosen, `u` need not be held as a whole: the rules of rows' and of the
-    /// batch's largest, and thresholds.
+    /// [`CoderOps::encode_topk`] has. Where few can be chosen, by their size or by thresholds, `u` need not be held.
     fn encode(
         &self,
         c: &Self::Tensor,
@@ -332,9 +331,7 @@ pub trait CoderOps: Backend {
         dims: CoderDims,
         rule: Rule<'_, Self>,
         code: &mut Code<Self>,
-    ) where
-        Self: Sized,
-    {
+    ) {
         let mut u = self.zeros(code.rows * dims.f);
         self.pre_activations(c, w_enc, b_enc, &mut u, code.rows, dims);
         self.select(&u, dims.f, rule, code);
@@ -344,20 +341,16 @@ pub trait CoderOps: Backend {
     /// faster than to compute all: `false`, and no code, if not. `floor` `[f]`.
     fn encode_above(
         &self,
-        _c: &Self::Tensor,
-        _w_enc: &Self::Tensor,
-        _b_enc: &Self::Tensor,
-        _dims: CoderDims,
-        _floor: &Self::Tensor,
-        _code: &mut Code<Self>,
-    ) -> bool {
-        false
-    }
+        c: &Self::Tensor,
+        w_enc: &Self::Tensor,
+        b_enc: &Self::Tensor,
+        dims: CoderDims,
+        floor: &Self::Tensor,
+        code: &mut Code<Self>,
+    ) -> bool;
 
     /// What selections were spared so far.
-    fn screening(&self) -> Screening {
-        Screening::default()
-    }
+    fn screening(&self) -> Screening;
 
     /// As [`CoderOps::encode_topk`], where row `b` has only the latents of group `group[b]`: there are `groups` of equal size,
     /// one after the other. `group` `[code.rows]`.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::compute::coder_ops::{
     AdamStep, ByLatent, Code, CoderDims, CoderOps, GradientTerm, LatentGradients, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS,
-    NO_LATENT, PairShape, PenaltyGradients, PenaltyShape, Rule, SignStep, SquareSums, Subset,
+    NO_LATENT, PairShape, PenaltyGradients, PenaltyShape, Rule, Screening, SignStep, SquareSums, Subset,
 };
 use crate::compute::reference::Reference;
 use crate::compute::reference::select::{self, slope};
@@ -82,6 +82,22 @@ impl CoderOps for Reference {
                 out[b * d + p] += value * w_dec[i * d + p];
             }
         }
+    }
+
+    fn encode_above(
+        &self,
+        _: &Vec<f64>,
+        _: &Vec<f64>,
+        _: &Vec<f64>,
+        _: CoderDims,
+        _: &Vec<f64>,
+        _: &mut Code<Self>,
+    ) -> bool {
+        false
+    }
+
+    fn screening(&self) -> Screening {
+        Screening::default()
     }
 
     fn encode_topk_grouped(

@@ -30,8 +30,10 @@ fn every_family_is_written_by_somebody() {
 
 #[test]
 fn names_follow_the_scheme() {
-    const AREAS: [&str; 11] =
-        ["stage", "queue", "store", "trainer", "corpus", "forward", "run", "dataset", "memory", "process", "http"];
+    const AREAS: [&str; 12] = [
+        "stage", "queue", "store", "trainer", "corpus", "forward", "run", "dataset", "memory", "process", "http",
+        "screen",
+    ];
     let text = everything();
     let mut seen = BTreeSet::new();
     for family in FAMILIES {

@@ -247,7 +247,7 @@ fn measure_block(
         far[at] = up((1.0 + gamma) * seen.sqrt());
         fixed[at] = up(flushed + 16.0 * f64::from(f32::EPSILON) * (f64::from(b).abs() + f64::from(floor).abs()));
         let norm = up(all.sqrt());
-        if !(norm <= longest) {
+        if norm > longest || norm.is_nan() {
             longest = norm;
         }
     }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::compute::coder_ops::{Code, NO_LATENT};
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::screen::bounds::{Latents, Source};
-use crate::compute::cpu::screen::list::List;
+use crate::compute::cpu::screen::list::{List, is_below};
 use crate::compute::cpu::screen::{ROWS, SCRATCH, exact, screen_block};
 use crate::compute::cpu::select::{key, signed_key};
 use crate::compute::cpu::simd::vectorized;
@@ -176,7 +176,7 @@ pub(in crate::compute::cpu) fn batch_largest(
     let found: Vec<Vec<Found>> = cpu.run(|| {
         let rows = rows.par_iter_mut().zip(c.par_chunks(source.d));
         rows.map(|(row, x)| {
-            row.retain(|candidate| !(candidate.upper < threshold));
+            row.retain(|candidate| !is_below(candidate.upper, threshold));
             values_of(x, source, row)
         })
         .collect()

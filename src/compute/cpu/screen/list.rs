@@ -25,6 +25,12 @@ pub(super) struct List {
     pub(super) threshold: f32,
 }
 
+/// Whether an upper bound rules out what must reach a threshold: one that is no number does not.
+#[inline(always)]
+pub(super) fn is_below(upper: f32, threshold: f32) -> bool {
+    upper < threshold
+}
+
 /// An integer for a number, in the same order; 0 for what is none.
 #[inline(always)]
 pub(super) fn order(x: f32) -> u32 {
@@ -82,7 +88,7 @@ impl List {
                     (upper[i], lower[i]) = (upper[i] * score[i], lower[i] * score[i]);
                 }
                 // what is no number cannot be ruled out
-                any |= !(upper[i] < self.threshold);
+                any |= !is_below(upper[i], self.threshold);
             }
             if any {
                 self.take(&upper, &lower, start as u32);
@@ -98,7 +104,7 @@ impl List {
         for i in 0..GROUP {
             // written always, counted only when it can be chosen: no branch to mispredict
             (uppers[len], lowers[len], ats[len]) = (upper[i], lower[i], first + i as u32);
-            len += usize::from(!(upper[i] < threshold));
+            len += usize::from(!is_below(upper[i], threshold));
         }
         self.len = len;
     }
@@ -131,7 +137,7 @@ impl List {
         let mut kept = 0;
         for i in 0..self.len {
             (self.upper[kept], self.lower[kept], self.at[kept]) = (self.upper[i], self.lower[i], self.at[i]);
-            kept += usize::from(!(self.upper[i] < threshold));
+            kept += usize::from(!is_below(self.upper[i], threshold));
         }
         self.len = kept;
         self.threshold = threshold;

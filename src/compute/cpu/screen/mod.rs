@@ -137,7 +137,8 @@ fn screen_block(
 fn give_up(rows: &mut [Row], latents: &Latents) -> usize {
     let mut unscreened = 0;
     for row in rows {
-        if !(row.norm * latents.longest < LARGEST) {
+        let is_safe = row.norm * latents.longest < LARGEST;
+        if !is_safe {
             *row = Row { norm: f32::INFINITY, off: f32::INFINITY };
             unscreened += 1;
         }
