@@ -1,6 +1,7 @@
 //! A trainer's coder on rows that are not trained on.
 
 use crate::compute::CoderOps;
+use crate::compute::coder_ops::Screening;
 use crate::error::Result;
 use crate::sae::codes::Codes;
 use crate::sae::infer::Inference;
@@ -8,6 +9,11 @@ use crate::trainer::Trainer;
 use crate::trainer::boosting::Base;
 
 impl<B: CoderOps> Trainer<B> {
+    /// Rows whose selection its device screened so far, for all who use it.
+    pub fn screening(&self) -> Screening {
+        self.backend.screening()
+    }
+
     /// Latents of the coder, and of the one that it makes better: the length of `fired` in [`Trainer::reconstruct`].
     pub fn n_latents(&self) -> usize {
         self.plan.coder.dims.f + self.base.as_ref().map_or(0, Base::n_latents)

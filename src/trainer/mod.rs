@@ -31,7 +31,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::{DropCounts, DropReason};
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::Screening;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::sae::continued;
@@ -295,11 +294,6 @@ impl<B: CoderOps> Trainer<B> {
     /// The last step.
     pub fn report(&self) -> StepReport {
         self.report.clone()
-    }
-
-    /// Rows whose selection its device screened so far, for all who use it.
-    pub fn screening(&self) -> Screening {
-        self.backend.screening()
     }
 
     /// The steps so far.
