@@ -200,6 +200,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("reqwest", &["hub"]),
     ("hf_hub", &["hub"]),
     ("cudarc", &["compute"]),
+    ("libloading", &["compute"]),
     ("gemm", &["compute"]),
     ("saphyr", &["config"]),
     ("axum", &["admin"]),

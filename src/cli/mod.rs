@@ -7,6 +7,7 @@
 mod bench;
 mod chosen;
 mod compact;
+mod devices;
 mod eval;
 mod export;
 mod failure;
@@ -143,6 +144,8 @@ enum Command {
     Features(features::FeaturesArgs),
     /// List what can be captured from a model: names, widths, heads, bytes a token; loads no weights
     Sites(sites::SitesArgs),
+    /// List what there is to compute on: processor, GPUs, CUDA libraries, and why a GPU cannot be used
+    Devices(devices::DevicesArgs),
     /// Check the model's arithmetic on this machine against the f64 reference, site by site
     Selftest(selftest::SelftestArgs),
     /// Measure what this machine can do at most, and how much of it a pipeline reaches
@@ -196,6 +199,7 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
         Command::Eval(args) => eval::execute(&args, globals),
         Command::Features(args) => features::execute(&args, globals),
         Command::Sites(args) => sites::execute(&args, globals),
+        Command::Devices(args) => devices::execute(&args, globals),
         Command::Selftest(args) => selftest::execute(&args, globals),
         Command::Bench(args) => bench::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),
