@@ -2,6 +2,7 @@
 //!
 //! They are opened by their full path, so that no variable has to be set for the loader.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
 use libloading::Library;
@@ -64,12 +65,17 @@ impl Libraries {
             // SAFETY: loading runs the initialisers of an NVIDIA library, which have no preconditions.
             match unsafe { Library::new(&path) } {
                 Ok(library) => return Ok((Box::leak(Box::new(library)), path)),
-                Err(e) if reason.is_empty() => reason = e.to_string(),
+                Err(e) if reason.is_empty() => reason = why(&e),
                 Err(_) => {}
             }
         }
         Err(reason)
     }
+}
+
+/// What the system said of a library that it did not load: it names the file.
+pub(super) fn why(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// `[12, 4]` of `libx.so.12.4` after `libx.so`; nothing for other names.

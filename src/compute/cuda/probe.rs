@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 
 use libloading::Library;
 
+use super::libraries::why;
 use super::{LEAST_CAPABILITY, LEAST_DRIVER};
 
 /// Why no GPU can be used. The text says what to do.
@@ -139,7 +140,7 @@ impl Driver {
             match unsafe { Library::new(name) } {
                 Ok(library) => return Ok(Self { library }),
                 // the first name is the one that drivers install
-                Err(e) if reason.is_empty() => reason = e.to_string(),
+                Err(e) if reason.is_empty() => reason = why(&e),
                 Err(_) => {}
             }
         }
