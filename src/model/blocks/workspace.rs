@@ -86,5 +86,8 @@ pub(in crate::model) fn values_per_row(spec: &ModelSpec, points: &[HookPoint], c
         let shapes = spec.points(context_length).into_iter().filter(|shape| wanted && shape.point.site == site);
         shapes.map(|shape| shape.width).max().unwrap_or(0)
     };
-    values.get() + [Site::AttnScores, Site::Pattern, Site::Result].map(widest).iter().sum::<usize>()
+    // untouched, and so no memory yet: a gated MLP into which nobody looks is one pass over its hidden layer
+    let looked_into = points.iter().any(|point| matches!(point.site, Site::MlpPre | Site::MlpPreLinear));
+    let spared = if spec.mlp.gated && spec.experts.is_none() && !looked_into { spec.hidden_width() } else { 0 };
+    values.get() - spared + [Site::AttnScores, Site::Pattern, Site::Result].map(widest).iter().sum::<usize>()
 }
