@@ -268,7 +268,7 @@ impl Work<'_> {
 
     /// The sums of a panel, of which `lanes` are wanted.
     fn panel(&mut self, w: &Panels, panel: usize, lanes: usize) {
-        let (w_stride, steps) = (w.lanes(), w.steps());
+        let (stride, steps) = (w.lanes(), w.steps());
         let out: &mut [f32] = bytemuck::cast_slice_mut(&mut self.sums[..]);
         if steps == 0 {
             return out.fill(0.0);
@@ -278,59 +278,36 @@ impl Work<'_> {
         let chunk = steps.div_ceil(steps.div_ceil(longest));
         for first in (0..steps).step_by(chunk) {
             let len = chunk.min(steps - first);
-            let add = first > 0;
+            let sums = Sums { out: &mut *out, stride, lanes, add: first > 0 };
             match self.x {
                 Rows::F32(x, rows) => {
-                    let (x, w_chunk) = (&x[first..], w.steps_of(panel, first, len));
-                    let tile = Tile {
-                        x,
-                        x_stride: steps,
-                        rows,
-                        w: w_chunk,
-                        w_stride,
-                        steps: len,
-                        lanes,
-                        out,
-                        out_stride: w_stride,
-                        add,
-                    };
-                    f32_tile(w.vectors, tile);
+                    f32_tile(w.vectors, sums.of((&x[first..], steps, rows), w.steps_of(panel, first, len)));
                 }
                 Rows::Pairs(x, rows) => {
-                    let (x, w_chunk) = (&x[first..], w.steps_of(panel, first, len));
-                    let tile = Tile {
-                        x,
-                        x_stride: steps,
-                        rows,
-                        w: w_chunk,
-                        w_stride,
-                        steps: len,
-                        lanes,
-                        out,
-                        out_stride: w_stride,
-                        add,
-                    };
-                    tiles::pairs_tile(tile);
+                    tiles::pairs_tile(sums.of((&x[first..], steps, rows), w.steps_of(panel, first, len)));
                 }
                 Rows::Rounded(x, rows) => {
-                    let w_chunk = widen(w.steps_of(panel, first, len), w_stride, self.wide);
-                    let x = &x[2 * first..];
-                    let tile = Tile {
-                        x,
-                        x_stride: 2 * steps,
-                        rows,
-                        w: w_chunk,
-                        w_stride,
-                        steps: 2 * len,
-                        lanes,
-                        out,
-                        out_stride: w_stride,
-                        add,
-                    };
-                    f32_tile(w.vectors, tile);
+                    let wide = widen(w.steps_of(panel, first, len), stride, self.wide);
+                    f32_tile(w.vectors, sums.of((&x[2 * first..], 2 * steps, rows), wide));
                 }
             }
         }
+    }
+}
+
+/// Where a chunk of a panel's products goes: `[rows, stride]`, of which `lanes` are wanted.
+struct Sums<'a> {
+    out: &'a mut [f32],
+    stride: usize,
+    lanes: usize,
+    add: bool,
+}
+
+impl<'a> Sums<'a> {
+    /// The tile of `rows` rows, `x_stride` apart, with the chunk `w` of a panel.
+    fn of<X, W>(self, (x, x_stride, rows): (&'a [X], usize, usize), w: &'a [W]) -> Tile<'a, X, W> {
+        let Self { out, stride, lanes, add } = self;
+        Tile { x, x_stride, rows, w, w_stride: stride, steps: w.len() / stride, lanes, out, out_stride: stride, add }
     }
 }
 
