@@ -27,12 +27,12 @@ use crate::compute::cpu::Cpu;
 use crate::compute::cpu::activation::with_function;
 use crate::compute::cpu::simd::{Vectors, vectorized};
 use crate::compute::model_ops::Activation;
-pub(super) use panels::{LINE, Line};
+pub(super) use panels::{LINE, Line, panel_lanes};
 
 /// Rows of a block: their part of `x` and a chunk of a panel fit into the second-level cache.
 const BLOCK: usize = 96;
 /// Steps after which a chain of additions is added to the sums: short enough for the error of long sums to stay small.
-const CHUNK: usize = 384;
+pub(super) const CHUNK: usize = 384;
 /// Matrices of a call, with those that gate others.
 const PARTS: usize = 4;
 

@@ -66,11 +66,7 @@ impl Panels {
 
     /// Rows of the matrix in a panel.
     pub(super) fn lanes(&self) -> usize {
-        match self.vectors {
-            #[cfg(target_arch = "x86_64")]
-            Vectors::Avx512 => 4 * LINE,
-            _ => LINE,
-        }
+        panel_lanes(self.vectors)
     }
 
     /// Inputs, or pairs of them.
@@ -105,6 +101,15 @@ impl Panels {
                 }
             };
         }
+    }
+}
+
+/// Rows of a matrix in a panel: what a kernel of these vectors takes at once.
+pub(in crate::compute::cpu) fn panel_lanes(vectors: Vectors) -> usize {
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 => 4 * LINE,
+        _ => LINE,
     }
 }
 

@@ -11,8 +11,11 @@
 //! are taken in f64 of the differences as they are, so nothing is assumed of how numbers were rounded. A bound that cannot
 //! be computed (it overflows, something is not a number) is infinite or no number, and then excludes nothing.
 
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
+use crate::compute::cpu::product::{LINE, Line};
+use crate::compute::cpu::screen::tile::Packing;
 use crate::compute::cpu::simd::vectorized;
 
 /// Latents of a block: what a tile is wide.
@@ -22,10 +25,12 @@ const UP: f64 = 1.0001;
 /// Products of norms above this can overflow on the way: rows that have them are not screened.
 pub(super) const LARGEST: f32 = 1e37;
 
-/// One block of latents, as a screen wants it.
+/// Latents, as a screen wants them.
 pub(super) struct Latents {
-    /// `[blocks, d2, 64]` pairs of bfloat16; empty where the cheap product is of f32.
-    pub(super) packed: Vec<u32>,
+    /// How a block's weights lie.
+    pub(super) packing: Packing,
+    /// `[blocks, panels, steps, lanes]`: what a cheap product reads, step after step.
+    packed: Vec<Line>,
     /// `[blocks * 64]` biases; those of places without a latent are negative infinity.
     pub(super) bias: Vec<f32>,
     /// What a bound is made of: `near |x| + far |x - x^| + fixed`.
@@ -167,31 +172,32 @@ impl<'a> Source<'a> {
 }
 
 impl Latents {
-    /// Measure the latents, on the threads of this pool, and pack them if `pack`; with the memory of `old`.
-    pub(super) fn measure(source: &Source<'_>, pack: bool, old: Self) -> Self {
+    /// Measure the latents, on the threads of this pool, and pack them; with the memory of `old`.
+    pub(super) fn measure(source: &Source<'_>, packing: Packing, old: Self) -> Self {
         let places = padded(source.len());
-        let d2 = pairs(source.d);
+        let lines = BLOCK * packing.steps(source.d) / LINE;
         let Self { mut packed, mut bias, mut near, mut far, mut fixed, mut score, .. } = old;
-        packed.resize(if pack { places * d2 } else { 0 }, 0);
+        packed.resize(places / BLOCK * lines, Line::zeroed());
         [&mut bias, &mut near, &mut far, &mut fixed].into_iter().for_each(|t| t.resize(places, 0.0));
         score.resize(if source.score.is_some() { places } else { 0 }, 0.0);
         let numbers = bias.par_chunks_mut(BLOCK).zip(near.par_chunks_mut(BLOCK));
         let numbers = numbers.zip(far.par_chunks_mut(BLOCK).zip(fixed.par_chunks_mut(BLOCK))).enumerate();
-        let block = |packed: &mut [u32], (block, ((bias, near), (far, fixed))): (usize, Numbers<'_>)| {
-            measure_block(source, block * BLOCK, packed, [bias, near, far, fixed])
-        };
-        let longest = |a: f32, b: f32| if b <= a { a } else { b };
-        let longest = if pack {
-            let blocks = packed.par_chunks_mut(d2.max(1) * BLOCK).zip(numbers);
-            blocks.map(|(packed, numbers)| block(packed, numbers)).reduce(|| 0.0, longest)
-        } else {
-            numbers.map(|numbers| block(&mut [], numbers)).reduce(|| 0.0, longest)
-        };
+        let blocks = packed.par_chunks_mut(lines.max(1)).zip(numbers);
+        let blocks = blocks.map(|(packed, (block, ((bias, near), (far, fixed))))| {
+            let packed = bytemuck::cast_slice_mut(packed);
+            measure_block(source, block * BLOCK, (packing, packed), [bias, near, far, fixed])
+        });
+        let longest = blocks.reduce(|| 0.0, |a, b| if b <= a { a } else { b });
         if let Some(own) = source.score {
             score[source.len()..].fill(0.0);
             score.iter_mut().take(source.len()).enumerate().for_each(|(at, score)| *score = own[source.latent(at)]);
         }
-        Self { packed, bias, near, far, fixed, score, longest }
+        Self { packing, packed, bias, near, far, fixed, score, longest }
+    }
+
+    /// The weights of each block, of latents `d` wide.
+    pub(super) fn blocks(&self, d: usize) -> impl Iterator<Item = &[u32]> {
+        self.packed.chunks_exact(BLOCK * self.packing.steps(d) / LINE).map(bytemuck::cast_slice)
     }
 }
 
@@ -199,26 +205,23 @@ impl Default for Latents {
     fn default() -> Self {
         let none = Vec::new;
         let (bias, near, far, fixed, score) = (none(), none(), none(), none(), none());
-        Self { packed: Vec::new(), bias, near, far, fixed, score, longest: 0.0 }
+        Self { packing: Packing::Pairs, packed: Vec::new(), bias, near, far, fixed, score, longest: 0.0 }
     }
 }
-
-/// Bias, near, far and fixed of a block.
-type Numbers<'a> = ((&'a mut [f32], &'a mut [f32]), (&'a mut [f32], &'a mut [f32]));
 
 /// The latents from place `first` on. The longest of them.
 fn measure_block(
     source: &Source<'_>,
     first: usize,
-    packed: &mut [u32],
+    (packing, packed): (Packing, &mut [u32]),
     [bias, near, far, fixed]: [&mut [f32]; 4],
 ) -> f32 {
     let d = source.d;
-    let d2 = pairs(d);
+    let steps = packing.steps(d);
     // sums of d products, twice, and what is done to a sum afterwards: 16 roundings more
     let gamma = 2.0 * (d + 16) as f64 * f64::from(f32::EPSILON) / 2.0;
     let flushed = 4.0 * (d + 1) as f64 * f64::from(f32::MIN_POSITIVE);
-    let mut rows = vec![0u32; if packed.is_empty() { 0 } else { BLOCK * d2 }];
+    let mut rows = vec![0u32; BLOCK * steps];
     let mut longest = 0f32;
     for at in 0..BLOCK {
         if first + at >= source.len() {
@@ -226,19 +229,18 @@ fn measure_block(
             continue;
         }
         let row = source.row(first + at);
-        let [all, lost, seen] = if packed.is_empty() {
-            let all = vectorized(
-                #[inline(always)]
-                || squares(row),
-            );
-            [all, 0.0, all]
-        } else {
-            let own = &mut rows[at * d2..][..d2];
-            vectorized(
-                #[inline(always)]
-                || pack_row(row, own),
-            )
-        };
+        let own = &mut rows[at * steps..][..steps];
+        let [all, lost, seen] = vectorized(
+            #[inline(always)]
+            || match packing {
+                Packing::Pairs => pack_row(row, own),
+                Packing::F32 { .. } => {
+                    own.copy_from_slice(bytemuck::cast_slice(row));
+                    let all = squares(row);
+                    [all, 0.0, all]
+                }
+            },
+        );
         let b = source.b[source.latent(first + at)];
         let floor = source.floor.map_or(0.0, |floor| floor[source.latent(first + at)]);
         bias[at] = b - floor;
@@ -251,26 +253,25 @@ fn measure_block(
             longest = norm;
         }
     }
-    if !packed.is_empty() {
-        vectorized(
-            #[inline(always)]
-            || turn(&rows, packed, d2),
-        );
-    }
+    vectorized(
+        #[inline(always)]
+        || turn(&rows, packed, (steps, packing.lanes())),
+    );
     longest
 }
 
-/// `[64, d2]` to `[d2, 64]`.
+/// `[64, steps]` to `[64 / lanes, steps, lanes]`.
 #[inline(always)]
-fn turn(rows: &[u32], out: &mut [u32], d2: usize) {
+fn turn(rows: &[u32], out: &mut [u32], (steps, lanes): (usize, usize)) {
     const EDGE: usize = 16;
-    for first in (0..d2).step_by(EDGE) {
-        let columns = EDGE.min(d2 - first);
+    for first in (0..steps).step_by(EDGE) {
+        let columns = EDGE.min(steps - first);
         for l in (0..BLOCK).step_by(EDGE) {
             for p in first..first + columns {
-                let out: &mut [u32; EDGE] = (&mut out[p * BLOCK + l..][..EDGE]).try_into().expect("as many");
+                let at = (l / lanes * steps + p) * lanes + l % lanes;
+                let out: &mut [u32; EDGE] = (&mut out[at..][..EDGE]).try_into().expect("as many");
                 for (i, out) in out.iter_mut().enumerate() {
-                    *out = rows[(l + i) * d2 + p];
+                    *out = rows[(l + i) * steps + p];
                 }
             }
         }

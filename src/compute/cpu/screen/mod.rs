@@ -19,7 +19,7 @@ use crate::compute::coder_ops::Screening;
 use crate::compute::cpu::Cpu;
 use crate::compute::cpu::screen::bounds::{BLOCK, LARGEST, Latents, Row, measure_input, pack_input, pairs};
 use crate::compute::cpu::screen::list::{List, scan_tile};
-use crate::compute::cpu::screen::tile::{TILE_ROWS, packs, pair_products, plain_products};
+use crate::compute::cpu::screen::tile::{Packing, TILE_ROWS, pair_products, plain_products};
 use crate::compute::cpu::simd::dot;
 
 pub(super) use crate::compute::cpu::screen::bounds::Source;
@@ -27,8 +27,6 @@ pub(super) use crate::compute::cpu::screen::choice::{above, batch_largest, row_l
 
 /// Rows of a block: with a packed block of latents they stay in the second-level cache.
 const ROWS: usize = 96;
-/// Latents of a tile of f32 products, whose weights are packed once for a block of rows.
-const PLAIN_LATENTS: usize = 1024;
 
 /// What was screened so far, and the memory that screens use again.
 #[derive(Default)]
@@ -68,6 +66,7 @@ impl Counts {
 #[derive(Default)]
 struct Scratch {
     packed: Vec<u32>,
+    /// `[ROWS, BLOCK]` f32 products.
     tile: Vec<f32>,
     rows: Vec<Row>,
     lists: Vec<List>,
@@ -90,44 +89,42 @@ fn screen_block(
     let d = source.d;
     let Scratch { packed, tile, rows, lists, order } = scratch;
     let n = c.len() / d;
-    let is_packed = !latents.packed.is_empty();
-    let whole = if is_packed { n.next_multiple_of(TILE_ROWS) } else { n };
     rows.clear();
-    rows.resize(whole, Row::default());
+    rows.resize(n.next_multiple_of(TILE_ROWS), Row::default());
     if lists.len() < n {
         lists.resize_with(n.max(ROWS), List::default);
     }
     lists[..n].iter_mut().for_each(|list| list.reset(threshold));
     let unscreened;
-    if is_packed {
-        let d2 = pairs(d);
-        packed.resize(packed.len().max(whole * d2), 0);
-        packed[n * d2..whole * d2].fill(0);
-        for ((row, out), x) in rows.iter_mut().zip(packed.chunks_exact_mut(d2)).zip(c.chunks_exact(d)) {
-            *row = pack_input(x, out);
-        }
-        unscreened = give_up(&mut rows[..n], latents);
-        let mut z = [0f32; TILE_ROWS * BLOCK];
-        for (block, w) in latents.packed.chunks_exact(BLOCK * d2).enumerate() {
-            for first in (0..n).step_by(TILE_ROWS) {
-                let last = n.min(first + TILE_ROWS);
-                pair_products(&packed[first * d2..], w, &mut z, d2);
-                scan_tile(&mut lists[first..last], &rows[first..last], &z, latents, block * BLOCK);
+    match latents.packing {
+        Packing::Pairs => {
+            let d2 = pairs(d);
+            packed.resize(packed.len().max(rows.len() * d2), 0);
+            packed[n * d2..rows.len() * d2].fill(0);
+            for ((row, out), x) in rows.iter_mut().zip(packed.chunks_exact_mut(d2)).zip(c.chunks_exact(d)) {
+                *row = pack_input(x, out);
             }
-            shorten(&mut lists[..n], order);
-        }
-    } else {
-        rows.iter_mut().zip(c.chunks_exact(d)).for_each(|(row, x)| *row = measure_input(x));
-        unscreened = give_up(rows, latents);
-        plain_tiles(c, (source, latents), tile, |tile, first, stride| {
-            for (at, columns) in (0..stride).step_by(BLOCK).enumerate() {
-                for ((list, row), z) in lists.iter_mut().zip(&*rows).zip(tile.chunks_exact(stride)) {
-                    let z = &z[columns..columns + BLOCK];
-                    scan_tile(std::slice::from_mut(list), std::slice::from_ref(row), z, latents, first + at * BLOCK);
+            unscreened = give_up(&mut rows[..n], latents);
+            let mut z = [0f32; TILE_ROWS * BLOCK];
+            for (block, w) in latents.blocks(d).enumerate() {
+                for first in (0..n).step_by(TILE_ROWS) {
+                    let last = n.min(first + TILE_ROWS);
+                    pair_products(&packed[first * d2..], w, &mut z, d2);
+                    scan_tile(&mut lists[first..last], &rows[first..last], &z, latents, block * BLOCK);
                 }
                 shorten(&mut lists[..n], order);
             }
-        });
+        }
+        Packing::F32 { lanes } => {
+            rows.iter_mut().zip(c.chunks_exact(d)).for_each(|(row, x)| *row = measure_input(x));
+            unscreened = give_up(&mut rows[..n], latents);
+            tile.resize(ROWS * BLOCK, 0.0);
+            for (block, w) in latents.blocks(d).enumerate() {
+                plain_products(c, bytemuck::cast_slice(w), tile, (d, lanes));
+                scan_tile(&mut lists[..n], &rows[..n], tile, latents, block * BLOCK);
+                shorten(&mut lists[..n], order);
+            }
+        }
     }
     lists[..n].iter_mut().for_each(|list| list.within(source.len()));
     unscreened
@@ -146,34 +143,6 @@ fn give_up(rows: &mut [Row], latents: &Latents) -> usize {
     unscreened
 }
 
-/// The f32 products of a block of rows, tile by tile: each with its first latent and the length of its rows.
-fn plain_tiles(
-    c: &[f32],
-    (source, latents): (&Source<'_>, &Latents),
-    tile: &mut Vec<f32>,
-    mut scan: impl FnMut(&[f32], usize, usize),
-) {
-    let (d, places) = (source.d, latents.bias.len());
-    let n = c.len() / d;
-    let mut gathered = Vec::new();
-    for first in (0..places).step_by(PLAIN_LATENTS) {
-        let stride = PLAIN_LATENTS.min(places - first);
-        let width = stride.min(source.len() - first);
-        let w = match source.among {
-            None => &source.w[first * d..][..width * d],
-            Some(_) => {
-                gathered.clear();
-                (first..first + width).for_each(|at| gathered.extend_from_slice(source.row(at)));
-                &gathered[..]
-            }
-        };
-        tile.clear();
-        tile.resize(n * stride, 0.0);
-        plain_products(c, w, tile, (d, stride));
-        scan(tile, first, stride);
-    }
-}
-
 /// The pre-activation at a place, as it is defined: a product of one order of summation, then the bias.
 #[inline(always)]
 fn exact(row: &[f32], source: &Source<'_>, at: usize) -> f32 {
@@ -184,7 +153,7 @@ impl Cpu {
     /// Measure the latents and give them to `work`, on the threads of the pool.
     fn screened<R: Send>(&self, source: &Source<'_>, work: impl FnOnce(&Latents) -> R + Send) -> R {
         self.run(|| {
-            let latents = Latents::measure(source, packs(), self.screened.take());
+            let latents = Latents::measure(source, Packing::here(), self.screened.take());
             let result = work(&latents);
             self.screened.give_back(latents);
             result

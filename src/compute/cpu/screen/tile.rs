@@ -1,21 +1,53 @@
 //! Cheap products of a block of rows with a block of latents: by the machine's bfloat16 unit where it has one.
 
 use crate::compute::cpu::isa::Isa;
-use crate::compute::cpu::screen::bounds::BLOCK;
+use crate::compute::cpu::product::{CHUNK, Tile, f32_tile, panel_lanes};
+use crate::compute::cpu::screen::bounds::{BLOCK, pairs};
+use crate::compute::cpu::simd::Vectors;
 
-/// Rows of a tile: with four registers a row, as many as there are registers for.
+/// Rows of a tile of pairs: with four registers a row, as many as there are registers for.
 pub(super) const TILE_ROWS: usize = 6;
 
-/// Whether products are of bfloat16 pairs on this thread.
-pub(super) fn packs() -> bool {
-    cfg!(target_arch = "x86_64") && Isa::here() >= Isa::Avx512Bf16
+/// How the weights of a block of latents lie, in panels of so many latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// One panel, of bfloat16 pairs.
+    Pairs,
+    /// Panels as wide as the machine's kernel, of f32.
+    F32 { lanes: usize },
 }
 
-/// `z[i, j] = sum_p x[i, p] w[p, j]` over pairs: `x` `[6, d2]`, `w` `[d2, 64]`, `z` `[6, 64]`. Only where [`packs`].
+impl Packing {
+    /// What products on this thread read.
+    pub(super) fn here() -> Self {
+        if cfg!(target_arch = "x86_64") && Isa::here() >= Isa::Avx512Bf16 {
+            return Self::Pairs;
+        }
+        Self::F32 { lanes: panel_lanes(Vectors::here()) }
+    }
+
+    /// Steps of products of `d` numbers.
+    pub(super) fn steps(self, d: usize) -> usize {
+        match self {
+            Self::Pairs => pairs(d),
+            Self::F32 { .. } => d,
+        }
+    }
+
+    /// Latents of a panel: they divide a block.
+    pub(super) fn lanes(self) -> usize {
+        match self {
+            Self::Pairs => BLOCK,
+            Self::F32 { lanes } => lanes,
+        }
+    }
+}
+
+/// `z[i, j] = sum_p x[i, p] w[p, j]` over pairs: `x` `[6, d2]`, `w` `[d2, 64]`, `z` `[6, 64]`. Only with [`Packing::Pairs`].
 #[cfg(target_arch = "x86_64")]
 pub(super) fn pair_products(x: &[u32], w: &[u32], z: &mut [f32; TILE_ROWS * BLOCK], d2: usize) {
     assert!(x.len() >= TILE_ROWS * d2 && w.len() >= BLOCK * d2, "a tile of {d2} pairs");
-    // SAFETY: the machine has the instructions, as `packs` found; the assert gives the extents that are read.
+    // SAFETY: the machine has the instructions, as `Packing::here` found; the assert gives the extents that are read.
     unsafe { pair_products_avx512(x.as_ptr(), w.as_ptr(), z, d2) }
 }
 
@@ -56,32 +88,26 @@ unsafe fn pair_products_avx512(x: *const u32, w: *const u32, z: &mut [f32; TILE_
     }
 }
 
-/// `z[i, j] = sum_p x[i, p] w[j, p]`: `x` `[rows, d]`, `w` `[latents, d]`, `z` `[rows, stride]`, in f32, on this thread.
-pub(super) fn plain_products(x: &[f32], w: &[f32], z: &mut [f32], (d, stride): (usize, usize)) {
-    let (rows, latents) = (z.len() / stride, w.len() / d);
-    assert!(x.len() >= rows * d && latents <= stride, "{rows} x {latents} x {d}");
-    // SAFETY: the assert gives the extents that these strides address; z is not aliased (&mut).
-    unsafe {
-        gemm::gemm(
-            latents,
-            rows,
-            d,
-            z.as_mut_ptr(),
-            stride as isize,
-            1,
-            false,
-            w.as_ptr(),
-            1,
-            d as isize,
-            x.as_ptr(),
-            d as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+/// `z[i, j] = sum_p x[i, p] w[j, p]` in f32: `x` `[rows, d]`, `w` a block in panels of `lanes`, `z` `[rows, 64]`.
+pub(super) fn plain_products(x: &[f32], w: &[f32], z: &mut [f32], (d, lanes): (usize, usize)) {
+    let rows = x.len() / d;
+    let chunk = d.div_ceil(d.div_ceil(CHUNK));
+    for (panel, w) in w.chunks_exact(d * lanes).enumerate() {
+        for first in (0..d).step_by(chunk) {
+            let steps = chunk.min(d - first);
+            let tile = Tile {
+                x: &x[first..],
+                x_stride: d,
+                rows,
+                w: &w[first * lanes..][..steps * lanes],
+                w_stride: lanes,
+                steps,
+                lanes,
+                out: &mut z[panel * lanes..],
+                out_stride: BLOCK,
+                add: first > 0,
+            };
+            f32_tile(Vectors::here(), tile);
+        }
     }
 }
