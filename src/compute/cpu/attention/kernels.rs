@@ -113,6 +113,7 @@ pub(super) fn mix(p: Probabilities<'_>, v: Columns<'_>, mut z: ColumnsMut<'_>, e
                 out_stride: z.width,
                 out: &mut z.values[z.column..],
                 add: first > p.keys.start,
+                next: &[],
             };
             f32_tile(Vectors::here(), tile);
         }

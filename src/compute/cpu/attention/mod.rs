@@ -168,6 +168,7 @@ impl Job<'_> {
                 out_stride: tile.width,
                 out: &mut rows[first * tile.width + panel * KEYS..],
                 add: false,
+                next: &[],
             };
             f32_tile(Vectors::here(), product);
         }

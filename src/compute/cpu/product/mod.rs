@@ -281,10 +281,12 @@ impl Work<'_> {
             let sums = Sums { out: &mut *out, stride, lanes, add: first > 0 };
             match self.x {
                 Rows::F32(x, rows) => {
-                    f32_tile(w.vectors, sums.of((&x[first..], steps, rows), w.steps_of(panel, first, len)));
+                    let tile = sums.of((&x[first..], steps, rows), w.steps_of(panel, first, len));
+                    f32_tile(w.vectors, Tile { next: w.steps_after(panel, first + len, chunk), ..tile });
                 }
                 Rows::Pairs(x, rows) => {
-                    tiles::pairs_tile(sums.of((&x[first..], steps, rows), w.steps_of(panel, first, len)));
+                    let tile = sums.of((&x[first..], steps, rows), w.steps_of(panel, first, len));
+                    tiles::pairs_tile(Tile { next: w.steps_after(panel, first + len, chunk), ..tile });
                 }
                 Rows::Rounded(x, rows) => {
                     let wide = widen(w.steps_of(panel, first, len), stride, self.wide);
@@ -307,7 +309,8 @@ impl<'a> Sums<'a> {
     /// The tile of `rows` rows, `x_stride` apart, with the chunk `w` of a panel.
     fn of<X, W>(self, (x, x_stride, rows): (&'a [X], usize, usize), w: &'a [W]) -> Tile<'a, X, W> {
         let Self { out, stride, lanes, add } = self;
-        Tile { x, x_stride, rows, w, w_stride: stride, steps: w.len() / stride, lanes, out, out_stride: stride, add }
+        let (steps, next) = (w.len() / stride, &w[..0]);
+        Tile { x, x_stride, rows, w, w_stride: stride, steps, lanes, out, out_stride: stride, add, next }
     }
 }
 

@@ -88,6 +88,12 @@ impl Panels {
         bytemuck::cast_slice(&self.lines[at..at + len * self.lanes() / LINE])
     }
 
+    /// The steps that a kernel takes after those up to `end` of panel `panel`, at most `len`: of the next panel after the last.
+    pub(super) fn steps_after<T: Pod>(&self, panel: usize, end: usize, len: usize) -> &[T] {
+        let at = ((panel * self.steps() + end) * self.lanes() / LINE).min(self.lines.len());
+        bytemuck::cast_slice(&self.lines[at..self.lines.len().min(at + len * self.lanes() / LINE)])
+    }
+
     /// Copy the numbers from `at` on, counted along the rows of the matrix, to `out`.
     pub(in crate::compute::cpu) fn copy_to(&self, at: usize, out: &mut [f32]) {
         let lanes = self.lanes();

@@ -25,7 +25,12 @@ pub(in crate::compute::cpu) struct Tile<'a, X, W> {
     pub(in crate::compute::cpu) out: &'a mut [f32],
     pub(in crate::compute::cpu) out_stride: usize,
     pub(in crate::compute::cpu) add: bool,
+    /// What will be read as `w` next, asked for meanwhile: it comes from farther away than the tile's own numbers.
+    pub(in crate::compute::cpu) next: &'a [W],
 }
+
+/// Bytes of a line of the cache.
+const CACHE_LINE: usize = 64;
 
 /// What the lanes of a [`Tile`] are a multiple of.
 pub(in crate::compute::cpu) const LANES: usize = 16;
@@ -41,18 +46,21 @@ struct Raw<X, W> {
     out: *mut f32,
     out_stride: usize,
     add: bool,
+    next: *const W,
+    next_lines: usize,
 }
 
 impl<X, W> Tile<'_, X, W> {
     /// Check that every number it addresses is there.
     fn raw(self) -> (Raw<X, W>, usize, usize) {
-        let Self { x, x_stride, rows, w, w_stride, steps, lanes, out, out_stride, add } = self;
+        let Self { x, x_stride, rows, w, w_stride, steps, lanes, out, out_stride, add, next } = self;
         assert!(rows > 0 && steps > 0 && lanes > 0 && lanes.is_multiple_of(LANES), "an empty tile");
         assert!(x.len() >= (rows - 1) * x_stride + steps, "rows of x");
         assert!(w.len() >= (steps - 1) * w_stride + lanes, "steps of w");
         assert!(out.len() >= (rows - 1) * out_stride + lanes && out_stride >= lanes, "rows of out");
         let (x, w, out) = (x.as_ptr(), w.as_ptr(), out.as_mut_ptr());
-        (Raw { x, x_stride, w, w_stride, steps, out, out_stride, add }, rows, lanes)
+        let (next, next_lines) = (next.as_ptr(), size_of_val(next) / CACHE_LINE);
+        (Raw { x, x_stride, w, w_stride, steps, out, out_stride, add, next, next_lines }, rows, lanes)
     }
 }
 
@@ -153,7 +161,19 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    use super::{ROWS, Raw};
+    use super::{CACHE_LINE, ROWS, Raw};
+
+    impl<X, W> Raw<X, W> {
+        /// Ask for what is read next, one share of `shares`, into the second-level cache.
+        #[inline(always)]
+        fn ask(self, share: usize, shares: usize) {
+            let each = self.next_lines.div_ceil(shares);
+            for line in share * each..self.next_lines.min((share + 1) * each) {
+                // SAFETY: within the slice that `Tile::raw` took; asking reads nothing
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.byte_add(line * CACHE_LINE).cast()) };
+            }
+        }
+    }
 
     /// A kernel and its dispatcher: `$a` makes a vector of one factor, `$b` loads a vector of the others.
     macro_rules! kernel {
@@ -200,6 +220,9 @@ mod x86 {
                 for lane in (0..lanes).step_by($vectors * $width) {
                     let vectors = ((lanes - lane) / $width).min($vectors);
                     for row in (0..rows).step_by(ROWS) {
+                        if lane == 0 {
+                            raw.ask(row / ROWS, rows.div_ceil(ROWS));
+                        }
                         // SAFETY: within what the caller promised
                         unsafe {
                             let at = raw.from(row, lane);

@@ -195,9 +195,10 @@ impl Latents {
         Self { packing, packed, bias, near, far, fixed, score, longest }
     }
 
-    /// The weights of each block, of latents `d` wide.
+    /// The weights of each block, of latents `d` wide, and of those after it.
     pub(super) fn blocks(&self, d: usize) -> impl Iterator<Item = &[u32]> {
-        self.packed.chunks_exact(BLOCK * self.packing.steps(d) / LINE).map(bytemuck::cast_slice)
+        let lines = BLOCK * self.packing.steps(d) / LINE;
+        (0..self.packed.len()).step_by(lines).map(|at| bytemuck::cast_slice(&self.packed[at..]))
     }
 }
 

@@ -88,24 +88,28 @@ unsafe fn pair_products_avx512(x: *const u32, w: *const u32, z: &mut [f32; TILE_
     }
 }
 
-/// `z[i, j] = sum_p x[i, p] w[j, p]` in f32: `x` `[rows, d]`, `w` a block in panels of `lanes`, `z` `[rows, 64]`.
+/// `z[i, j] = sum_p x[i, p] w[j, p]` in f32: `x` `[rows, d]`, `w` a block in panels of `lanes` and what is read after it, `z`
+/// `[rows, 64]`.
 pub(super) fn plain_products(x: &[f32], w: &[f32], z: &mut [f32], (d, lanes): (usize, usize)) {
     let rows = x.len() / d;
     let chunk = d.div_ceil(d.div_ceil(CHUNK));
-    for (panel, w) in w.chunks_exact(d * lanes).enumerate() {
+    for panel in 0..BLOCK / lanes {
+        let (w, at) = (&w[panel * d * lanes..], panel * lanes);
         for first in (0..d).step_by(chunk) {
             let steps = chunk.min(d - first);
+            let (own, after) = w[first * lanes..].split_at(steps * lanes);
             let tile = Tile {
                 x: &x[first..],
                 x_stride: d,
                 rows,
-                w: &w[first * lanes..][..steps * lanes],
+                w: own,
                 w_stride: lanes,
                 steps,
                 lanes,
-                out: &mut z[panel * lanes..],
+                out: &mut z[at..],
                 out_stride: BLOCK,
                 add: first > 0,
+                next: &after[..after.len().min(chunk * lanes)],
             };
             f32_tile(Vectors::here(), tile);
         }
