@@ -216,7 +216,6 @@ const UNSAFE: &[&str] = &["compute/"];
 
 /// Files over [`LONG_FILE`] production lines, and why they are not split.
 const LONG_FILES: &[(&str, &str)] = &[
-    ("compute/coder_ops.rs", "the vocabulary: every operation with its formula and shapes in one file"),
     ("compute/reference/coder.rs", "the same in f64, in the same order"),
     ("sae/coder.rs", "one step from top to bottom: the order of the blocks is the point"),
     ("config/document.rs", "one YAML reader with positions"),

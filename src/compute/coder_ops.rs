@@ -5,270 +5,18 @@
 //! entries, and are summed per latent over the entries in row order ([`ByLatent`]): no atomics, the same bits each time.
 //! Sums over rows or over whole buffers are taken in f64.
 
+mod code;
+mod dims;
+mod gradient;
+mod update;
+
 use std::ops::Range;
 
 use crate::compute::backend::Backend;
-
-/// Marks an unused place of a [`Code`].
-pub const NO_LATENT: u32 = u32::MAX;
-
-/// The code of a batch: up to `k` latents a row.
-///
-/// The entries of a row come first and in ascending order of their latents; the places after them hold [`NO_LATENT`].
-/// Buffers may be larger than `[rows, k]`; the first `rows * k` places are used. Where the number of entries differs from
-/// row to row, `k` is that of the longest row of the batch, and the buffers grow to it ([`CoderOps::select`]).
-pub struct Code<B: CoderOps + ?Sized> {
-    /// Rows in use.
-    pub rows: usize,
-    /// Places a row.
-    pub k: usize,
-    /// `[rows, k]` latents.
-    pub latents: B::Index,
-    /// `[rows, k]` values, positive unless a [`Rule`] says otherwise; 0 in unused places.
-    pub values: B::Tensor,
-}
-
-impl<B: CoderOps> Code<B> {
-    /// Room for the code of `rows` rows.
-    pub fn new(backend: &B, rows: usize, k: usize) -> Self {
-        Self { rows, k, latents: backend.index(rows * k), values: backend.zeros(rows * k) }
-    }
-
-    /// Places in use.
-    pub fn places(&self) -> usize {
-        self.rows * self.k
-    }
-}
-
-/// The entries of a [`Code`] grouped by latent.
-pub struct ByLatent<B: CoderOps + ?Sized> {
-    /// `[f + 1]` where each latent's entries start in `places`.
-    pub starts: B::Index,
-    /// Places of the entries (`row * k + i`), ascending within a latent. It grows with the code.
-    pub places: B::Index,
-}
-
-impl<B: CoderOps> ByLatent<B> {
-    /// Room for the entries of `[rows, k]` places over `f` latents.
-    pub fn new(backend: &B, rows: usize, k: usize, f: usize) -> Self {
-        Self { starts: backend.index(f + 1), places: backend.index(rows * k) }
-    }
-}
-
-/// A set of latents.
-pub struct Subset<'a, B: CoderOps + ?Sized> {
-    /// Latents, ascending; the first `len` places are used.
-    pub latents: &'a B::Index,
-    /// Latents in the set.
-    pub len: usize,
-}
-
-/// Which pre-activations become entries of a code: [`CoderOps::select`]. Per-latent tensors are `[f]`.
-pub enum Rule<'a, B: CoderOps + ?Sized> {
-    /// `u > 0`.
-    Positive,
-    /// `u > threshold[i]`, and `u > 0`.
-    Above(&'a B::Tensor),
-    /// `|u - threshold[i]| < half_width`; the entry's value is `u` if `u > threshold[i]`, else 0.
-    Near {
-        /// Centre of the window.
-        threshold: &'a B::Tensor,
-        /// Half its width.
-        half_width: f64,
-    },
-    /// `u < threshold[i]`, for the latents of a set; the entry's value is `threshold[i] - u`.
-    Below {
-        /// The bound.
-        threshold: &'a B::Tensor,
-        /// The latents looked at.
-        among: Subset<'a, B>,
-    },
-    /// The `k` largest `u * score[i]` of each row (`u` without a score), those of them with `u > 0` unless `signed`. Of
-    /// equal ones the lower latent wins.
-    RowLargest {
-        /// Entries a row, at most.
-        k: usize,
-        /// Weights of the ranking, not negative; latents of weight 0 are left out.
-        score: Option<&'a B::Tensor>,
-        /// Whether entries that are not positive count too.
-        signed: bool,
-    },
-    /// The largest `u * score[i]` of each row, as many as bring their norm `sqrt(sum (u score[i])^2)` closest to
-    /// `norm[b]`: at least one, fewer than all latents; those of them with `u > 0`. Of equally close numbers of entries the
-    /// smaller wins, of equal entries the lower latent.
-    RowNorm {
-        /// `[rows]` what the norm of each row's entries is to be.
-        norm: &'a B::Tensor,
-        /// Weights of the ranking and in the norm, positive.
-        score: Option<&'a B::Tensor>,
-    },
-    /// The largest `u` of each row among each of `groups` ranges of as many latents, where it is positive. Of equal ones the
-    /// lower latent wins.
-    GroupLargest {
-        /// Ranges; they divide the latents.
-        groups: usize,
-    },
-    /// The `counts[i]` largest `u` of each latent over all rows, those of them with `u > 0`. Of equal ones the earlier row
-    /// wins.
-    ColumnLargest {
-        /// `[f]` entries a latent, at most.
-        counts: &'a B::Index,
-    },
-    /// The `count` largest `u * score[i]` of all rows together, those of them with `u > 0`. Of equal ones the earlier row
-    /// wins, then the lower latent.
-    BatchLargest {
-        /// Entries in all, at most.
-        count: usize,
-        /// Weights of the ranking, positive.
-        score: Option<&'a B::Tensor>,
-    },
-}
-
-/// A function of one value `v`, or of a row's values, summed: [`CoderOps::penalize`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum PenaltyShape {
-    /// `v`.
-    Linear,
-    /// `tanh(scale v)`.
-    Tanh {
-        /// Steepness.
-        scale: f64,
-    },
-    /// `v^p`; its slope is taken at `max(v, 1e-6)`.
-    Power {
-        /// Exponent.
-        p: f64,
-    },
-    /// `(sum_i v_i^p)^(1/p)` of each row; slopes are taken at `max(v, 1e-6)`.
-    RowNorm {
-        /// Exponent.
-        p: f64,
-    },
-}
-
-/// Where [`CoderOps::penalize`] puts its gradients: at the code's places.
-pub struct PenaltyGradients<'a, B: Backend + ?Sized> {
-    /// The gradient with respect to each value is added.
-    pub values: &'a mut B::Tensor,
-    /// The gradient with respect to each entry's weight overwrites.
-    pub weights: Option<&'a mut B::Tensor>,
-}
-
-/// One reconstruction that a batch's code takes part in, as seen by the backward pass.
-pub struct GradientTerm<'a, B: CoderOps + ?Sized> {
-    /// The code.
-    pub code: &'a Code<B>,
-    /// Its entries by latent.
-    pub by_latent: &'a ByLatent<B>,
-    /// `[n, k]` gradient of the loss with respect to the pre-activation of each entry.
-    pub g_pre: &'a B::Tensor,
-    /// `[n, out]` what is left of the target after the reconstruction.
-    pub residual: &'a B::Tensor,
-    /// The gradient with respect to the reconstruction is `residual_scale * residual`; 0: none reaches the decoder.
-    pub residual_scale: f64,
-    /// Only entries of these latents count.
-    pub latents: Range<u32>,
-}
-
-/// Gradients of what belongs to latents.
-pub struct LatentGradients<'a, B: Backend + ?Sized> {
-    /// `[f, d]`.
-    pub w_enc: &'a mut B::Tensor,
-    /// `[f]`.
-    pub b_enc: &'a mut B::Tensor,
-    /// `[f, out]`.
-    pub w_dec: &'a mut B::Tensor,
-}
-
-/// Shape of a coder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CoderDims {
-    /// Input width.
-    pub d: usize,
-    /// Latents.
-    pub f: usize,
-    /// Width of what is reconstructed.
-    pub out: usize,
-    /// Groups of as many latents, each with an input of its own. They divide `f`; an encoder's input is `[groups, n, d]`.
-    pub groups: usize,
-}
-
-impl CoderDims {
-    /// A coder that reconstructs its input.
-    pub fn square(d: usize, f: usize) -> Self {
-        Self { d, f, out: d, groups: 1 }
-    }
-
-    /// Latents of a group.
-    pub fn group(&self) -> usize {
-        self.f / self.groups
-    }
-}
-
-/// Shape of a code whose latents are pairs: [`CoderOps::pair_heads`]. Latent `(h, i, j)` is `h first second + i second + j`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PairShape {
-    /// Heads.
-    pub heads: usize,
-    /// First parts of a head.
-    pub first: usize,
-    /// Second parts of a head.
-    pub second: usize,
-    /// Under the root.
-    pub epsilon: f64,
-}
-
-impl PairShape {
-    /// Numbers a row that latents are made of: for each head its first parts, then its second ones.
-    pub fn parts(&self) -> usize {
-        self.heads * (self.first + self.second)
-    }
-
-    /// Latents.
-    pub fn latents(&self) -> usize {
-        self.heads * self.first * self.second
-    }
-
-    /// Where, in a row of parts, the two of a latent are.
-    pub fn of(&self, latent: usize) -> (usize, usize) {
-        let (head, pair) = (latent / (self.first * self.second), latent % (self.first * self.second));
-        let start = head * (self.first + self.second);
-        (start + pair / self.second, start + self.first + pair % self.second)
-    }
-}
-
-/// One update by [`CoderOps::adam`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamStep {
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// Decay rates of the moments.
-    pub betas: [f64; 2],
-    /// Added to the denominator.
-    pub epsilon: f64,
-    /// Share of the weights, times the rate, that is taken off.
-    pub weight_decay: f64,
-    /// Number of this update, from 1.
-    pub t: u64,
-    /// The gradient is multiplied by this first (clipping).
-    pub gradient_scale: f64,
-}
-
-/// `a`, `b` and `c` of [`CoderOps::orthogonalize`]: chosen to lift small singular values fast.
-pub const NEWTON_SCHULZ: [f64; 3] = [3.4445, -4.7750, 2.0315];
-/// Steps of [`CoderOps::orthogonalize`].
-pub const NEWTON_SCHULZ_STEPS: usize = 5;
-
-/// One update by [`CoderOps::schedule_free_sign`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SignStep {
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// Weight of the average in the point where gradients are taken; above 0.
-    pub beta: f64,
-    /// Weight of the newest point in the average.
-    pub share: f64,
-}
+pub use code::{ByLatent, Code, NO_LATENT, Rule, Subset};
+pub use dims::{CoderDims, PairShape};
+pub use gradient::{GradientTerm, LatentGradients, PenaltyGradients, PenaltyShape};
+pub use update::{AdamStep, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, SignStep};
 
 /// Rows whose selection was screened ([`CoderOps::encode_topk`], [`CoderOps::encode`]), since the backend was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -477,6 +225,22 @@ pub trait CoderOps: Backend {
         d: usize,
     );
 
+    /// [`CoderOps::residual`], and [`CoderOps::entry_dots`] of what it left, with `dots` for `out` and its `scale`: each row of
+    /// `w_dec` is fetched once for both.
+    fn residual_and_dots(
+        &self,
+        code: &Code<Self>,
+        latents: Range<u32>,
+        w_dec: &Self::Tensor,
+        target: &Self::Tensor,
+        r: &mut Self::Tensor,
+        (scale, dots): (f64, &mut Self::Tensor),
+        d: usize,
+    ) {
+        self.residual(code, latents.clone(), w_dec, target, r, d);
+        self.entry_dots(code, latents, w_dec, r, scale, dots, d);
+    }
+
     /// Group the code's entries by latent (stable counting sort over `f` latents).
     fn group_by_latent(&self, code: &Code<Self>, f: usize, out: &mut ByLatent<Self>);
 
@@ -565,6 +329,12 @@ pub trait CoderOps: Backend {
     /// `g[i] -= <g[i], w[i]> w[i]` for rows `w` of norm 1: what would change the norm is taken out. Both `[n, d]`.
     fn project_rows(&self, g: &mut Self::Tensor, w: &Self::Tensor, n: usize, d: usize);
 
+    /// [`CoderOps::project_rows`], then [`CoderOps::sum_squares`] of `g`, in one pass.
+    fn project_and_sum(&self, g: &mut Self::Tensor, w: &Self::Tensor, n: usize, d: usize) -> f64 {
+        self.project_rows(g, w, n, d);
+        self.sum_squares(g, n * d)
+    }
+
     /// `w[i] /= |w[i]|`, with the norm not below 1e-8: `w` `[n, d]`.
     fn normalize_rows(&self, w: &mut Self::Tensor, n: usize, d: usize);
 
@@ -581,6 +351,19 @@ pub trait CoderOps: Backend {
         len: usize,
         step: &AdamStep,
     );
+
+    /// [`CoderOps::adam`] over the rows of `w` `[n, d]`, then [`CoderOps::normalize_rows`], in one pass.
+    fn adam_unit_rows(
+        &self,
+        w: &mut Self::Tensor,
+        g: &Self::Tensor,
+        (m, v): (&mut Self::Tensor, &mut Self::Tensor),
+        (n, d): (usize, usize),
+        step: &AdamStep,
+    ) {
+        self.adam(w, g, m, v, n * d, step);
+        self.normalize_rows(w, n, d);
+    }
 
     /// A schedule-free step over the first `len` numbers: `x = (y - (1 - beta) z) / beta`, `z -= lr sign(g)`,
     /// `x += share (z - x)`, `y = (1 - beta) z + beta x`. The sign of 0 is 0.

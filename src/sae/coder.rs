@@ -209,15 +209,15 @@ impl<B: CoderOps> Coder<B> {
         backend.group_by_latent(&self.code, dims.f, &mut self.by_latent);
         let mut fired = vec![0; dims.f + 1];
         backend.read_index(&self.by_latent.starts, &mut fired);
-        let (reconstruction_loss, left) = self.reconstruction.forward(&input, &self.code);
+        make_room(backend, &mut self.g_code, self.code.places());
+        let (reconstruction_loss, left) = self.reconstruction.forward(&input, &self.code, &mut self.g_code);
         let taking_part = taking_part(&self.settings, &input);
         let revival = self.aux.as_mut().map_or(0.0, |aux| {
             let encoder = (!self.settings.has_encoder_rows()).then_some(&*self.selection);
             aux.forward(&input, &taking_part, &mut self.reconstruction, (left, encoder))
         });
         let ghosts = self.ghost.as_mut().map_or(0.0, |ghost| ghost.forward(&input, self.reconstruction.residual()));
-        make_room(backend, &mut self.g_code, self.code.places());
-        self.reconstruction.entry_gradients(&input, &self.code, &mut self.g_code);
+        self.reconstruction.code_gradients(&input, &self.code, &mut self.g_code);
         let mut pass = Pass {
             code: &self.code,
             by_latent: &self.by_latent,

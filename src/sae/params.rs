@@ -19,6 +19,9 @@ pub struct PerParam<T> {
     pub extra: Vec<(&'static str, T)>,
 }
 
+/// Where `w_dec` is in [`PerParam::each`].
+pub const W_DEC: usize = 2;
+
 /// Parameters.
 pub type Params<B> = PerParam<<B as crate::compute::Backend>::Tensor>;
 

@@ -133,15 +133,14 @@ impl<B: CoderOps> Training<B> {
         self.counters.rows += n as u64;
         let coder = &mut self.coder;
         let settings = coder.settings().clone();
-        constraint::project(backend, &settings, &coder.params, &mut coder.gradients);
-        let gradient_norm = clip::norm(backend, &coder.gradients);
+        let gradient_norm = constraint::project_and_measure(backend, &settings, &coder.params, &mut coder.gradients);
         if !gradient_norm.is_finite() || !batch.loss().is_finite() {
             return self.skip().map(|()| None);
         }
         self.counters.skipped_in_a_row = 0;
         let factor = clip::factor(gradient_norm, clip_norm);
-        self.optimizer.update(backend, &mut coder.params, &coder.gradients, learning_rate, factor);
-        constraint::restore(backend, &settings, &mut coder.params);
+        let tensors = (&mut coder.params, &coder.gradients);
+        constraint::update(backend, &settings, &mut self.optimizer, tensors, learning_rate, factor);
         if let Some(average) = &mut self.average {
             average.update(backend, &coder.params, self.optimizer.updates());
         }

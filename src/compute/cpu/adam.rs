@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::compute::coder_ops::{AdamStep, SignStep};
 use crate::compute::cpu::Cpu;
+use crate::compute::cpu::reduce::normalize;
 use crate::compute::cpu::simd::vectorized;
 
 /// Numbers of a task.
@@ -11,6 +12,45 @@ const NUMBERS: usize = 1 << 13;
 
 /// See [`crate::compute::CoderOps::adam`].
 pub(super) fn adam(cpu: &Cpu, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep) {
+    blocks(
+        cpu,
+        (w, g, m, v),
+        (NUMBERS, step),
+        #[inline(always)]
+        |_| (),
+    );
+}
+
+/// See [`crate::compute::CoderOps::adam_unit_rows`].
+pub(super) fn adam_unit_rows(
+    cpu: &Cpu,
+    w: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    d: usize,
+    step: &AdamStep,
+) {
+    let rows = (NUMBERS / d).max(1);
+    blocks(
+        cpu,
+        (w, g, m, v),
+        (rows * d, step),
+        #[inline(always)]
+        |w| w.chunks_exact_mut(d).for_each(normalize),
+    );
+}
+
+/// Weights, their gradients, and both moments.
+type Buffers<'a> = (&'a mut [f32], &'a [f32], &'a mut [f32], &'a mut [f32]);
+
+/// Update blocks of `numbers`, and do with each what comes after.
+fn blocks(
+    cpu: &Cpu,
+    (w, g, m, v): Buffers<'_>,
+    (numbers, step): (usize, &AdamStep),
+    after: impl Fn(&mut [f32]) + Sync,
+) {
     let [b1, b2] = step.betas;
     let rate = (step.learning_rate / (1.0 - b1.powf(step.t as f64))) as f32;
     let root = (1.0 / (1.0 - b2.powf(step.t as f64)).sqrt()) as f32;
@@ -18,8 +58,8 @@ pub(super) fn adam(cpu: &Cpu, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [
     let (scale, epsilon) = (step.gradient_scale as f32, step.epsilon as f32);
     // without decay exactly 1: the product changes no bit
     let kept = (1.0 - step.learning_rate * step.weight_decay) as f32;
-    let blocks = w.par_chunks_mut(NUMBERS).zip(g.par_chunks(NUMBERS));
-    let blocks = blocks.zip(m.par_chunks_mut(NUMBERS).zip(v.par_chunks_mut(NUMBERS)));
+    let blocks = w.par_chunks_mut(numbers).zip(g.par_chunks(numbers));
+    let blocks = blocks.zip(m.par_chunks_mut(numbers).zip(v.par_chunks_mut(numbers)));
     cpu.run(|| {
         blocks.for_each(|((w, g), (m, v))| {
             vectorized(
@@ -31,6 +71,7 @@ pub(super) fn adam(cpu: &Cpu, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [
                         *v = normal(keep2 * *v + take2 * (g * g));
                         *w = kept * *w - rate * *m / (v.sqrt() * root + epsilon);
                     }
+                    after(w);
                 },
             );
         });

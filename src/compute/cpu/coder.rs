@@ -195,6 +195,19 @@ impl CoderOps for Cpu {
         sparse::entry_dots(self, code, latents, (w, r), scale as f32, out, d);
     }
 
+    fn residual_and_dots(
+        &self,
+        code: &Code<Self>,
+        latents: Range<u32>,
+        w_dec: &Vec<f32>,
+        target: &Vec<f32>,
+        r: &mut Vec<f32>,
+        (scale, dots): (f64, &mut Vec<f32>),
+        d: usize,
+    ) {
+        sparse::residual_and_dots(self, code, latents, (w_dec, target), r, (scale as f32, dots), d);
+    }
+
     fn group_by_latent(&self, code: &Code<Self>, f: usize, out: &mut ByLatent<Self>) {
         sparse::group_by_latent(code, f, out);
     }
@@ -297,12 +310,28 @@ impl CoderOps for Cpu {
         reduce::project_rows(self, &mut g[..n * d], &w[..n * d], d);
     }
 
+    fn project_and_sum(&self, g: &mut Vec<f32>, w: &Vec<f32>, n: usize, d: usize) -> f64 {
+        reduce::project_and_sum(self, &mut g[..n * d], &w[..n * d], d)
+    }
+
     fn normalize_rows(&self, w: &mut Vec<f32>, n: usize, d: usize) {
         reduce::normalize_rows(self, &mut w[..n * d], d);
     }
 
     fn adam(&self, w: &mut Vec<f32>, g: &Vec<f32>, m: &mut Vec<f32>, v: &mut Vec<f32>, len: usize, step: &AdamStep) {
         adam::adam(self, &mut w[..len], &g[..len], &mut m[..len], &mut v[..len], step);
+    }
+
+    fn adam_unit_rows(
+        &self,
+        w: &mut Vec<f32>,
+        g: &Vec<f32>,
+        (m, v): (&mut Vec<f32>, &mut Vec<f32>),
+        (n, d): (usize, usize),
+        step: &AdamStep,
+    ) {
+        let len = n * d;
+        adam::adam_unit_rows(self, &mut w[..len], &g[..len], &mut m[..len], &mut v[..len], d, step);
     }
 
     fn orthogonalize(&self, x: &mut Vec<f32>, n: usize, d: usize) {

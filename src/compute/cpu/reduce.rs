@@ -54,26 +54,28 @@ pub(super) fn square_sums(cpu: &Cpu, x: &[f32], n: usize, d: usize) -> SquareSum
 
 /// `sum_i t[i]^2`.
 pub(super) fn sum_squares(cpu: &Cpu, t: &[f32]) -> f64 {
-    const LANES: usize = 32;
-    let blocks = t.par_chunks(NUMBERS).map(|t| {
-        vectorized(
-            #[inline(always)]
-            || {
-                let mut sums = [0f64; LANES];
-                let mut groups = t.chunks_exact(LANES);
-                for group in &mut groups {
-                    for (sum, &x) in sums.iter_mut().zip(group) {
-                        let x = f64::from(x);
-                        *sum = x.mul_add(x, *sum);
-                    }
-                }
-                let rest: f64 = groups.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-                sums.iter().sum::<f64>() + rest
-            },
-        )
-    });
-    let blocks: Vec<f64> = cpu.run(|| blocks.collect());
+    let blocks: Vec<f64> = cpu.run(|| t.par_chunks(NUMBERS).map(block_squares).collect());
     blocks.iter().sum()
+}
+
+/// That of a block of up to [`NUMBERS`].
+fn block_squares(t: &[f32]) -> f64 {
+    const LANES: usize = 32;
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut sums = [0f64; LANES];
+            let mut groups = t.chunks_exact(LANES);
+            for group in &mut groups {
+                for (sum, &x) in sums.iter_mut().zip(group) {
+                    let x = f64::from(x);
+                    *sum = x.mul_add(x, *sum);
+                }
+            }
+            let rest: f64 = groups.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            sums.iter().sum::<f64>() + rest
+        },
+    )
 }
 
 /// `c = scale * x - shift`, row by row.
@@ -119,6 +121,37 @@ pub(super) fn project_rows(cpu: &Cpu, g: &mut [f32], w: &[f32], d: usize) {
     });
 }
 
+/// See [`crate::compute::CoderOps::project_and_sum`]. Tasks have whole rows and whole blocks of the sum, so that it is added up as
+/// [`sum_squares`] does; where that takes too many rows, it is another pass.
+pub(super) fn project_and_sum(cpu: &Cpu, g: &mut [f32], w: &[f32], d: usize) -> f64 {
+    // the least number of rows whose numbers are whole blocks: blocks are a power of two
+    let rows = NUMBERS >> d.trailing_zeros().min(NUMBERS.trailing_zeros());
+    if rows * d > g.len().div_ceil(cpu.threads()) {
+        project_rows(cpu, g, w, d);
+        return sum_squares(cpu, g);
+    }
+    let tasks = g.par_chunks_mut(rows * d).zip(w.par_chunks(rows * d));
+    let tasks = tasks.flat_map_iter(|(g, w)| {
+        let mut projected = 0;
+        let blocks = (0..g.len().div_ceil(NUMBERS)).map(move |block| {
+            let end = g.len().min((block + 1) * NUMBERS);
+            let rows = projected..end.div_ceil(d);
+            projected = rows.end;
+            for row in rows {
+                let (g, w) = (&mut g[row * d..][..d], &w[row * d..][..d]);
+                vectorized(
+                    #[inline(always)]
+                    || axpy(-dot(g, w), w, g),
+                );
+            }
+            block_squares(&g[block * NUMBERS..end])
+        });
+        blocks.collect::<Vec<f64>>()
+    });
+    let blocks: Vec<f64> = cpu.run(|| tasks.collect());
+    blocks.iter().sum()
+}
+
 /// See [`crate::compute::CoderOps::normalize_rows`].
 pub(super) fn normalize_rows(cpu: &Cpu, w: &mut [f32], d: usize) {
     let rows = w.par_chunks_mut(d).with_min_len(ROWS);
@@ -126,13 +159,17 @@ pub(super) fn normalize_rows(cpu: &Cpu, w: &mut [f32], d: usize) {
         rows.for_each(|row| {
             vectorized(
                 #[inline(always)]
-                || {
-                    let inverse = 1.0 / dot(row, row).sqrt().max(1e-8);
-                    row.iter_mut().for_each(|x| *x *= inverse);
-                },
+                || normalize(row),
             );
         });
     });
+}
+
+/// One row of [`normalize_rows`].
+#[inline(always)]
+pub(super) fn normalize(row: &mut [f32]) {
+    let inverse = 1.0 / dot(row, row).sqrt().max(1e-8);
+    row.iter_mut().for_each(|x| *x *= inverse);
 }
 
 /// See [`crate::compute::CoderOps::row_norms`].

@@ -103,6 +103,30 @@ pub(crate) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     }
 }
 
+/// `y += a_1 * x_1`, then `+= a_2 * x_2` and so on, as [`axpy`] would one after the other: `y` stays in registers meanwhile.
+#[inline(always)]
+pub(crate) fn axpy_all<'a>(terms: impl Iterator<Item = (f32, &'a [f32])> + Clone, y: &mut [f32]) {
+    /// Numbers kept at a time: eight AVX2 registers, as many additions as are under way at once.
+    const WIDE: usize = 64;
+    let (whole, tail) = y.as_chunks_mut::<WIDE>();
+    let mut at = 0;
+    for y in whole {
+        let mut sums = *y;
+        for (a, x) in terms.clone() {
+            let x: &[f32; WIDE] = x[at..].first_chunk().expect("as long as y");
+            for (sum, &x) in sums.iter_mut().zip(x) {
+                *sum = a.mul_add(x, *sum);
+            }
+        }
+        *y = sums;
+        at += WIDE;
+    }
+    if !tail.is_empty() {
+        let end = at + tail.len();
+        terms.for_each(|(a, x)| axpy(a, &x[at..end], tail));
+    }
+}
+
 /// `sum_i x[i] * y[i]`, in twice as many partial sums as [`sum`]: it waits for values, not for the last addition.
 #[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
@@ -238,6 +262,19 @@ mod tests {
         assert_eq!(exp(f32::INFINITY), exp(88.0));
         assert_eq!(exp(f32::NEG_INFINITY), exp(-87.3));
         assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn many_rows_are_added_as_one_after_the_other() {
+        for n in [0, 1, 63, 64, 65, 200] {
+            let rows: Vec<Vec<f32>> = (1..5).map(|r| (0..n).map(|i| (i as f32 + 0.1) / r as f32).collect()).collect();
+            let factors = [1.5f32, -0.7, 1e-3, 40.0];
+            let mut one_by_one: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let mut at_once = one_by_one.clone();
+            rows.iter().zip(factors).for_each(|(x, a)| axpy(a, x, &mut one_by_one));
+            axpy_all(factors.into_iter().zip(rows.iter().map(Vec::as_slice)), &mut at_once);
+            assert_eq!(at_once, one_by_one);
+        }
     }
 
     #[test]

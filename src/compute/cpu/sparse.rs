@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, GradientTerm, NO_LATENT};
-use crate::compute::cpu::simd::{axpy, dot, vectorized};
+use crate::compute::cpu::simd::{axpy_all, dot, vectorized};
 use crate::compute::cpu::{Cpu, dense};
 
 /// Rows of a task.
@@ -19,7 +19,7 @@ fn row_entries<'a>(
     latents: &'a [u32],
     values: &'a [f32],
     range: &'a Range<u32>,
-) -> impl Iterator<Item = (usize, f32)> + 'a {
+) -> impl Iterator<Item = (usize, f32)> + Clone + 'a {
     let entries = latents.iter().zip(values).take_while(|(i, _)| **i != NO_LATENT);
     entries.filter(|(i, _)| range.contains(i)).map(|(&i, &v)| (i as usize, v))
 }
@@ -60,9 +60,8 @@ pub(super) fn decode<'a>(
                     let rows = out.chunks_exact_mut(d).zip(latents.chunks_exact(k)).zip(values.chunks_exact(k));
                     for (b, ((out, latents), values)) in rows.enumerate() {
                         out.copy_from_slice(start(block * ROWS + b));
-                        for (i, value) in row_entries(latents, values, &range) {
-                            axpy(sign * value, &w[i * d..][..d], out);
-                        }
+                        let entries = row_entries(latents, values, &range);
+                        axpy_all(entries.map(|(i, value)| (sign * value, &w[i * d..][..d])), out);
                     }
                 },
             );
@@ -99,13 +98,58 @@ pub(super) fn entry_dots(
                 || {
                     let rows = out.chunks_exact_mut(k).zip(latents.chunks_exact(k)).zip(r.chunks_exact(d));
                     for ((out, latents), r) in rows {
-                        for (out, &i) in out.iter_mut().zip(latents) {
-                            if range.contains(&i) {
-                                *out = scale * dot(r, &w[i as usize * d..][..d]);
-                            } else if i == NO_LATENT {
-                                *out = 0.0;
-                            }
-                        }
+                        row_dots(r, (latents, &range), w, scale, out);
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// The products of one row with the rows of `w` at its places.
+#[inline(always)]
+fn row_dots(r: &[f32], (latents, range): (&[u32], &Range<u32>), w: &[f32], scale: f32, out: &mut [f32]) {
+    let d = r.len();
+    for (out, &i) in out.iter_mut().zip(latents) {
+        if range.contains(&i) {
+            *out = scale * dot(r, &w[i as usize * d..][..d]);
+        } else if i == NO_LATENT {
+            *out = 0.0;
+        }
+    }
+}
+
+/// See [`crate::compute::CoderOps::residual_and_dots`]: a row's second look at `w` finds it in the second-level cache.
+pub(super) fn residual_and_dots(
+    cpu: &Cpu,
+    code: &Code<Cpu>,
+    range: Range<u32>,
+    (w, target): (&[f32], &[f32]),
+    r: &mut [f32],
+    (scale, dots): (f32, &mut [f32]),
+    d: usize,
+) {
+    let (n, k) = (code.rows, code.k);
+    if n == 0 || k == 0 || range.is_empty() || dense::is_dense(code, w.len() / d) {
+        decode(cpu, code, range.clone(), w, |b| &target[b * d..][..d], -1.0, r, d);
+        return entry_dots(cpu, code, range, (w, r), scale, dots, d);
+    }
+    let (latents, values) = (&code.latents[..n * k], &code.values[..n * k]);
+    let out = r[..n * d].par_chunks_mut(ROWS * d).zip(dots[..n * k].par_chunks_mut(ROWS * k));
+    let blocks = out.zip(target[..n * d].par_chunks(ROWS * d));
+    let blocks = blocks.zip(latents.par_chunks(ROWS * k).zip(values.par_chunks(ROWS * k)));
+    cpu.run(|| {
+        blocks.for_each(|(((r, dots), target), (latents, values))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let out = r.chunks_exact_mut(d).zip(dots.chunks_exact_mut(k)).zip(target.chunks_exact(d));
+                    let rows = out.zip(latents.chunks_exact(k).zip(values.chunks_exact(k)));
+                    for (((r, dots), target), (latents, values)) in rows {
+                        r.copy_from_slice(target);
+                        let entries = row_entries(latents, values, &range);
+                        axpy_all(entries.map(|(i, value)| (-value, &w[i * d..][..d])), r);
+                        row_dots(r, (latents, &range), w, scale, dots);
                     }
                 },
             );
@@ -159,7 +203,7 @@ pub(super) fn latent_gradients(
     let w_dec = out.w_dec.par_chunks_mut(LATENTS * width);
     let blocks = blocks.zip(out.b_enc.par_chunks_mut(LATENTS)).zip(w_dec);
     cpu.run(|| {
-        blocks.enumerate().for_each(|(block, ((w_enc, b_enc), w_dec))| {
+        blocks.enumerate().for_each_init(Vec::new, |entries, (block, ((w_enc, b_enc), w_dec))| {
             vectorized(
                 #[inline(always)]
                 || {
@@ -170,7 +214,7 @@ pub(super) fn latent_gradients(
                         *b_enc = 0.0;
                         let i = out.first + block * LATENTS + i;
                         for term in terms.iter().filter(|term| term.latents.contains(&(i as u32))) {
-                            add_latent(term, c, dims, i, (&mut *w_enc, &mut *b_enc, &mut *w_dec));
+                            add_latent(term, c, dims, (i, entries), (&mut *w_enc, &mut *b_enc, &mut *w_dec));
                         }
                     }
                 },
@@ -179,25 +223,29 @@ pub(super) fn latent_gradients(
     });
 }
 
+/// An entry of a latent: its row, the factor of its residual and that of its input.
+type Entry = (usize, f32, f32);
+
 /// Add one term's entries of latent `i`.
 #[inline(always)]
 fn add_latent(
     term: &GradientTerm<'_, Cpu>,
     c: &[f32],
     CoderDims { d, out, .. }: CoderDims,
-    i: usize,
+    (i, entries): (usize, &mut Vec<Entry>),
     (w_enc, b_enc, w_dec): (&mut [f32], &mut f32, &mut [f32]),
 ) {
     let places = term.by_latent.starts[i] as usize..term.by_latent.starts[i + 1] as usize;
     let scale = term.residual_scale as f32;
+    entries.clear();
     for &place in &term.by_latent.places[places] {
         let place = place as usize;
-        let b = place / term.code.k;
         let g_pre = term.g_pre[place];
-        if scale != 0.0 {
-            axpy(scale * term.code.values[place], &term.residual[b * out..][..out], w_dec);
-        }
-        axpy(g_pre, &c[b * d..][..d], w_enc);
+        entries.push((place / term.code.k, scale * term.code.values[place], g_pre));
         *b_enc += g_pre;
     }
+    if scale != 0.0 {
+        axpy_all(entries.iter().map(|&(b, factor, _)| (factor, &term.residual[b * out..][..out])), w_dec);
+    }
+    axpy_all(entries.iter().map(|&(b, _, g_pre)| (g_pre, &c[b * d..][..d])), w_enc);
 }

@@ -25,6 +25,8 @@ pub struct Reconstruction<B: CoderOps> {
     /// `[rows, out]` for each prefix; `t_r` after [`Reconstruction::forward`].
     residuals: Vec<B::Tensor>,
     scale: f64,
+    /// Whether [`Reconstruction::forward`] left the entries' gradients, and they still hold.
+    has_gradients: bool,
 }
 
 impl<B: CoderOps> Reconstruction<B> {
@@ -33,11 +35,12 @@ impl<B: CoderOps> Reconstruction<B> {
         let residuals = prefixes.iter().map(|_| backend.zeros(rows * dims.out)).collect();
         let ranked = if by == NestedBy::Rank { prefixes.len() } else { 0 };
         let ranks = (0..ranked).map(|_| Entries::new(backend, dims.f)).collect();
-        Self { prefixes, ranks, residuals, scale: 0.0 }
+        Self { prefixes, ranks, residuals, scale: 0.0, has_gradients: false }
     }
 
-    /// Subtract the reconstructions from the target: the loss, and the sums of squares of the widest one's residual.
-    pub fn forward(&mut self, input: &Input<'_, B>, code: &Code<B>) -> (f64, SquareSums) {
+    /// Subtract the reconstructions from the target: the loss, and the sums of squares of the widest one's residual. `g_code`
+    /// has room for [`Reconstruction::entry_gradients`] of this code, which are taken on the way where they can be.
+    pub fn forward(&mut self, input: &Input<'_, B>, code: &Code<B>, g_code: &mut B::Tensor) -> (f64, SquareSums) {
         let Input { backend, dims, n, .. } = *input;
         let d = dims.out;
         for r in 0..self.ranks.len() {
@@ -46,21 +49,27 @@ impl<B: CoderOps> Reconstruction<B> {
             self.ranks[r].group(backend, dims.f);
         }
         let last = self.prefixes.len() - 1;
-        let mut loss = 0.0;
-        for r in 0..last {
-            self.subtract(input, code, r);
-            loss += self.prefixes[r].weight * backend.sum_squares(&self.residuals[r], n * d) / n as f64;
-        }
-        self.subtract(input, code, last);
-        let left = backend.square_sums(&self.residuals[last], n, d);
         let weight = self.prefixes[last].weight;
+        self.scale = -2.0 * weight / n as f64;
+        self.has_gradients = last == 0 && self.ranks.is_empty();
+        let mut loss = 0.0;
+        if self.has_gradients {
+            let (target, w_dec, dots) = (input.target, &input.params.w_dec, (self.scale, g_code));
+            backend.residual_and_dots(code, 0..u32::MAX, w_dec, target, &mut self.residuals[0], dots, d);
+        } else {
+            for r in 0..last {
+                self.subtract(input, code, r);
+                loss += self.prefixes[r].weight * backend.sum_squares(&self.residuals[r], n * d) / n as f64;
+            }
+            self.subtract(input, code, last);
+        }
+        let left = backend.square_sums(&self.residuals[last], n, d);
         for r in (0..last).rev() {
             let (narrow, wide) = self.residuals.split_at_mut(r + 1);
             let own = self.prefixes[r].weight / weight;
             // t_r = own residual_r + t_(r + 1)
             backend.combine(1.0, &wide[0], own, &mut narrow[r], n * d);
         }
-        self.scale = -2.0 * weight / n as f64;
         (loss + weight * left.about_zero / n as f64, left)
     }
 
@@ -79,6 +88,13 @@ impl<B: CoderOps> Reconstruction<B> {
         }
         let from = if r == 0 { 0 } else { self.prefixes[r - 1].width };
         from as u32..self.prefixes[r].width as u32
+    }
+
+    /// [`Reconstruction::entry_gradients`] of the code of [`Reconstruction::forward`], of which `g_code` has what that left.
+    pub fn code_gradients(&mut self, input: &Input<'_, B>, code: &Code<B>, g_code: &mut B::Tensor) {
+        if !self.has_gradients {
+            self.entry_gradients(input, code, g_code);
+        }
     }
 
     /// The gradient with respect to each entry's value: at the places of `code`, or where parts are by rank at those of the
@@ -126,6 +142,7 @@ impl<B: CoderOps> Reconstruction<B> {
     /// Add `scale * residual` (the first `len` numbers) to the gradient with respect to every latent's contribution. What
     /// was left is no longer to be had.
     pub fn pull(&mut self, backend: &B, residual: &B::Tensor, scale: f64, len: usize) {
+        self.has_gradients = false;
         for own in &mut self.residuals {
             backend.combine(scale / self.scale, residual, 1.0, own, len);
         }

@@ -2,8 +2,8 @@
 //! (Loshchilov & Hutter 2019): weights shrink by `rate * decay` besides.
 
 use crate::compute::CoderOps;
-use crate::compute::coder_ops::AdamStep;
-use crate::sae::params::{self, Gradients, Params, PerParam};
+use crate::compute::coder_ops::{AdamStep, CoderDims};
+use crate::sae::params::{self, Gradients, Params, PerParam, W_DEC};
 use crate::sae::settings::CoderSettings;
 
 /// Moments and the number of updates.
@@ -38,19 +38,38 @@ impl<B: CoderOps> Adam<B> {
         learning_rate: f64,
         gradient_scale: f64,
     ) {
-        self.t += 1;
-        let step = AdamStep {
-            learning_rate,
-            betas: self.betas,
-            epsilon: self.epsilon,
-            weight_decay: self.weight_decay,
-            t: self.t,
-            gradient_scale,
-        };
+        let step = self.next(learning_rate, gradient_scale);
         let state = self.m.each_mut().into_iter().zip(self.v.each_mut());
         for ((w, g), (m, v)) in params.each_mut().into_iter().zip(gradients.each()).zip(state) {
             let len = backend.len(w);
             backend.adam(w, g, m, v, len, &step);
         }
+    }
+
+    /// As [`Adam::update`]; afterwards the rows of `w_dec` have norm 1.
+    pub fn update_unit_rows(
+        &mut self,
+        backend: &B,
+        (params, gradients): (&mut Params<B>, &Gradients<B>),
+        CoderDims { f, out, .. }: CoderDims,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) {
+        let step = self.next(learning_rate, gradient_scale);
+        let state = self.m.each_mut().into_iter().zip(self.v.each_mut());
+        let tensors = params.each_mut().into_iter().zip(gradients.each()).zip(state);
+        for (i, ((w, g), (m, v))) in tensors.enumerate() {
+            let len = backend.len(w);
+            match i == W_DEC {
+                true => backend.adam_unit_rows(w, g, (m, v), (f, out), &step),
+                false => backend.adam(w, g, m, v, len, &step),
+            }
+        }
+    }
+
+    fn next(&mut self, learning_rate: f64, gradient_scale: f64) -> AdamStep {
+        self.t += 1;
+        let Self { betas, epsilon, weight_decay, t, .. } = *self;
+        AdamStep { learning_rate, betas, epsilon, weight_decay, t, gradient_scale }
     }
 }

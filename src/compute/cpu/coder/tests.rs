@@ -447,3 +447,46 @@ fn results_do_not_depend_on_threads() {
     };
     assert_eq!(encode(&one), encode(&three));
 }
+
+/// What one pass does is what the passes that it stands for do, to the bit, whatever lies across the borders of blocks.
+#[test]
+fn one_pass_is_as_good_as_several() {
+    let step = AdamStep {
+        learning_rate: 1e-3,
+        betas: [0.9, 0.999],
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        t: 3,
+        gradient_scale: 0.7,
+    };
+    // rows that fill whole blocks of a sum once in 1, 9, 16384 rows, and not at the end
+    for (n, d) in [(70, 1024), (83, 576), (40, 33), (1, 5), (20_000, 3)] {
+        let w = random(n * d, "w");
+        for threads in [1, 3] {
+            let cpu = Cpu::new(threads).unwrap();
+            let (mut g, mut projected) = (random(n * d, "g"), random(n * d, "g"));
+            let sum = cpu.project_and_sum(&mut g, &w, n, d);
+            cpu.project_rows(&mut projected, &w, n, d);
+            assert_eq!((sum.to_bits(), &g), (cpu.sum_squares(&projected, n * d).to_bits(), &projected), "{n} x {d}");
+
+            let fresh = || (w.clone(), random(n * d, "m"), w.iter().map(|x| x * x).collect::<Vec<_>>());
+            let ((mut a, mut m, mut v), (mut b, mut m_b, mut v_b)) = (fresh(), fresh());
+            cpu.adam_unit_rows(&mut a, &g, (&mut m, &mut v), (n, d), &step);
+            cpu.adam(&mut b, &g, &mut m_b, &mut v_b, n * d, &step);
+            cpu.normalize_rows(&mut b, n, d);
+            assert_eq!((a, m, v), (b, m_b, v_b), "{n} x {d}");
+        }
+    }
+    let cpu = Cpu::new(2).unwrap();
+    for shape @ (n, d, f, k) in SHAPES {
+        let (code, w, target) = (reference_code(&cpu, shape), random(f * d, "w2"), random(n * d, "x"));
+        for latents in [0..u32::MAX, 2..5, 0..0] {
+            let (mut r, mut dots) = (vec![7.0; n * d], vec![9.0; n * k]);
+            let (mut r_b, mut dots_b) = (r.clone(), dots.clone());
+            cpu.residual_and_dots(&code, latents.clone(), &w, &target, &mut r, (-0.25, &mut dots), d);
+            cpu.residual(&code, latents.clone(), &w, &target, &mut r_b, d);
+            cpu.entry_dots(&code, latents, &w, &r_b, -0.25, &mut dots_b, d);
+            assert_eq!((r, dots), (r_b, dots_b), "{shape:?}");
+        }
+    }
+}
