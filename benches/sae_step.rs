@@ -1,17 +1,23 @@
-//! Rows a second of a whole training step (forward, backward, clip, Adam, renormalise), and where the time goes.
+//! Rows a second of a whole training step of every coder (batch from the buffer, forward, backward, clip, Adam, unit rows), and
+//! where the time of a TopK step goes.
 //!
-//! `cargo bench --bench sae_step`; the CPU and its load belong to the figure.
+//! `cargo bench --bench sae_step`; `-- topk` for those with that in their name. The CPU and its load belong to the figure. Rows
+//! are random: coders that become sparse by training stay as dense as they begin.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use harvestd::compute::coder_ops::{AdamStep, ByLatent, Code, CoderDims, GradientTerm, LatentGradients};
 use harvestd::compute::cpu::Cpu;
 use harvestd::compute::{Backend, CoderOps};
+use harvestd::corpus::cursor::SourceCursor;
+use harvestd::hooks::{HookPoint, Site};
 use harvestd::runtime::rng::Seed;
-use harvestd::sae::optim::{Adam, clip};
-use harvestd::sae::settings::{AuxSettings, SelectionSettings};
-use harvestd::sae::{Batch, Coder, CoderSettings, constraint, init};
+use harvestd::sae::settings::SelectionSettings;
+use harvestd::sae::{CoderSettings, init};
+use harvestd::trainer::{Trainer, TrainerSettings};
+use serde_json::{Value, json};
 
 const BATCH: usize = 4096;
 const K: usize = 32;
@@ -21,31 +27,57 @@ fn rows(n: usize, d: usize) -> Vec<f32> {
     (0..n * d).map(|_| rng.normal() as f32).collect()
 }
 
+/// One of each type, and what else takes another path.
+fn coders() -> Vec<(&'static str, Value)> {
+    let of = |name: &'static str, kind: &str, more: Value| {
+        let mut coder = json!({"type": kind});
+        let both = coder.as_object_mut().zip(more.as_object());
+        both.expect("two maps").0.extend(more.as_object().expect("a map").clone());
+        (name, coder)
+    };
+    vec![
+        of("topk", "topk", json!({"k": K})),
+        of("batch_topk", "batch_topk", json!({"k": K})),
+        of("matryoshka", "matryoshka", json!({"k": K, "widths": [288, 1152]})),
+        of("nested_topk", "nested_topk", json!({"ks": [8, K]})),
+        of("k_sparse", "k_sparse", json!({"k": K})),
+        of("group_max", "group_max", json!({"k": K})),
+        of("switch", "switch", json!({"k": K, "experts": 8})),
+        of("kron", "kron", json!({"k": K})),
+        of("feature_choice", "feature_choice", json!({"k": K})),
+        of("top_afa", "top_afa", json!({"afa_coefficient": 0.1})),
+        of("jumprelu", "jumprelu", json!({"l0_coefficient": 1.0})),
+        of("standard", "standard", json!({"l1_coefficient": 5.0})),
+        of("gated", "gated", json!({"l1_coefficient": 4.79})),
+        of(
+            "p_anneal",
+            "p_anneal",
+            json!({"sparsity_coefficient": 0.5, "anneal_start_step": 8, "anneal_end_step": 4000}),
+        ),
+        of("gba", "gba", json!({"groups": 4})),
+        of("archetypal", "archetypal", json!({"k": K, "points": 1024})),
+    ]
+}
+
 fn whole_step(c: &mut Criterion) {
-    let cpu = Cpu::new(0).expect("a thread pool");
+    let cpu = Arc::new(Cpu::new(0).expect("a thread pool"));
     let mut group = c.benchmark_group("sae_step");
     group.sample_size(10).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements(BATCH as u64));
-    for (d, f, dead) in [(576, 4608, 0), (576, 4608, 400), (768, 16_384, 0)] {
-        let dims = CoderDims::square(d, f);
-        let plain = CoderSettings::plain(dims, SelectionSettings::TopK { k: K }, 1 << 40);
-        let aux = Some(AuxSettings::gao(d / 2, 1.0 / 32.0));
-        let settings = CoderSettings { aux, ..plain };
-        let params = init::start(&cpu, &settings, &mut Seed(1).stream("init"), cpu.zeros(d));
-        let mut coder = Coder::new(&cpu, settings.clone(), params, BATCH);
-        let mut adam = Adam::new(&cpu, &settings, [0.9, 0.999], 1e-8);
-        let x = cpu.upload(&rows(BATCH, d));
-        let dead_latents: Vec<u32> = (0..dead).map(|i| i * 3).collect();
-        group.bench_function(format!("{d}x{f} b{BATCH} k{K}, {dead} dead"), |bencher| {
-            bencher.iter(|| {
-                coder.loss_and_gradients(
-                    &cpu,
-                    &Batch { x: &x, target: None, n: BATCH, scale: 1.0, dead: &dead_latents, step: 0 },
-                );
-                constraint::project(&cpu, &settings, &coder.params, &mut coder.gradients);
-                let factor = clip::factor(clip::norm(&cpu, &coder.gradients), 1.0);
-                adam.update(&cpu, &mut coder.params, &coder.gradients, 1e-4, factor);
-                constraint::restore(&cpu, &settings, &mut coder.params);
-            });
+    let wide = [("topk", json!({"type": "topk", "k": K}))].map(|coder| (coder, 768, 16_384));
+    for ((name, mut coder), d, f) in coders().into_iter().map(|coder| (coder, 576, 4608)).chain(wide) {
+        coder["width"] = f.into();
+        let config = json!({
+            "name": "bench", "input": "blocks.0.hook_resid_post", "normalize": "none", "coder": coder,
+            "buffer": {"rows": BATCH}, "batch_rows": BATCH, "rows": 1_000_000_000_000u64,
+            "optimizer": {"type": "adam", "learning_rate": 3e-4}, "checkpoint": {"url": "none"},
+        });
+        let config = serde_json::from_value(config).expect("a trainer");
+        let sites = vec![(HookPoint::block(0, Site::ResidPost), d)];
+        let settings = TrainerSettings { config, sites, seed: Seed(1), stream: Value::Null };
+        let mut trainer = Trainer::new(Arc::clone(&cpu), settings).expect("a coder");
+        let (rows, documents, cursor) = (rows(BATCH, d), vec![0; BATCH], SourceCursor::default());
+        group.bench_function(format!("{name}, {d}x{f} b{BATCH}"), |bencher| {
+            bencher.iter(|| trainer.offer(&rows, &documents, &cursor).expect("finite gradients"));
         });
     }
     group.finish();
@@ -69,9 +101,10 @@ fn parts(c: &mut Criterion) {
     group.bench_function("encode_topk", |b| {
         b.iter(|| cpu.encode_topk(&x, &params.w_enc, &params.b_enc, dims, None, &mut code));
     });
-    group.bench_function("residual", |b| b.iter(|| cpu.residual(&code, 0..u32::MAX, &params.w_dec, &x, &mut r, d)));
-    group.bench_function("entry_dots", |b| {
-        b.iter(|| cpu.entry_dots(&code, 0..u32::MAX, &params.w_dec, &r, 0.1, &mut g_pre, d));
+    group.bench_function("residual_and_dots", |b| {
+        b.iter(|| {
+            cpu.residual_and_dots(&code, 0..u32::MAX, &params.w_dec, &x, &mut r, (0.1, &mut g_pre), d);
+        });
     });
     group.bench_function("group_by_latent", |b| b.iter(|| cpu.group_by_latent(&code, f, &mut by_latent)));
     group.bench_function("latent_gradients", |b| {
@@ -100,10 +133,8 @@ fn parts(c: &mut Criterion) {
             gradient_scale: 0.5,
         };
         b.iter(|| {
-            cpu.project_rows(&mut g_dec, &params.w_dec, f, d);
-            cpu.sum_squares(&g_dec, f * d);
-            cpu.adam(&mut w, &g_dec, &mut m, &mut v, f * d, &step);
-            cpu.normalize_rows(&mut w, f, d);
+            cpu.project_and_sum(&mut g_dec, &params.w_dec, f, d);
+            cpu.adam_unit_rows(&mut w, &g_dec, (&mut m, &mut v), (f, d), &step);
         });
     });
     group.finish();

@@ -241,6 +241,24 @@ fn bench_roofline_measures_the_machine_and_what_a_pipeline_reaches_of_it() {
 }
 
 #[test]
+fn bench_step_measures_a_coder_and_refuses_what_is_none() {
+    let coder = r#"{"type": "topk", "width": 96, "k": 3}"#;
+    let step =
+        |coder: &str| harvestd(&["bench", "step", "--json", "--coder", coder, "--input-width=8", "--batch-rows=64"]);
+    let output = step(coder);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let report = json(&output);
+    assert!(report["rows_per_second"].as_f64().unwrap() > 0.0 && report["steps"] == 10, "{report}");
+    assert_eq!(report["l0"], 3.0);
+    for (wrong, named) in
+        [("topk", "not JSON"), (r#"{"type": "topkk", "width": 96}"#, "topkk"), (&coder.replace('3', "97"), "97")]
+    {
+        let output = step(wrong);
+        assert!(code(&output) == 78 && stderr(&output).contains(named), "{wrong}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_wrong_log_level_exits_64() {
     assert_eq!(code(&harvestd(&["--log-level", "harvestd=loud", "schema"])), 64);
     assert_eq!(code(&harvestd(&["--log-format", "xml", "schema"])), 64);

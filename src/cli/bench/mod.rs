@@ -2,6 +2,7 @@
 
 mod roofline;
 mod sample;
+mod step;
 
 use clap::{Args, Subcommand};
 
@@ -18,10 +19,13 @@ pub(crate) struct BenchArgs {
 enum What {
     /// Measure the machine's peaks, and what a pipeline's stages reach of them
     Roofline(roofline::RooflineArgs),
+    /// Measure how many rows a second a coder is trained on
+    Step(step::StepArgs),
 }
 
 pub(crate) fn execute(args: &BenchArgs, globals: &Globals) -> Outcome {
     match &args.what {
         What::Roofline(args) => roofline::execute(args, globals),
+        What::Step(args) => step::execute(args, globals),
     }
 }
