@@ -216,6 +216,7 @@ fn start_trainers<B: CoderOps>(
         saved_at: Duration::ZERO,
         numbers: metrics.trainer(&trainer.settings().config.name),
         reported: trainer.dropped().clone(),
+        gap_is_open: false,
     };
     let lines: Vec<Line> = part.members.into_iter().zip(part.group.members()).map(line).collect();
     let name = match &lines[..] {

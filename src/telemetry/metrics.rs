@@ -51,6 +51,7 @@ families! {
     TRAINER_LOSS = "harvestd_trainer_loss" ["trainer"] "Training loss of the last reported step";
     TRAINER_FVU = "harvestd_trainer_fvu_ratio" ["trainer"] "Fraction of variance unexplained on the training rows, in raw space (explained variance is 1 - FVU)";
     TRAINER_HELDOUT_FVU = "harvestd_trainer_heldout_fvu_ratio" ["trainer"] "Fraction of variance unexplained on held-out rows, in raw space";
+    TRAINER_FVU_GAP = "harvestd_trainer_fvu_gap_ratio" ["trainer"] "Held-out FVU less that of the last training batches, at the last evaluation: it opens when rows are drawn too often";
     TRAINER_HELDOUT_L0 = "harvestd_trainer_heldout_l0_latents" ["trainer"] "Mean number of active latents in a held-out row";
     TRAINER_HELDOUT_DEAD = "harvestd_trainer_heldout_dead_latents_ratio" ["trainer"] "Fraction of latents that fired on none of the held-out rows";
     TRAINER_L0 = "harvestd_trainer_l0_latents" ["trainer"] "Mean number of active latents in a row";
@@ -280,6 +281,8 @@ pub struct TrainerStats {
     pub fvu: Gauge,
     /// Fraction of variance unexplained, held-out rows.
     pub heldout_fvu: Gauge,
+    /// That less the training rows', at the last evaluation.
+    pub fvu_gap: Gauge,
     /// Mean active latents a row, held-out rows.
     pub heldout_l0: Gauge,
     /// Fraction of latents that fire on no held-out row.
@@ -439,6 +442,7 @@ impl Group for TrainerStats {
         registry.add(&TRAINER_LOSS, &[name], &self.loss);
         registry.add(&TRAINER_FVU, &[name], &self.fvu);
         registry.add(&TRAINER_HELDOUT_FVU, &[name], &self.heldout_fvu);
+        registry.add(&TRAINER_FVU_GAP, &[name], &self.fvu_gap);
         registry.add(&TRAINER_HELDOUT_L0, &[name], &self.heldout_l0);
         registry.add(&TRAINER_HELDOUT_DEAD, &[name], &self.heldout_dead_fraction);
         registry.add(&TRAINER_L0, &[name], &self.l0);

@@ -77,6 +77,7 @@ impl<B: CoderOps> Trainer<B> {
                 cosine: reconstruction.cosine,
                 l0: sparsity.l0,
                 dead_fraction: sparsity.dead_fraction,
+                training_fvu: None,
             };
             [point.fvu, point.cosine, point.l0].iter().all(|x| x.is_finite()).then_some(point)
         }))

@@ -6,6 +6,10 @@ use crate::trainer::StepReport;
 
 /// Points that are kept, at most.
 const POINTS_MAX: usize = 256;
+/// Steps over which the FVU of batches is averaged, about.
+const AVERAGED_STEPS: f64 = 32.0;
+/// Held-out rows are explained so much worse than training rows when the gap between them is open: a tenth.
+const OPEN_GAP: f64 = 0.1;
 
 /// Reports of every n-th step; n doubles whenever there are too many. It depends on the steps alone, so an interrupted
 /// trainer has the same one.
@@ -25,6 +29,9 @@ struct HeldOutHistory {
     /// `log2 n`.
     doublings: u32,
     points: Vec<HeldOutPoint>,
+    /// That of the last batches, where it is judged at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    training_fvu: Option<f64>,
 }
 
 /// The coder on held-out rows, in raw space.
@@ -42,11 +49,27 @@ pub struct HeldOutPoint {
     pub l0: f64,
     /// Share of latents that fired on none of the rows.
     pub dead_fraction: f64,
+    /// Fraction of variance unexplained of the batches before it: an average over the last ones, each before its update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_fvu: Option<f64>,
+}
+
+impl HeldOutPoint {
+    /// How much less of held-out rows is explained than of those it is trained on. Near 0 while every row is new; it opens when
+    /// rows are learnt by heart.
+    pub fn gap(&self) -> Option<f64> {
+        self.training_fvu.map(|training| self.fvu - training)
+    }
+
+    /// Whether the gap is more than a tenth of the held-out FVU.
+    pub fn gap_is_open(&self) -> bool {
+        self.gap().is_some_and(|gap| gap > OPEN_GAP * self.fvu)
+    }
 }
 
 impl HeldOutHistory {
     fn is_empty(&self) -> bool {
-        self.made == 0
+        self.made == 0 && self.training_fvu.is_none()
     }
 
     fn add(&mut self, point: HeldOutPoint) {
@@ -133,9 +156,16 @@ impl History {
         &self.points
     }
 
+    /// Take note of the FVU of a batch, for the next evaluation.
+    pub(super) fn add_training_fvu(&mut self, fvu: f64) {
+        let average = self.held_out.training_fvu.get_or_insert(fvu);
+        *average += (fvu - *average) / AVERAGED_STEPS;
+    }
+
     /// Take note of an evaluation on held-out rows.
     pub(super) fn add_held_out(&mut self, point: HeldOutPoint) {
-        self.held_out.add(point);
+        let training_fvu = self.held_out.training_fvu;
+        self.held_out.add(HeldOutPoint { training_fvu, ..point });
     }
 
     /// Evaluations on held-out rows while it trained, in order; the last one is always there.
@@ -145,7 +175,7 @@ impl History {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.points.is_empty() && self.held_out.is_empty()
+        self.points.is_empty() && self.held_out.points.is_empty()
     }
 }
 
@@ -164,6 +194,25 @@ mod tests {
         assert_eq!((longest, steps[0]), (POINTS_MAX, 1));
         assert!(steps.len() > POINTS_MAX / 2 && steps.windows(2).all(|pair| pair[1] - pair[0] == 512), "{steps:?}");
         assert!(history.points().iter().all(|point| point.loss == point.step as f64));
+        let text = serde_json::to_string(&history).unwrap();
+        assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+    }
+
+    #[test]
+    fn a_gap_opens_when_batches_are_explained_a_tenth_better() {
+        let mut history = History::default();
+        let judged = |history: &mut History| {
+            history.add_held_out(HeldOutPoint { fvu: 0.2, ..HeldOutPoint::default() });
+            *history.held_out().last().unwrap()
+        };
+        assert_eq!((judged(&mut history).gap(), judged(&mut history).gap_is_open()), (None, false), "no batch yet");
+        history.add_training_fvu(0.21);
+        assert!((judged(&mut history).gap().unwrap() + 0.01).abs() < 1e-12 && !judged(&mut history).gap_is_open());
+        (0..1000).for_each(|_| history.add_training_fvu(0.17));
+        let open = judged(&mut history);
+        assert!((open.gap().unwrap() - 0.03).abs() < 1e-6 && open.gap_is_open(), "{open:?}");
+        (0..1000).for_each(|_| history.add_training_fvu(0.185));
+        assert!(!judged(&mut history).gap_is_open());
         let text = serde_json::to_string(&history).unwrap();
         assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
     }

@@ -95,6 +95,17 @@ pub(super) struct TrainerPlan {
     pub(super) seconds: f64,
 }
 
+/// What the forward pass comes to if trainers draw each row so often.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct ReusePlan {
+    pub(super) reuse: u32,
+    /// Rows that it keeps.
+    pub(super) rows: f64,
+    pub(super) forward_seconds: f64,
+    /// Whether the corpus has as many.
+    pub(super) corpus_is_enough: bool,
+}
+
 /// Time, in seconds.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct TimePlan {
@@ -115,6 +126,8 @@ pub(super) struct Plan {
     pub(super) trainers: Vec<TrainerPlan>,
     pub(super) memory: MemoryPlan,
     pub(super) time: TimePlan,
+    /// What other values of `buffer.reuse` would save; empty if a dataset is stored, which needs every row, or nothing is trained.
+    pub(super) reuse: Vec<ReusePlan>,
     /// Requests to remote stores and what they cost.
     pub(super) cost: CostPlan,
     /// Special tokens, and whether BOS is prepended.
@@ -164,6 +177,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
         let (name, rows) = (&trainer.name, trainer.rows);
         warnings.push(format!("trainer `{name}` wants {rows} rows; the corpus gives about {:.0}", stream.rows));
     }
+    let whole = stream;
     if pipeline.dataset.is_none() && needed < stream.rows {
         // without a dataset the run ends when every trainer has enough
         let share = needed / stream.rows.max(1.0);
@@ -183,6 +197,10 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
         forward_seconds: forward.flops_per_token * forward.tokens
             / work::usable(facts.rates.flops_per_second, facts.spec.d_model as f64),
         trainer_seconds: trainers.iter().map(|t| t.seconds).sum(),
+    };
+    let reuse = match &pipeline.dataset {
+        None => reuse(&trainers, &whole, time.forward_seconds / stream.tokens.max(1.0)),
+        Some(_) => Vec::new(),
     };
     let cost = cost::cost(facts, dataset.as_ref(), &trainers, &time);
     let memory = memory::memory(facts, &points, &trainers, time.forward_seconds);
@@ -204,6 +222,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
         trainers,
         memory,
         time,
+        reuse,
         cost,
         special_tokens: facts.special_tokens.clone(),
         warnings,
@@ -215,6 +234,17 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
 struct Stream {
     tokens: f64,
     rows: f64,
+}
+
+/// What trainers that draw each row 1, 2, 4 or 8 times need of the `whole` stream.
+fn reuse(trainers: &[TrainerPlan], whole: &Stream, seconds_per_token: f64) -> Vec<ReusePlan> {
+    let drawn = trainers.iter().map(|trainer| trainer.rows as f64).fold(0.0, f64::max);
+    let plan = |reuse: u32| {
+        let rows = drawn / f64::from(reuse);
+        let tokens = whole.tokens * rows / whole.rows.max(1.0);
+        ReusePlan { reuse, rows, forward_seconds: tokens * seconds_per_token, corpus_is_enough: rows <= whole.rows }
+    };
+    if drawn > 0.0 { [1, 2, 4, 8].map(plan).to_vec() } else { Vec::new() }
 }
 
 /// The stream that `share` of the corpus makes; whether it has BOS is decided.

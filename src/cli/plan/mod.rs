@@ -26,7 +26,7 @@ use crate::store::prices::Usage;
 use crate::tokens::estimate::{Estimate, estimate};
 use crate::units::{ByteSize, Count};
 use cost::CostPlan;
-use estimate::{Facts, Plan};
+use estimate::{Facts, Plan, ReusePlan};
 use stored::{PartPlan, Stored};
 
 /// Longest look at the dataset that may be there.
@@ -189,10 +189,20 @@ fn print(plan: &Plan, model: &str) {
             time.rates.bytes_per_second / 1e9
         ),
     );
+    if !plan.reuse.is_empty() {
+        line("reuse", plan.reuse.iter().map(reuse_text).collect::<Vec<_>>().join("; "));
+    }
     if plan.cost.requests != Usage::default() {
         line("cost", cost_text(&plan.cost));
     }
     plan.warnings.iter().for_each(|w| line("warning", w.clone()));
+}
+
+/// `2: 1M rows, forward 6min 10s`.
+fn reuse_text(plan: &ReusePlan) -> String {
+    let ReusePlan { reuse, rows, forward_seconds, corpus_is_enough } = plan;
+    let short = if *corpus_is_enough { "" } else { " (more than the corpus has)" };
+    format!("{reuse}: {} rows{short}, forward {}", count(*rows), duration(*forward_seconds))
 }
 
 /// `column group x (sites): 26 shards are there, 9 of 9 units done; about 0 rows, 0B in 0 shards are added`.

@@ -113,6 +113,20 @@ fn rows_bytes_and_shards() {
 }
 
 #[test]
+fn what_drawing_rows_more_often_saves_is_said_where_nothing_is_stored() {
+    assert!(plan_with(&[]).reuse.is_empty(), "the dataset needs every row");
+    let plan = plan_with(&["dataset=null"]);
+    let of = |reuse: u32| plan.reuse.iter().find(|plan| plan.reuse == reuse).unwrap();
+    assert_eq!(plan.reuse.iter().map(|plan| plan.reuse).collect::<Vec<_>>(), [1, 2, 4, 8]);
+    assert_eq!((of(1).rows, of(8).rows), (1e7, 1.25e6));
+    assert!((of(4).forward_seconds - plan.time.forward_seconds).abs() < 1e-6, "it is what the pipeline has");
+    assert!((of(2).forward_seconds - 4.0 * of(8).forward_seconds).abs() < 1e-6);
+    assert!(!of(1).corpus_is_enough && of(2).corpus_is_enough, "the corpus has 8.9 M rows");
+    assert_eq!(reuse_text(of(8)).split(", ").next(), Some("8: 1.25M rows"));
+    assert!(reuse_text(of(1)).contains("more than the corpus has"));
+}
+
+#[test]
 fn what_is_there_is_not_planned_again_and_limits_are_compared() {
     let whole = plan_with(&["trainers=[]"]);
     let dataset = whole.dataset.unwrap();

@@ -70,6 +70,8 @@ pub struct Line {
     pub numbers: TrainerStats,
     /// What of its drops the run was told.
     pub reported: DropCounts,
+    /// Whether its last evaluation had an open gap ([`crate::trainer::history::HeldOutPoint::gap_is_open`]).
+    pub gap_is_open: bool,
 }
 
 /// A checkpoint, and where the trainer stood.
@@ -303,6 +305,24 @@ impl<B: CoderOps> Train<B> {
     }
 }
 
+/// Say once that rows which are drawn several times are explained better than others, each time that it begins.
+fn warn_of_the_gap<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>) {
+    let reuse = trainer.settings().config.buffer.reuse;
+    let open = trainer.history().held_out().last().filter(|point| reuse > 1 && point.gap_is_open());
+    let (fvu, training) = open.map_or((0.0, None), |point| (point.fvu, point.training_fvu));
+    if let (Some(training), false) = (training, line.gap_is_open) {
+        tracing::warn!(
+            trainer = line.name,
+            held_out_fvu = fvu,
+            training_fvu = training,
+            reuse,
+            "held-out rows are explained more than a tenth worse than the rows it is trained on: it learns them by heart; \
+             a smaller `buffer.reuse`, or a narrower coder, would learn more of the text"
+        );
+    }
+    line.gap_is_open = open.is_some();
+}
+
 /// Show a trainer's state.
 fn show<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>, input: &Receiver<SharedBatch>, status: &RunStatus) {
     let report = trainer.report();
@@ -316,6 +336,7 @@ fn show<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>, input: &Receiver<Sha
     let held_out = trainer.history().held_out().last();
     if let Some(point) = held_out {
         n.heldout_fvu.set(point.fvu);
+        n.fvu_gap.set(point.gap().unwrap_or_default());
         n.heldout_l0.set(point.l0);
         n.heldout_dead_fraction.set(point.dead_fraction);
     }
@@ -334,6 +355,7 @@ fn show<B: CoderOps>(line: &mut Line, trainer: &Trainer<B>, input: &Receiver<Sha
         status.metrics.run.drop_n(reason, count - line.reported.get(reason));
     }
     line.reported = dropped.clone();
+    warn_of_the_gap(line, trainer);
     status.update_trainer(line.index, |line| {
         line.rows = report.rows;
         line.loss = report.loss;
