@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Globals, Outcome, output};
+use crate::compute::cpu::Arithmetic;
 use crate::compute::cuda::nvrtc::Nvrtc;
 use crate::compute::cuda::{self, Gpu, Libraries, Probe, Unavailable};
 use crate::compute::device::{self, Cpu};
@@ -21,6 +22,7 @@ const CPU_ONLY: &str = "this build computes on the CPU";
 #[command(after_help = "Examples:
   harvestd devices                                  processor, GPUs, CUDA libraries, and what is missing
   harvestd devices --json | jq -r '.cuda.unavailable'
+  HARVESTD_ISA=avx2 harvestd devices                how the CPU would compute with fewer instructions
 
 Libraries are looked for in the folders of HARVESTD_CUDA_LIBRARIES (separated by `:`), in CUDA_HOME/lib64, in the Python
 environment of VIRTUAL_ENV, in the usual folders, and where the loader looks. See docs/gpu.md.")]
@@ -30,6 +32,7 @@ pub(crate) fn execute(_: &DevicesArgs, globals: &Globals) -> Outcome {
     let libraries = libraries();
     let found = Found {
         cpu: device::cpu(),
+        arithmetic: env::cpu(1)?.arithmetic(),
         cuda: cuda::probe::probe(),
         nvrtc: Nvrtc::open(&libraries).map_err(|e| e.to_string()),
     };
@@ -52,6 +55,7 @@ fn libraries() -> Libraries {
 /// What is printed.
 struct Found {
     cpu: Cpu,
+    arithmetic: Arithmetic,
     cuda: Result<Probe, Unavailable>,
     nvrtc: Result<Nvrtc, String>,
 }
@@ -75,6 +79,7 @@ impl Found {
                 "threads": self.cpu.threads,
                 "memory_bytes": self.cpu.memory,
                 "vectors": self.cpu.vectors,
+                "arithmetic": self.arithmetic,
             },
             "cuda": {
                 "driver": probe.map(|p| cuda::probe::version(p.driver)),
@@ -112,7 +117,15 @@ impl Found {
             Ok(nvrtc) => format!("{} ({})", version(nvrtc), nvrtc.path().display()),
             Err(reason) => reason.clone(),
         };
-        output::fields(&[("driver", driver), ("nvrtc", nvrtc)]);
+        let Arithmetic { instructions, because, float32, bfloat16, screen } = &self.arithmetic;
+        output::fields(&[
+            ("computes with", format!("{instructions}: {because}")),
+            ("  float32", (*float32).to_owned()),
+            ("  bfloat16", (*bfloat16).to_owned()),
+            ("  selections", format!("screened {screen}")),
+            ("driver", driver),
+            ("nvrtc", nvrtc),
+        ]);
     }
 
     fn cpu_row(&self) -> Vec<String> {

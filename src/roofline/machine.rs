@@ -46,7 +46,7 @@ pub struct Machine {
     pub processor: String,
     /// Compute threads.
     pub threads: usize,
-    /// Every instruction set that there is, narrowest first.
+    /// Every instruction set that may be used, narrowest first.
     pub units: Vec<UnitRate>,
     /// Whether the processor has AMX tiles, which this build does not use.
     pub has_amx: bool,
@@ -61,11 +61,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Measure with `threads` compute threads (0: one a core), writing a file of 64 MiB in `folder`, which is deleted.
-    pub fn measure(threads: usize, folder: &Path) -> Result<Self> {
-        let (one, all) = (Cpu::new(1)?, Cpu::new(threads)?);
-        let mut peaks = [Peaks::new(&one, MEMORY_BYTES), Peaks::new(&all, MEMORY_BYTES)];
-        let units = Unit::here().into_iter().map(|unit| UnitRate {
+    /// Measure with the threads and the instructions of `all`, writing a file of 64 MiB in `folder`, which is deleted.
+    pub fn measure(all: &Cpu, folder: &Path) -> Result<Self> {
+        let one = Cpu::with_isa(1, all.isa())?;
+        let mut peaks = [Peaks::new(&one, MEMORY_BYTES), Peaks::new(all, MEMORY_BYTES)];
+        let units = all.run(Unit::here).into_iter().map(|unit| UnitRate {
             name: unit.name(),
             bf16: unit.is_bf16(),
             flops: Rate { one: peaks[0].multiply(unit, MEASURED), all: peaks[1].multiply(unit, MEASURED) },
@@ -75,7 +75,7 @@ impl Machine {
             threads: all.threads(),
             units: units.collect(),
             has_amx: has_amx(),
-            multiplies_bf16: multiplies_pairs(),
+            multiplies_bf16: all.run(multiplies_pairs),
             read: rates(&mut peaks, |peaks| peaks.read()),
             copy: rates(&mut peaks, Peaks::copy),
             disk_write: disk_write(folder)?,
@@ -157,11 +157,12 @@ fn has_amx() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::cpu::isa::Isa;
 
     #[test]
     fn a_machine_has_rates_above_zero_and_nothing_stays_on_its_disk() {
         let folder = tempfile::tempdir().unwrap();
-        let machine = Machine::measure(2, folder.path()).unwrap();
+        let machine = Machine::measure(&Cpu::new(2).unwrap(), folder.path()).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         assert_eq!(machine.threads, 2);
         let rates = [machine.f32_flops(), machine.bf16_flops(), machine.read, machine.copy];
@@ -171,8 +172,15 @@ mod tests {
     }
 
     #[test]
+    fn only_instructions_that_may_be_used_are_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = Machine::measure(&Cpu::with_isa(1, Isa::Baseline).unwrap(), folder.path()).unwrap();
+        assert!(machine.units.len() == 1 && !machine.multiplies_bf16, "{machine:?}");
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_written_is_named() {
-        let error = Machine::measure(1, Path::new("/proc/no-such-folder")).unwrap_err();
+        let error = Machine::measure(&Cpu::new(1).unwrap(), Path::new("/proc/no-such-folder")).unwrap_err();
         assert!(error.to_string().contains("/proc/no-such-folder"), "{error}");
     }
 }

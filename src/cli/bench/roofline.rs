@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::sample::{self, Sample};
 use crate::cli::{Globals, Outcome, model_folder, output};
-use crate::config::{Harvest, Loaded, Sites};
+use crate::config::{Harvest, Loaded, Sites, env};
 use crate::dataset::config::StoredDtype;
 use crate::hooks::HookPoint;
 use crate::model::config::ModelDtype;
@@ -45,7 +45,7 @@ pub(crate) struct RooflineArgs {
 
 pub(crate) fn execute(args: &RooflineArgs, globals: &Globals) -> Outcome {
     let Some(file) = &args.pipeline else {
-        let machine = Machine::measure(args.threads as usize, &args.folder)?;
+        let machine = Machine::measure(&env::cpu(args.threads as usize)?, &args.folder)?;
         report(&machine, None, globals.json);
         return Ok(ExitCode::SUCCESS);
     };
@@ -53,7 +53,7 @@ pub(crate) fn execute(args: &RooflineArgs, globals: &Globals) -> Outcome {
     let harvest = loaded.pipeline.harvest()?;
     let (source, sites) = model_folder::open(&loaded)?;
     let threads = if args.threads == 0 { harvest.model.threads } else { args.threads };
-    let machine = Machine::measure(threads as usize, &args.folder)?;
+    let machine = Machine::measure(&env::cpu(threads as usize)?, &args.folder)?;
     let taken = match args.no_sample {
         true => None,
         false => Some(sample::take(&loaded, &source, &sites, machine.threads)?),

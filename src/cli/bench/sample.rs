@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cli::{Failure, async_runtime, model_folder};
 use crate::compute::Backend;
 use crate::compute::cpu::Cpu;
-use crate::config::{Loaded, Sites};
+use crate::config::{Loaded, Sites, env};
 use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ pub(super) fn take(loaded: &Loaded, source: &ModelSource, sites: &Sites, threads
         }
     }
     let tokenised = tokens_of(&batches) as f64 / watch.elapsed().as_secs_f64().max(1e-9);
-    let backend = Arc::new(Cpu::new(threads)?);
+    let backend = Arc::new(env::cpu(threads)?);
     let (shape, format) = (batch_shape(&harvest.tokens), harvest.model.dtype.matrix_format());
     let mut model = model::load(backend, source, shape, format)?;
     let mut look = Look(sites.captured.iter().map(|(point, _)| *point).collect());

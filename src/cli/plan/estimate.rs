@@ -7,6 +7,7 @@ use super::memory::{self, MemoryPlan};
 use super::rate::Rates;
 use super::stored::{self, PartPlan, Stored, StoredPart};
 use super::work;
+use crate::compute::cpu::Arithmetic;
 use crate::config::sites::{self, SiteWidth};
 use crate::config::{Harvest, Pipeline, Sites};
 use crate::dataset::header::SpecialTokens;
@@ -125,6 +126,8 @@ pub(super) struct Plan {
     pub(super) dataset: Option<DatasetPlan>,
     pub(super) trainers: Vec<TrainerPlan>,
     pub(super) memory: MemoryPlan,
+    /// How the CPU computes, and why so.
+    pub(super) arithmetic: Arithmetic,
     pub(super) time: TimePlan,
     /// What other values of `buffer.reuse` would save; empty if a dataset is stored, which needs every row, or nothing is trained.
     pub(super) reuse: Vec<ReusePlan>,
@@ -153,6 +156,7 @@ pub(super) struct Facts<'a> {
     pub(super) estimate: &'a Estimate,
     pub(super) special_tokens: SpecialTokens,
     pub(super) rates: Rates,
+    pub(super) arithmetic: Arithmetic,
     /// The dataset, if there is one already.
     pub(super) stored: Option<&'a Stored>,
 }
@@ -221,6 +225,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Result<Plan> {
         dataset,
         trainers,
         memory,
+        arithmetic: facts.arithmetic.clone(),
         time,
         reuse,
         cost,

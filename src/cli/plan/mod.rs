@@ -16,10 +16,12 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Globals, Outcome, async_runtime, model_folder, output};
+use crate::compute::cpu::Arithmetic;
 use crate::config::env;
 use crate::config::{Loaded, Sites};
 use crate::corpus::Corpus;
 use crate::error::{Error, ErrorKind, ResultExt};
+use crate::model::config::{ModelConfig, ModelDtype};
 use crate::model::{self, ModelSource};
 use crate::pipeline::header;
 use crate::store::prices::Usage;
@@ -80,6 +82,7 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         estimate: &estimate,
         special_tokens,
         rates,
+        arithmetic: backend.arithmetic(),
         stored: stored.as_ref(),
     })?;
     plan.warnings.extend(trouble);
@@ -88,7 +91,7 @@ pub(crate) fn execute(args: &PlanArgs, globals: &Globals) -> Outcome {
         let value = serde_json::to_value(&plan).or_kind(ErrorKind::Internal, || "write the plan as JSON".to_owned())?;
         output::print_json(&value);
     } else {
-        print(&plan, &harvest.model.source);
+        print(&plan, &harvest.model);
         loaded.notes.iter().for_each(|note| output::print(&note.line(&loaded.source.display().to_string())));
     }
     Ok(ExitCode::SUCCESS)
@@ -113,11 +116,11 @@ async fn stored_dataset(
     })
 }
 
-fn print(plan: &Plan, model: &str) {
+fn print(plan: &Plan, model: &ModelConfig) {
     let (corpus, forward, memory, time) = (&plan.corpus, &plan.forward, &plan.memory, &plan.time);
     let line = |label: &str, text: String| output::print(&format!("{label:<9} {text}"));
     line("pipeline", plan.pipeline.clone());
-    line("model", format!("{model}, {} parameters", count(plan.parameters)));
+    line("model", format!("{}, {} parameters", model.source, count(plan.parameters)));
     line(
         "corpus",
         format!(
@@ -178,6 +181,7 @@ fn print(plan: &Plan, model: &str) {
             bytes(memory.queues_at_most)
         ),
     );
+    line("computes", arithmetic_text(&plan.arithmetic, model.dtype, !plan.trainers.is_empty()));
     line(
         "time",
         format!(
@@ -196,6 +200,17 @@ fn print(plan: &Plan, model: &str) {
         line("cost", cost_text(&plan.cost));
     }
     plan.warnings.iter().for_each(|w| line("warning", w.clone()));
+}
+
+/// `with avx2, the widest that this processor has; float32 products f32, 8 at a time`.
+fn arithmetic_text(arithmetic: &Arithmetic, dtype: ModelDtype, trains: bool) -> String {
+    let Arithmetic { instructions, because, float32, bfloat16, screen } = arithmetic;
+    let products = match dtype {
+        ModelDtype::Float32 => format!("float32: {float32}"),
+        ModelDtype::Bfloat16 => format!("bfloat16: {bfloat16}"),
+    };
+    let selections = if trains { format!("; selections screened {screen}") } else { String::new() };
+    format!("with {instructions}, {because}; {products}{selections}")
 }
 
 /// `2: 1M rows, forward 6min 10s`.

@@ -71,6 +71,7 @@ fn plan_beside(stored: Option<Stored>, sets: &[&str]) -> Plan {
         estimate: &estimate,
         special_tokens: Default::default(),
         rates,
+        arithmetic: crate::compute::cpu::Cpu::new(1).unwrap().arithmetic(),
         stored: stored.as_ref(),
     };
     estimate::plan(&facts).unwrap()

@@ -5,6 +5,7 @@
 
 mod activation;
 mod adam;
+mod arithmetic;
 mod attention;
 mod coder;
 mod dense;
@@ -30,6 +31,7 @@ mod sparse;
 pub mod stored;
 mod topk;
 
+pub use arithmetic::Arithmetic;
 pub use attention::BatchIndex;
 pub use matrix::Matrix;
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use crate::compute::cpu::Cpu;
-use crate::compute::cpu::simd::{Vectors, sum, vectorized};
+#[cfg(target_arch = "x86_64")]
+use crate::compute::cpu::isa::Isa;
+use crate::compute::cpu::simd::{sum, vectorized};
 use crate::runtime::clock::Stopwatch;
 
 /// Steps of a loop in registers between two looks at the clock: some tens of microseconds.
@@ -26,17 +28,15 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    /// Those of this machine.
+    /// Those that this thread may use.
     pub(crate) fn here() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
         {
-            let wide = match Vectors::here() {
-                Vectors::Avx512 if is_x86_feature_detected!("avx512bf16") => {
-                    &[Self::Avx2, Self::Avx512, Self::Avx512Bf16][..]
-                }
-                Vectors::Avx512 => &[Self::Avx2, Self::Avx512],
-                Vectors::Avx2 => &[Self::Avx2],
-                Vectors::Baseline => &[],
+            let wide = match Isa::here() {
+                Isa::Avx512Bf16 => &[Self::Avx2, Self::Avx512, Self::Avx512Bf16][..],
+                Isa::Avx512 => &[Self::Avx2, Self::Avx512],
+                Isa::Avx2 => &[Self::Avx2],
+                Isa::Baseline => &[],
             };
             [&[Self::Baseline], wide].concat()
         }

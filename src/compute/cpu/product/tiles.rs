@@ -6,6 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use crate::compute::cpu::isa::Isa;
 use crate::compute::cpu::simd::Vectors;
 
 /// Rows whose sums are kept in registers together.
@@ -113,17 +115,15 @@ pub(super) fn pairs_tile(tile: Tile<'_, u32, u32>) {
     unreachable!("multiplies_pairs() is false");
 }
 
-/// Whether products of bfloat16 pairs are faster here than f32 ones: AVX-512 BF16 on AMD's cores (Zen 4 and later), where
-/// `vdpbf16ps` does twice the work of an f32 multiply-add in the same time. Intel's cores take twice as long for one, so
+/// Whether products of bfloat16 pairs are faster than f32 ones on this thread: AVX-512 BF16 on AMD's cores (Zen 4 and later),
+/// where `vdpbf16ps` does twice the work of an f32 multiply-add in the same time. Intel's cores take twice as long for one, so
 /// that nothing is gained. A property of the processor's kind, not a measurement: the same machine always gives the same bits.
 pub(crate) fn multiplies_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         // asking the processor its name costs microseconds in a virtual machine
-        static ANSWER: OnceLock<bool> = OnceLock::new();
-        *ANSWER.get_or_init(|| {
-            Vectors::here() == Vectors::Avx512 && is_x86_feature_detected!("avx512bf16") && x86::made_by_amd()
-        })
+        static MADE_BY_AMD: OnceLock<bool> = OnceLock::new();
+        Isa::here() >= Isa::Avx512Bf16 && *MADE_BY_AMD.get_or_init(x86::made_by_amd)
     }
     #[cfg(not(target_arch = "x86_64"))]
     {

@@ -28,6 +28,11 @@ pub(super) use crate::compute::cpu::screen::choice::{above, batch_largest, row_l
 /// Rows of a block: with a packed block of latents they stay in the second-level cache.
 const ROWS: usize = 96;
 
+/// Whether screens on this thread multiply pairs of bfloat16.
+pub(super) fn screens_pairs() -> bool {
+    Packing::here() == Packing::Pairs
+}
+
 /// What was screened so far, and the memory that screens use again.
 #[derive(Default)]
 pub(super) struct Counts {
