@@ -2,12 +2,14 @@
 
 use rayon::prelude::*;
 
+use crate::compute::backend::MatrixFormat;
 use crate::compute::coder_ops::{Code, CoderDims, NO_LATENT, Rule};
 use crate::compute::cpu::Cpu;
-use crate::compute::cpu::matmul::Product;
+use crate::compute::cpu::product::Panels;
+use crate::compute::cpu::simd::Vectors;
 
-/// Rows of a product: many, because weights are packed once for all of them.
-const PRODUCT_ROWS: usize = 256;
+/// Rows of a task's products: with a panel of weights they stay in the second-level cache.
+const PRODUCT_ROWS: usize = 96;
 /// Columns of a task: what a cache line holds, several times.
 const COLUMNS: usize = 64;
 /// Upper bits of a positive float (its sign is 0) are those from here on: 8 of the exponent, 8 of the mantissa.
@@ -15,21 +17,30 @@ const SHIFT: u32 = 15;
 /// Values of the upper bits.
 const BINS: usize = 1 << (31 - SHIFT);
 
-/// See [`crate::compute::CoderOps::pre_activations`]. Blocks are fixed: the result does not depend on the threads.
+/// See [`crate::compute::CoderOps::pre_activations`]. By the kernel of [`super::product`]: the result depends neither on the
+/// threads nor on the instruction set.
 pub(super) fn pre_activations(cpu: &Cpu, c: &[f32], w: &[f32], bias: &[f32], u: &mut [f32], dims: CoderDims) {
     let (CoderDims { d, f, groups, .. }, group) = (dims, dims.group());
     let rows = u.len() / f;
     cpu.run(|| {
-        u.par_chunks_mut(PRODUCT_ROWS * f).enumerate().for_each(|(block, u)| {
-            u.chunks_exact_mut(f).for_each(|row| row.copy_from_slice(bias));
-            let n = u.len() / f;
-            for g in 0..groups {
-                let product = Product { n, n_in: d, n_out: group, x_stride: d, w_stride: d, y_stride: f, add: true };
+        for g in 0..groups {
+            let own = g * group..(g + 1) * group;
+            let w = &w[own.start * d..own.end * d];
+            let panels = Panels::new(w, [group, d], MatrixFormat::F32, Vectors::here());
+            u.par_chunks_mut(PRODUCT_ROWS * f).enumerate().for_each_init(Vec::new, |sums, (block, u)| {
+                let n = u.len() / f;
                 let c = &c[(g * rows + block * PRODUCT_ROWS) * d..][..n * d];
-                let w = &w[g * group * d..][..group * d];
-                product.run(c, w, &mut u[g * group..], gemm::Parallelism::None);
-            }
-        });
+                let mut at = own.start;
+                panels.products(c, sums, |sums, lanes| {
+                    let latents = at..own.end.min(at + lanes);
+                    for (u, sums) in u.chunks_exact_mut(f).zip(sums.chunks_exact(lanes)) {
+                        let numbers = u[latents.clone()].iter_mut().zip(sums).zip(&bias[latents.clone()]);
+                        numbers.for_each(|((u, sum), bias)| *u = sum + bias);
+                    }
+                    at = latents.end;
+                });
+            });
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::compute::Backend;
 use crate::compute::coder_ops::NO_LATENT;
+use crate::compute::cpu::isa::Isa;
 use crate::compute::reference::Reference;
 use crate::runtime::rng::Seed;
 
@@ -432,6 +433,20 @@ fn equal_values_go_to_the_lower_latent() {
     b[7] = f32::NAN;
     cpu.encode_topk(&vec![0.0; 4], &vec![0.0; f * 2], &b, CoderDims::square(2, f), None, &mut code);
     assert!(code.latents.iter().all(|&i| i == NO_LATENT) && code.values.iter().all(|&v| v == 0.0));
+}
+
+#[test]
+fn results_do_not_depend_on_instructions() {
+    for shape in [(300, 24, 500, 9), (600, 12, 40, 40), (300, 33, 290, 120)] {
+        let sets = Isa::ALL.into_iter().filter(|isa| *isa <= Isa::of_machine());
+        let mut found = sets.map(|isa| (isa, everything(&Cpu::with_isa(2, isa).unwrap(), shape)));
+        let (_, first) = found.next().unwrap();
+        for (isa, results) in found {
+            for (result, expected) in results.iter().zip(&first) {
+                assert!(result == expected, "{} at {shape:?} with {isa}", result.0);
+            }
+        }
+    }
 }
 
 #[test]

@@ -297,6 +297,30 @@ impl Work<'_> {
     }
 }
 
+impl Panels {
+    /// The products of the f32 rows `x` `[rows, n_in]` with this matrix of f32, panel by panel: `each` is given
+    /// `[rows, lanes]`, and the lanes. They stay in `sums` no longer than that.
+    pub(super) fn products(&self, x: &[f32], sums: &mut Vec<Line>, mut each: impl FnMut(&[f32], usize)) {
+        let (steps, lanes) = (self.n_in, self.lanes());
+        let rows = x.len() / steps;
+        if sums.len() < rows * lanes / LINE {
+            sums.resize(rows * lanes / LINE, Line::zeroed());
+        }
+        let chunk = steps.div_ceil(steps.div_ceil(CHUNK));
+        for panel in 0..self.n_out.div_ceil(lanes) {
+            let wanted = lanes.min(self.n_out - panel * lanes).next_multiple_of(LANES);
+            for first in (0..steps).step_by(chunk) {
+                let len = chunk.min(steps - first);
+                let out = bytemuck::cast_slice_mut(&mut sums[..]);
+                let sums = Sums { out, stride: lanes, lanes: wanted, add: first > 0 };
+                let tile = sums.of((&x[first..], steps, rows), self.steps_of(panel, first, len));
+                f32_tile(self.vectors, Tile { next: self.steps_after(panel, first + len, chunk), ..tile });
+            }
+            each(bytemuck::cast_slice(&sums[..rows * lanes / LINE]), lanes);
+        }
+    }
+}
+
 /// Where a chunk of a panel's products goes: `[rows, stride]`, of which `lanes` are wanted.
 struct Sums<'a> {
     out: &'a mut [f32],

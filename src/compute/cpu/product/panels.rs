@@ -50,13 +50,19 @@ impl Panels {
         let rows = data.par_chunks(lanes * n_in);
         panels.lines.par_chunks_mut(steps * lanes / LINE).zip(rows).for_each(|(panel, rows)| {
             let panel: &mut [u32] = bytemuck::cast_slice_mut(panel);
-            for (lane, row) in rows.chunks(n_in).enumerate() {
-                match format {
-                    MatrixFormat::F32 => {
-                        panel[lane..].iter_mut().step_by(lanes).zip(row).for_each(|(to, &x)| *to = x.to_bits());
-                    }
-                    MatrixFormat::Bf16 => {
-                        panel[lane..].iter_mut().step_by(lanes).zip(row.chunks(2)).for_each(|(to, x)| *to = pair(x));
+            // a line of each row at a time: what is written stays near
+            for first in (0..n_in).step_by(LINE) {
+                for (lane, row) in rows.chunks(n_in).enumerate() {
+                    let row = &row[first..n_in.min(first + LINE)];
+                    match format {
+                        MatrixFormat::F32 => {
+                            let to = panel[first * lanes + lane..].iter_mut().step_by(lanes);
+                            to.zip(row).for_each(|(to, &x)| *to = x.to_bits());
+                        }
+                        MatrixFormat::Bf16 => {
+                            let to = panel[first / 2 * lanes + lane..].iter_mut().step_by(lanes);
+                            to.zip(row.chunks(2)).for_each(|(to, x)| *to = pair(x));
+                        }
                     }
                 }
             }
