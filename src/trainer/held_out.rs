@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::evaluation::reconstruction::ReconstructionSums;
 use crate::evaluation::sparsity::SparsitySums;
 use crate::sae::codes::Codes;
+use crate::sae::rows::RowScaling;
 use crate::trainer::Trainer;
 use crate::trainer::history::HeldOutPoint;
 
@@ -40,6 +41,16 @@ impl<B: CoderOps> Trainer<B> {
     /// is trained.
     pub fn judge_on(&mut self, held_out: Arc<HeldOut>) {
         self.held_out = Some(held_out);
+    }
+
+    /// Take note of the FVU of the last batch, for the next evaluation. Rows that are scaled each by itself, or are what another
+    /// coder left, have none that could be compared.
+    pub(super) fn compare_if_judged(&mut self) {
+        let config = &self.settings.config;
+        let compares = config.normalize.rows() == RowScaling::None && self.base.is_none();
+        if compares && config.evaluate_every_rows.is_some() {
+            self.history.add_training_fvu(self.report.fvu);
+        }
     }
 
     /// Judge it if it is time: the last step, before which there were `before` rows, reached or passed a multiple of

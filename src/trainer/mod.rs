@@ -272,11 +272,7 @@ impl<B: CoderOps> Trainer<B> {
             report.grad_norm = outcome.gradient_norm;
             report.learning_rate = outcome.learning_rate;
             self.history.add(report);
-            // rows that are scaled each by itself, or are what another coder left, have no FVU that could be compared
-            let compares = scaling == RowScaling::None && self.base.is_none();
-            if compares && self.settings.config.evaluate_every_rows.is_some() {
-                self.history.add_training_fvu(report.fvu);
-            }
+            self.compare_if_judged();
         }
         self.judge_if_due(before)
     }
