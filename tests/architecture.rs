@@ -409,6 +409,10 @@ fn functions_fit_a_screen() {
     for source in sources() {
         for (i, line) in source.code.iter().enumerate() {
             let Some(name) = function_name(line) else { continue };
+            // a method that a trait only names has no body
+            if source.code[i..].iter().find(|l| l.ends_with(['{', ';'])).is_some_and(|l| l.ends_with(';')) {
+                continue;
+            }
             let closing = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
             let length = source.code[i..].iter().position(|l| *l == closing).map_or(0, |n| n + 1);
             let listed = LONG_FUNCTIONS.iter().any(|(path, function, _)| *path == source.path && *function == name);
