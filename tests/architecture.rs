@@ -146,7 +146,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("admin", &["error", "runtime", "telemetry", "pipeline::status"]),
+    ("admin", &["error", "runtime", "telemetry", "pipeline::status", "pipeline::lens"]),
     ("daemon", &["error", "store::redact", "runtime", "telemetry", "config", "pipeline", "admin"]),
     (
         "cli",

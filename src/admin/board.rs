@@ -9,12 +9,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::pipeline::status::RunStatus;
+use crate::admin::samples::Track;
+use crate::pipeline::lens::Lenses;
+use crate::pipeline::status::{RunStatus, StatusSnapshot};
 use crate::runtime::budget::MemoryBudget;
 use crate::runtime::clock::Clock;
 use crate::runtime::readiness::{Latch, Readiness};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::supervisor::Health;
+use crate::telemetry::events::RecentEvents;
 use crate::telemetry::metrics::{Metrics, ProcessMetrics};
 
 /// How long a stage may work on one item before its pipeline counts as standing still. A shard of a slow store, or a
@@ -25,6 +28,16 @@ const STANDSTILL_AFTER: Duration = Duration::from_secs(600);
 pub trait StatusSource: Send + Sync {
     /// Where the pipeline stands.
     fn status(&self) -> Value;
+
+    /// The same as a type, of a run.
+    fn snapshot(&self) -> Option<StatusSnapshot> {
+        None
+    }
+
+    /// What is seen of its coders.
+    fn lenses(&self) -> Option<Arc<Lenses>> {
+        None
+    }
 
     /// Bring numbers up to date that nobody counts as they change.
     fn refresh(&self) {}
@@ -44,7 +57,15 @@ impl<F: Fn() -> Value + Send + Sync> StatusSource for F {
 
 impl StatusSource for RunStatus {
     fn status(&self) -> Value {
-        serde_json::to_value(self.snapshot()).unwrap_or_default()
+        serde_json::to_value(RunStatus::snapshot(self)).unwrap_or_default()
+    }
+
+    fn snapshot(&self) -> Option<StatusSnapshot> {
+        Some(RunStatus::snapshot(self))
+    }
+
+    fn lenses(&self) -> Option<Arc<Lenses>> {
+        Some(Arc::clone(&self.lenses))
     }
 
     fn refresh(&self) {
@@ -90,6 +111,8 @@ pub struct Board {
     process: ProcessMetrics,
     pipelines: Mutex<BTreeMap<String, Watched>>,
     standings: Mutex<BTreeMap<String, Arc<dyn Standing>>>,
+    tracks: Mutex<BTreeMap<String, Track>>,
+    events: RecentEvents,
     ends: AtomicBool,
 }
 
@@ -117,7 +140,44 @@ impl Board {
     /// A board without pipelines.
     pub fn new(clock: Clock) -> Self {
         let process = ProcessMetrics::new(clock.since_epoch().as_secs_f64());
-        Self { clock, process, pipelines: Mutex::default(), standings: Mutex::default(), ends: AtomicBool::new(false) }
+        let (pipelines, standings, tracks) = Default::default();
+        let events = RecentEvents::default();
+        Self { clock, process, pipelines, standings, tracks, events, ends: AtomicBool::new(false) }
+    }
+
+    /// The same, which shows what is logged.
+    pub fn with_events(self, events: &RecentEvents) -> Self {
+        Self { events: events.clone(), ..self }
+    }
+
+    /// Take note of how fast each pipeline is; to be called every [`crate::admin::samples::EVERY`].
+    pub(super) fn sample(&self) {
+        let (now, pipelines) = (self.clock.now(), self.lock().clone());
+        let mut tracks = self.tracks.lock().unwrap_or_else(PoisonError::into_inner);
+        tracks.retain(|name, _| pipelines.contains_key(name));
+        for (name, watched) in pipelines {
+            tracks.entry(name).or_default().take(now, &watched.metrics);
+        }
+    }
+
+    /// What `look` makes of every pipeline and its samples.
+    pub(super) fn each<T>(&self, mut look: impl FnMut(&str, &Watched, Option<&Track>) -> Option<T>) -> Vec<T> {
+        let pipelines = self.lock().clone();
+        let tracks = self.tracks.lock().unwrap_or_else(PoisonError::into_inner);
+        pipelines.iter().filter_map(|(name, watched)| look(name, watched, tracks.get(name))).collect()
+    }
+
+    /// What is seen of the coders of a pipeline.
+    pub(super) fn lenses(&self, name: &str) -> Option<Arc<Lenses>> {
+        self.lock().get(name)?.status.lenses()
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(super) fn events(&self) -> &RecentEvents {
+        &self.events
     }
 
     /// Show the pipeline `name`; a former run of it is replaced.

@@ -3,10 +3,13 @@
 //!
 //! | route | answers |
 //! |---|---|
+//! | `GET /` | the dashboard: one page, which shows the rest |
 //! | `GET /metrics` | numbers of all pipelines in the Prometheus text format |
 //! | `GET /livez` | 200 while every pipeline makes progress, else 503; JSON says which stage stands still |
 //! | `GET /readyz` | 200 when every pipeline is ready, else 503; JSON says what it waits for |
 //! | `GET /v1/status` | where each pipeline stands |
+//! | `GET /v1/overview` | all that the dashboard shows of all pipelines |
+//! | `GET /v1/pipelines/{name}/trainers/{trainer}/features` | latents of a coder while it trains; `.../curves`: its training |
 //! | `GET /v1/openapi.json` | these routes, and those of `/v1/pipelines`, as OpenAPI 3.1 |
 //!
 //! The server reads a [`Board`], on which pipelines are put by whoever starts them, and asks a [`Control`], if there is one, to
@@ -18,9 +21,12 @@ mod access;
 mod board;
 mod control;
 mod listener;
+mod looking;
 mod openapi;
+mod overview;
 mod problem;
 mod routes;
+mod samples;
 mod server;
 
 pub use access::{Access, Tls, Token};

@@ -77,8 +77,13 @@ fn describe_one(operation: &Operation, problem: &schemars::Schema, generator: &m
         answers.entry(code.to_string()).or_insert(answer);
     }
     let names = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let schema_of = |name: &str| match name {
+        "latent" => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
+        _ => json!({"type": "string", "minLength": 1}),
+    };
     let parameters: Vec<Value> = names
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}}))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": schema_of(name)}))
+        .chain(operation.query.iter().cloned())
         .collect();
     let mut described = json!({
         "operationId": operation.id,
@@ -102,8 +107,10 @@ fn meaning(code: u16) -> &'static str {
     match code {
         400 => "What was sent is not JSON",
         401 => "Neither the token nor a client's certificate was shown",
-        403 => "The process was started without a token and without an authority for clients' certificates",
-        404 => "There is no such pipeline or trainer",
+        403 => {
+            "The process was started without a token and without an authority for clients' certificates; or a page of another site asked"
+        }
+        404 => "There is no such pipeline, trainer or latent",
         405 => "The route has other methods",
         409 => "It cannot be done as things stand; the detail says how it can",
         413 => "There is a body where none is read, or it is too large",

@@ -20,6 +20,7 @@ use crate::admin::access::Access;
 use crate::admin::board::{Board, Verdict};
 use crate::admin::control::{Action, Control, PipelineList, PipelineView, Refusal, Reloaded};
 use crate::admin::listener::Peer;
+use crate::admin::looking;
 use crate::admin::openapi::{self, Schema};
 use crate::admin::problem::Problem;
 
@@ -52,6 +53,8 @@ pub(super) struct Operation {
     pub(super) id: &'static str,
     pub(super) summary: &'static str,
     pub(super) purpose: Purpose,
+    /// Parameters of the query.
+    pub(super) query: Vec<Value>,
     /// What is sent: a media type is `application/json`.
     pub(super) body: Option<Value>,
     /// Status code, what it means, media type, and schema.
@@ -61,7 +64,7 @@ pub(super) struct Operation {
     handler: MethodRouter<Arc<App>>,
 }
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 
 /// All routes over `app`.
@@ -119,6 +122,7 @@ pub(super) fn operations(app: &App) -> Vec<Operation> {
             )
             .answers(200, "Version, uptime, and one entry a pipeline", JSON, Schema::any_object()),
         ];
+    all.extend(looking::operations());
     if app.control.is_some() {
         all.extend(reading_pipelines());
         all.extend(changing_pipelines());
@@ -234,17 +238,33 @@ fn changing_pipelines() -> Vec<Operation> {
     all
 }
 
-fn operation(
+pub(super) fn operation(
     (method, purpose): (&'static str, Purpose),
     path: &'static str,
     id: &'static str,
     summary: &'static str,
     handler: MethodRouter<Arc<App>>,
 ) -> Operation {
-    Operation { method, path, id, summary, purpose, body: None, answers: Vec::new(), problems: &[], handler }
+    Operation {
+        method,
+        path,
+        id,
+        summary,
+        purpose,
+        query: Vec::new(),
+        body: None,
+        answers: Vec::new(),
+        problems: &[],
+        handler,
+    }
 }
 
-fn read(path: &'static str, id: &'static str, summary: &'static str, handler: MethodRouter<Arc<App>>) -> Operation {
+pub(super) fn read(
+    path: &'static str,
+    id: &'static str,
+    summary: &'static str,
+    handler: MethodRouter<Arc<App>>,
+) -> Operation {
     operation(("get", Purpose::Read), path, id, summary, handler)
 }
 
@@ -271,7 +291,7 @@ fn act(path: &'static str, id: &'static str, action: Action, summary: &'static s
 }
 
 impl Operation {
-    fn answers(mut self, code: u16, what: &'static str, media: &'static str, schema: Schema) -> Self {
+    pub(super) fn answers(mut self, code: u16, what: &'static str, media: &'static str, schema: Schema) -> Self {
         self.answers.push((code, what, media, schema));
         self
     }
@@ -281,7 +301,7 @@ impl Operation {
         self
     }
 
-    fn problems(mut self, codes: &'static [u16]) -> Self {
+    pub(super) fn problems(mut self, codes: &'static [u16]) -> Self {
         self.problems = codes;
         self
     }
@@ -314,7 +334,7 @@ fn accepted<T: Serialize>(answer: Result<Json<T>, Problem>) -> Result<Response, 
 }
 
 /// The names in a path.
-struct Names<T>(T);
+pub(super) struct Names<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Names<T> {
     type Rejection = Problem;
@@ -356,10 +376,21 @@ async fn admit(
         Purpose::Read => app.access.protect_reads,
         Purpose::Change => true,
     };
+    if purpose == Purpose::Change && is_of_another_site(&request) {
+        let detail = "a page of another site asked for this: changes are made from the dashboard, or by programs";
+        return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
+    }
     match if locked { check(&app.access, &request) } else { Ok(()) } {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Whether a browser says that a page of another site made the request. It shows the certificate of its user to whatever
+/// asks for it.
+fn is_of_another_site(request: &Request) -> bool {
+    let site = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    site.is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
 fn check(access: &Access, request: &Request) -> Result<(), Problem> {

@@ -13,6 +13,7 @@ use crate::admin::board::Board;
 use crate::admin::control::Control;
 use crate::admin::listener::{BoundedListener, Bounds, Peer};
 use crate::admin::routes::{App, router};
+use crate::admin::samples;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// Scrapers, probes and a few people; more than that is a mistake or an attack.
@@ -73,12 +74,18 @@ impl Bound {
         let encrypted = access.tls.is_some();
         let bounds = Bounds { connections, silence: SILENCE, request: REQUEST };
         let listener = BoundedListener::new(tcp, bounds, access.tls.clone());
+        let sampled = sample(Arc::clone(&board));
         let router = router(App { board, control, access }).into_make_service_with_connect_info::<Peer>();
         let serve = axum::serve(listener, router).with_graceful_shutdown(async {
             // a dropped sender stops the server as well
             drop(stopped.await);
         });
-        let task = tokio::spawn(async move { serve.await });
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                served = async { serve.await } => served,
+                () = sampled => Ok(()),
+            }
+        });
         tracing::info!(%address, encrypted, "admin server listens");
         AdminServer { address, stop, task }
     }
@@ -109,6 +116,16 @@ impl AdminServer {
             Ok(Err(error)) => tracing::warn!(%error, "admin server died"),
             Err(_) => abort.abort(),
         }
+    }
+}
+
+/// Keeps what is shown of the last half hour.
+async fn sample(board: Arc<Board>) {
+    let mut every = tokio::time::interval(samples::EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        every.tick().await;
+        board.sample();
     }
 }
 

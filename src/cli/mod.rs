@@ -39,7 +39,9 @@ pub(crate) use failure::{Failure, Outcome};
 use crate::compute::cpu::heap::{self, Heap};
 use crate::config::{self, Loaded, Problems};
 use crate::error::{Error, ErrorKind};
+use crate::runtime::clock::Clock;
 use crate::store::Stores;
+use crate::telemetry::events::RecentEvents;
 use crate::telemetry::logging::{self, ProgressGuard};
 
 /// Exit code of a wrong command line.
@@ -166,7 +168,8 @@ pub fn main() -> ExitCode {
     };
     settle_heap(Heap::Shared);
     let json = cli.globals.json;
-    let bars = match start_log(&cli.globals) {
+    let events = RecentEvents::default();
+    let bars = match start_log(&cli.globals, &events) {
         Ok(bars) => bars,
         Err(e) => {
             output::complain(&e.to_string());
@@ -174,18 +177,18 @@ pub fn main() -> ExitCode {
         }
     };
     // the panic hook has printed the message; what is left to say is whose fault it was
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &bars))).unwrap_or_else(|_| {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &bars, &events))).unwrap_or_else(|_| {
         output::complain("this is a bug in harvestd: please report it with the message above");
         Ok(ExitCode::from(EXIT_BUG))
     });
     outcome.unwrap_or_else(|failure| failure.report(json))
 }
 
-fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
+fn dispatch(cli: Cli, bars: &ProgressGuard, events: &RecentEvents) -> Outcome {
     let globals = &cli.globals;
     match cli.command {
-        Command::Run(args) => run::execute(&args, globals, bars),
-        Command::Serve(args) => serve::execute(&args, globals),
+        Command::Run(args) => run::execute(&args, globals, bars, events),
+        Command::Serve(args) => serve::execute(&args, globals, events),
         Command::Validate(args) => validate::execute(&args, globals),
         Command::Plan(args) => plan::execute(&args, globals),
         Command::Inspect(args) => inspect::execute(&args, globals),
@@ -207,12 +210,12 @@ fn dispatch(cli: Cli, bars: &ProgressGuard) -> Outcome {
 }
 
 /// Start logging. What is returned lets progress bars and log lines share the terminal.
-fn start_log(globals: &Globals) -> Result<ProgressGuard, Error> {
+fn start_log(globals: &Globals, events: &RecentEvents) -> Result<ProgressGuard, Error> {
     let format = match globals.log_format {
         LogFormat::Human => logging::LogFormat::Human,
         LogFormat::Json => logging::LogFormat::Json,
     };
-    logging::init(format, &globals.log_level)
+    logging::init(format, &globals.log_level, events.clone(), || Clock::system().since_epoch().as_secs_f64())
 }
 
 /// Set the allocator, as far as the environment does not. Before the first thread.

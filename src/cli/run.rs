@@ -23,6 +23,7 @@ use crate::pipeline::{
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::store::prices::{Spent, Usage};
+use crate::telemetry::events::RecentEvents;
 use crate::telemetry::logging::ProgressGuard;
 use crate::units::{ByteSize, Count};
 
@@ -46,7 +47,7 @@ pub(crate) struct RunArgs {
     pipeline: PathBuf,
 }
 
-pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) -> Outcome {
+pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard, events: &RecentEvents) -> Outcome {
     let loaded = globals.load(&args.pipeline)?;
     for note in &loaded.notes {
         tracing::warn!("{}", note.line(&loaded.source.display().to_string()));
@@ -63,7 +64,8 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard) 
     exit_when_aborted(&runtime, &shutdown);
     let admin = match loaded.pipeline.admin_listen {
         Some(address) => {
-            let board = Arc::new(Board::new(Clock::system()));
+            let board = Arc::new(Board::new(Clock::system()).with_events(events));
+            status.lenses.watch();
             board.put(&loaded.pipeline.name, Watched::of(&status, &shutdown));
             Some(runtime.block_on(AdminServer::start(&address.to_string(), board))?)
         }

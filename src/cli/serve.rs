@@ -19,6 +19,7 @@ use crate::daemon::notify::{Notifier, watchdog_period};
 use crate::daemon::{Daemon, Loader, RestartPolicy};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::runtime::clock::Clock;
+use crate::telemetry::events::RecentEvents;
 use crate::units::HumanDuration;
 
 /// Between two looks at how pipelines fare, where no watchdog wants to know.
@@ -73,14 +74,14 @@ pub(crate) struct ServeArgs {
     healthy_after: HumanDuration,
 }
 
-pub(crate) fn execute(args: &ServeArgs, globals: &Globals) -> Outcome {
+pub(crate) fn execute(args: &ServeArgs, globals: &Globals, events: &RecentEvents) -> Outcome {
     let access = access(args)?;
     let tls = access.tls.clone();
     access.check(args.listen)?;
     let notifier = Notifier::new(env::of_process("NOTIFY_SOCKET").as_deref())?;
     let memory = Memory::open(&state_folder(args)?)?;
     let runtime = super::async_runtime()?;
-    let board = Arc::new(Board::new(Clock::system()));
+    let board = Arc::new(Board::new(Clock::system()).with_events(events));
     let served = runtime.block_on(async {
         let signals = Signals::install()?;
         let bound = Bound::to(&args.listen.to_string()).await?;

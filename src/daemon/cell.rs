@@ -77,7 +77,8 @@ impl Cell {
             self.restarts += 1;
             self.metrics.run.restarts.inc();
         }
-        let status = Arc::new(RunStatus::continuing(name, Arc::clone(&self.metrics)));
+        let lenses = Arc::clone(&self.status.lenses);
+        let status = Arc::new(RunStatus::seen_through(name, Arc::clone(&self.metrics), lenses));
         let shutdown = Shutdown::new(self.loaded.pipeline.grace);
         self.active = Some(Active { status: Arc::clone(&status), shutdown: shutdown.clone() });
         self.status = Arc::clone(&status);

@@ -69,6 +69,7 @@ impl Member {
         let name = loaded.pipeline.name.clone();
         let metrics = Arc::new(Metrics::new(&name));
         let status = Arc::new(RunStatus::continuing(&name, Arc::clone(&metrics)));
+        status.lenses.watch();
         let idle = Watched::of(&status, &Shutdown::new(loaded.pipeline.grace));
         let cell = Cell {
             fingerprint: fingerprint(&loaded),
@@ -98,10 +99,13 @@ impl Member {
 
     /// Run it whenever it is to run, until it leaves. Blocks its thread.
     pub(super) fn keep(&self) -> Result<()> {
+        // at this level it is there whatever is logged
+        let span = tracing::error_span!("run", pipeline = self.name);
+        let _of_pipeline = span.enter();
         while let Some(start) = self.next() {
             let Start { loaded, status, shutdown } = &start;
             self.shared.board.put(&self.name, Watched::of(status, shutdown));
-            tracing::info!(pipeline = self.name, "starts");
+            tracing::info!("starts");
             let (io, clock) = (&self.shared.io, &self.shared.clock);
             // readers of the corpus start their transfers from wherever they are opened
             let entered = io.enter();
@@ -133,8 +137,8 @@ impl Member {
 
     fn log_state(&self) {
         self.cell.read(|cell| match cell.state {
-            PipelineState::Failed => tracing::error!(pipeline = self.name, reason = cell.reason, "failed"),
-            state => tracing::info!(pipeline = self.name, state = state.as_str(), reason = cell.reason, "run ended"),
+            PipelineState::Failed => tracing::error!(reason = cell.reason, "failed"),
+            state => tracing::info!(state = state.as_str(), reason = cell.reason, "run ended"),
         });
     }
 

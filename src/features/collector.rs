@@ -126,7 +126,9 @@ impl Collector {
             self.latents[latent as usize].sizes.add(value.abs());
             entries.push(Entry { latent, row, value });
         }
-        self.pairs.add(self.rows, entries[first..].iter().map(|entry| entry.latent));
+        if self.settings.neighbours > 0 {
+            self.pairs.add(self.rows, entries[first..].iter().map(|entry| entry.latent));
+        }
         self.rows += 1;
     }
 

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::model::Model;
 use crate::pipeline::demand::Demand;
+use crate::pipeline::lens::Looker;
 use crate::pipeline::others::Lookout;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::deliver::Deliver;
@@ -236,6 +237,7 @@ fn start_trainers<B: CoderOps>(
         status: Arc::clone(shared.status),
         shutdown: shared.shutdown.clone(),
         clock: shared.clock.clone(),
+        looker: Looker::new(Arc::clone(&shared.status.lenses)),
         asked: 0,
         ended: Vec::new(),
     };
@@ -293,6 +295,7 @@ fn start_model<B: CoderOps>(
         complete: outlet.complete,
         stats: metrics.stage("forward"),
         run: metrics.run.clone(),
+        lenses: Arc::clone(&shared.status.lenses),
         shutdown: shared.shutdown.clone(),
     };
     let (leave, model) = crossbeam_channel::bounded(1);

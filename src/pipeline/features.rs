@@ -214,7 +214,7 @@ fn directions(coder: &Judged, model: &mut dyn Model<Cpu>, backend: &Cpu, setting
 
 /// The parts of a decoder row that are added to the residual stream, by their first columns: of several sites that are all
 /// added to it every one, of views of the stream the last. `None` if there is a site of another space.
-fn parts_to_logits(sites: &[SiteWidth], d_model: usize) -> Option<Vec<usize>> {
+pub(super) fn parts_to_logits(sites: &[SiteWidth], d_model: usize) -> Option<Vec<usize>> {
     let is_added = |(point, _): &SiteWidth| match point.site {
         Site::Result => point.head.is_some(),
         site => matches!(site, Site::Embed | Site::PosEmbed | Site::AttnOut | Site::MlpOut),
@@ -230,7 +230,7 @@ fn parts_to_logits(sites: &[SiteWidth], d_model: usize) -> Option<Vec<usize>> {
 }
 
 /// The sum of some parts `[d]` of each row `[width]`, given by their first columns.
-fn summed(rows: &[f32], width: usize, parts: &[usize], d: usize) -> Vec<f32> {
+pub(super) fn summed(rows: &[f32], width: usize, parts: &[usize], d: usize) -> Vec<f32> {
     let sum = |row: &[f32], column: usize| parts.iter().map(|part| row[part + column]).sum::<f32>();
     rows.chunks_exact(width)
         .flat_map(|row| (0..d).map(move |column| (row, column)))

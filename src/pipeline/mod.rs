@@ -23,6 +23,7 @@ pub mod finish;
 pub mod header;
 pub mod judge;
 mod kept;
+pub mod lens;
 pub mod locate;
 mod online;
 pub mod others;

@@ -29,6 +29,7 @@ use crate::pipeline::wanted::{DatasetNeed, Wanted};
 use crate::runtime::readiness::Latch;
 use crate::sae::export::ExportMetadata;
 use crate::store::Location;
+use crate::tokens::Pieces;
 use crate::tokens::chat::ChatRules;
 use crate::tokens::config::TokensConfig;
 use crate::tokens::stream::{HoldoutStream, TokenStream};
@@ -105,6 +106,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let declared = source.points(harvest.tokens.context_length as usize);
     let mut sites = loaded.sites(&declared, source.spec().module_paths()).map_err(site_error)?;
     let tokenizer = Arc::new(tokenizer);
+    shared.status.lenses.set_pieces(|| Pieces::of(&tokenizer));
     let metrics = &shared.status.metrics;
     let corpus = Arc::new(
         shared.io.block_on(Corpus::open_in(&harvest.corpus, &loaded.stores.counted(metrics.store("corpus"))))?,

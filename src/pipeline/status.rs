@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::hub::{Progress, ProgressSnapshot};
+use crate::pipeline::lens::Lenses;
 use crate::runtime::clock::Stopwatch;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::supervisor::Health;
@@ -68,6 +69,8 @@ pub struct TrainerStatus {
     pub dead_fraction: f64,
     /// Rows waiting in the mixing buffer.
     pub buffered: u64,
+    /// Rows that the mixing buffer can hold.
+    pub buffer_rows: u64,
     /// Fraction of variance unexplained on held-out rows, when it was last judged on them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_fvu: Option<f64>,
@@ -88,6 +91,8 @@ pub struct RunStatus {
     pub readiness: Readiness,
     /// The model on its way from a hub.
     pub download: Progress,
+    /// What is seen of its coders while they train.
+    pub lenses: Arc<Lenses>,
     state: Mutex<(RunState, Stopwatch)>,
     /// Since the stages work, and units that were done then.
     pace: Mutex<Option<(Stopwatch, f64)>>,
@@ -166,6 +171,11 @@ impl RunStatus {
 
     /// The same, whose numbers go on from those of former runs.
     pub fn continuing(name: &str, metrics: Arc<Metrics>) -> Self {
+        Self::seen_through(name, metrics, Arc::default())
+    }
+
+    /// The same, of which `lenses` show what they showed of former runs.
+    pub fn seen_through(name: &str, metrics: Arc<Metrics>, lenses: Arc<Lenses>) -> Self {
         metrics.run.enter(RunState::Preparing.in_metrics());
         metrics.run.remaining.set(f64::NAN);
         Self {
@@ -174,6 +184,7 @@ impl RunStatus {
             health: Health::default(),
             readiness: Readiness::new(),
             download: Progress::default(),
+            lenses,
             state: Mutex::new((RunState::default(), Stopwatch::start())),
             pace: Mutex::default(),
             checkpoints_asked: AtomicU64::new(0),

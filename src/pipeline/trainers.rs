@@ -49,7 +49,19 @@ pub(super) fn restore(
         boost(&mut trainer, &stores, shared)?;
         let report = trainer.report();
         let (name, rows, rows_total) = (config.name.clone(), report.rows, config.rows.0);
-        lines.push(TrainerStatus { name, rows, rows_total, ..TrainerStatus::default() });
+        let line = TrainerStatus {
+            name,
+            rows,
+            rows_total,
+            loss: report.loss,
+            fvu: report.fvu,
+            l0: report.l0,
+            dead_fraction: report.dead_fraction,
+            buffer_rows: config.buffer.rows.0,
+            ..TrainerStatus::default()
+        };
+        lines.push(line);
+        shared.status.lenses.show_past(&trainer);
         if trainer.done() {
             trainer.release_buffer();
             finished.push(Some((trainer, checkpoint.unwrap_or_default())));

@@ -21,8 +21,9 @@ use crate::telemetry::registry::Seconds;
 /// A queue called `name` that holds items of at most `budget` weight in all, by `weight`.
 pub fn channel<T>(name: &'static str, budget: u64, weight: fn(&T) -> u64) -> (Sender<T>, Receiver<T>) {
     let state = State { items: VecDeque::new(), weight: 0, senders: 1, receivers: 1 };
-    let queue =
-        Arc::new(Queue { name, budget, weigh: weight, state: Monitor::new(state), stats: QueueStats::default() });
+    let stats = QueueStats::default();
+    stats.budget.set(budget as f64);
+    let queue = Arc::new(Queue { name, budget, weigh: weight, state: Monitor::new(state), stats });
     (Sender { queue: Arc::clone(&queue) }, Receiver { queue })
 }
 

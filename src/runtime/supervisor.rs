@@ -115,7 +115,10 @@ impl Supervisor {
         let stage = Arc::new(Stage::new(name));
         let heartbeat = Heartbeat(Arc::clone(&stage));
         let (outcome, shutdown) = (Arc::clone(&self.outcome), self.shutdown.clone());
+        // what it logs is of the run that started it
+        let span = tracing::Span::current();
         let body = move || {
+            let _entered = span.enter();
             let result = catch(|| work(&heartbeat));
             if let Err(error) = &result {
                 tracing::error!(stage = heartbeat.0.name, %error, "stage failed");

@@ -8,9 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::error::{Error, Result};
+use crate::telemetry::events::{RecentEvents, Recorder};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,15 +49,22 @@ impl ProgressGuard {
 
 /// Start logging for the process. `filter` is a level (`info`) or a list such as `info,harvestd::store=debug`.
 ///
-/// Called once by the command line; a wrong filter or a second call is a [`crate::error::ErrorKind::Config`] error.
-pub fn init(format: LogFormat, filter: &str) -> Result<ProgressGuard> {
+/// What is logged is kept in `events` too, with the time that `now` says. Called once by the command line; a wrong filter or a
+/// second call is a [`crate::error::ErrorKind::Config`] error.
+pub fn init(format: LogFormat, filter: &str, events: RecentEvents, now: fn() -> f64) -> Result<ProgressGuard> {
     let guard = ProgressGuard::default();
-    let subscriber = subscriber(format, filter, StderrBesideBars(guard.clone()))?;
+    let recorder = Recorder { events, now };
+    let subscriber = subscriber(format, filter, StderrBesideBars(guard.clone()), recorder)?;
     subscriber.try_init().map_err(|e| Error::config(format!("cannot start logging: {e}")))?;
     Ok(guard)
 }
 
-fn subscriber<W>(format: LogFormat, filter: &str, writer: W) -> Result<Box<dyn tracing::Subscriber + Send + Sync>>
+fn subscriber<W>(
+    format: LogFormat,
+    filter: &str,
+    writer: W,
+    recorder: Recorder,
+) -> Result<Box<dyn tracing::Subscriber + Send + Sync>>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -64,8 +73,10 @@ where
         .map_err(|e| Error::config(format!("`{filter}` is not a log level or filter: {e}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     Ok(match format {
-        LogFormat::Human => Box::new(builder.with_target(false).with_ansi(false).finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_current_span(false).finish()),
+        LogFormat::Human => Box::new(builder.with_target(false).with_ansi(false).finish().with(recorder)),
+        LogFormat::Json => {
+            Box::new(builder.json().flatten_event(true).with_current_span(false).finish().with(recorder))
+        }
     })
 }
 
@@ -127,10 +138,14 @@ mod tests {
         }
     }
 
+    fn recorder() -> Recorder {
+        Recorder { events: RecentEvents::default(), now: || 0.0 }
+    }
+
     fn log_with(format: LogFormat, filter: &str) -> String {
         let captured = Captured::default();
         let writer = captured.clone();
-        let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
+        let subscriber = subscriber(format, filter, move || writer.clone(), recorder()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(attempt = 3, "shard upload failed, retrying");
             tracing::debug!("details");
@@ -153,7 +168,7 @@ mod tests {
         assert_eq!(log_with(LogFormat::Human, "error"), "");
         let text = log_with(LogFormat::Human, "error,harvestd::telemetry=debug");
         assert!(text.contains("attempt=3") && text.contains("details"), "{text}");
-        let bad = subscriber(LogFormat::Human, "harvestd=loud", io::sink).err().unwrap();
+        let bad = subscriber(LogFormat::Human, "harvestd=loud", io::sink, recorder()).err().unwrap();
         assert_eq!(bad.kind(), ErrorKind::Config);
     }
 

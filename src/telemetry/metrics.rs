@@ -15,7 +15,7 @@ use crate::telemetry::registry::{Counter, Family, Gauge, Histogram, Registry, Se
 
 mod process;
 
-pub use process::{ProcessMetrics, resident_bytes};
+pub use process::{ProcessMetrics, processor_time, resident_bytes};
 
 // === names ===
 
@@ -37,6 +37,7 @@ families! {
     QUEUE_ITEMS = "harvestd_queue_items_total" ["queue"] "Items that entered a queue";
     QUEUE_DEPTH = "harvestd_queue_depth_items" ["queue"] "Items in a queue now";
     QUEUE_WEIGHT = "harvestd_queue_weight" ["queue"] "Weight in a queue now, in what its budget counts (bytes or rows)";
+    QUEUE_BUDGET = "harvestd_queue_budget_weight" ["queue"] "Weight that a queue may hold, in what its budget counts (bytes or rows)";
     QUEUE_SEND_BLOCKED = "harvestd_queue_send_blocked_seconds_total" ["queue"] "Time that senders waited for room in a queue";
     QUEUE_RECEIVE_BLOCKED = "harvestd_queue_receive_blocked_seconds_total" ["queue"] "Time that receivers waited for items in a queue";
 
@@ -142,6 +143,8 @@ pub struct QueueStats {
     pub depth: Gauge,
     /// Their weight.
     pub weight: Gauge,
+    /// The weight that it may hold.
+    pub budget: Gauge,
     /// Time that senders waited for room.
     pub send_blocked: Seconds,
     /// Time that receivers waited for items.
@@ -414,6 +417,7 @@ impl Group for QueueStats {
         registry.add(&QUEUE_ITEMS, &[name], &self.items);
         registry.add(&QUEUE_DEPTH, &[name], &self.depth);
         registry.add(&QUEUE_WEIGHT, &[name], &self.weight);
+        registry.add(&QUEUE_BUDGET, &[name], &self.budget);
         registry.add(&QUEUE_SEND_BLOCKED, &[name], &self.send_blocked);
         registry.add(&QUEUE_RECEIVE_BLOCKED, &[name], &self.receive_blocked);
     }
@@ -502,6 +506,7 @@ pub struct Metrics {
     /// Numbers of the whole pipeline.
     pub run: RunStats,
     stages: Groups<StageStats>,
+    queues: Groups<QueueStats>,
     trainers: Groups<TrainerStats>,
     stores: Groups<StoreStats>,
 }
@@ -514,7 +519,8 @@ impl Metrics {
         let registry = Registry::new(&[("pipeline", pipeline)]);
         let run = RunStats::default();
         run.add_to(&registry);
-        Self { registry, run, stages: Groups::default(), trainers: Groups::default(), stores: Groups::default() }
+        let (stages, queues, trainers, stores) = Default::default();
+        Self { registry, run, stages, queues, trainers, stores }
     }
 
     /// The numbers of stage `name`: the same handles for the same name.
@@ -540,6 +546,12 @@ impl Metrics {
     /// Show a queue's numbers.
     pub fn queue(&self, name: &str, stats: &QueueStats) {
         stats.add_to(&self.registry, name);
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), stats.clone());
+    }
+
+    /// The numbers of every queue, by name.
+    pub fn queues(&self) -> BTreeMap<String, QueueStats> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every stage's five numbers now, by name.

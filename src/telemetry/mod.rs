@@ -5,6 +5,7 @@
 //! live in one process. [`registry`] holds the kinds of numbers and writes the exposition format; [`logging`] sets up the
 //! log. This folder imports nothing but the floor.
 
+pub mod events;
 pub mod logging;
 pub mod metrics;
 pub mod registry;

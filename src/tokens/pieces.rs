@@ -1,5 +1,7 @@
 //! What each token id stands for, as bytes: pieces of byte-level vocabularies are parts of characters as often as words.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::tokens::Tokenizer;
@@ -62,6 +64,12 @@ impl Pieces {
             chunk.invalid().iter().for_each(|byte| out.push_str(&format!("<0x{byte:02X}>")));
         }
         out
+    }
+
+    /// Ids whose text holds `text`, whatever the case.
+    pub fn holding(&self, text: &str) -> HashSet<u32> {
+        let text = text.to_lowercase();
+        (0..self.bytes.len() as u32).filter(|&id| self.shown(id).to_lowercase().contains(&text)).collect()
     }
 
     /// Ids as one text; bytes that are no characters together either become replacement characters.

@@ -1,5 +1,6 @@
 //! What the steps were like, from the first to the last, in bounded space: the curves of a trainer.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::trainer::StepReport;
@@ -35,7 +36,7 @@ struct HeldOutHistory {
 }
 
 /// The coder on held-out rows, in raw space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldOutPoint {
     /// Steps made.
     pub step: u64,
@@ -92,7 +93,7 @@ impl HeldOutHistory {
 }
 
 /// One step: its numbers are as in [`StepReport`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryPoint {
     /// The step, counted from 1.
     pub step: u64,

@@ -4,6 +4,7 @@
 mod support;
 
 mod control;
+mod dashboard;
 mod deploy;
 mod lifecycle;
 mod process;

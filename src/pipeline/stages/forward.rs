@@ -7,6 +7,7 @@ use crate::compute::Backend;
 use crate::error::Result;
 use crate::hooks::SiteWidth;
 use crate::model::Model;
+use crate::pipeline::lens::Lenses;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::wanted::Wanted;
 use crate::runtime::channel::{Receiver, Sender};
@@ -39,6 +40,8 @@ pub struct Forward<B: Backend> {
     pub stats: StageStats,
     /// The run's numbers.
     pub run: RunStats,
+    /// Asks what latents do to the logits.
+    pub lenses: Arc<Lenses>,
     /// Ends the stage early.
     pub shutdown: Shutdown,
 }
@@ -65,6 +68,8 @@ impl<B: Backend> Forward<B> {
             let batch = capture::<B>(batch, &self.sites, &self.keep, |batch, tap| self.model.forward(batch, tap))?;
             self.stats.busy.add(watch.elapsed());
             failpoint("forward_done");
+            let d_model = self.model.spec().d_model;
+            self.lenses.answer(d_model, |directions, effects| self.model.token_effects(directions, effects));
             self.count(&batch);
             self.wanted.computed(batch.index, batch.n_rows());
             let watch = Stopwatch::start();

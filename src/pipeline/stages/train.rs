@@ -11,6 +11,7 @@ use crate::compute::coder_ops::CoderOps;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::{Error, Result};
 use crate::pipeline::demand::{Demand, FinishAtEnd};
+use crate::pipeline::lens::Looker;
 use crate::pipeline::splice::side_by_side;
 use crate::pipeline::stages::Completion;
 use crate::pipeline::stages::fan_out::SharedBatch;
@@ -48,6 +49,8 @@ pub struct Train<B: CoderOps> {
     pub shutdown: Shutdown,
     /// For the time between checkpoints.
     pub clock: Clock,
+    /// Looks at the coders.
+    pub looker: Looker,
     /// Checkpoints that were asked for, and are written.
     pub asked: u64,
     /// Those that ended.
@@ -155,6 +158,7 @@ impl<B: CoderOps> Train<B> {
             self.stats.bytes.add((batch.n_rows() * self.group.settings().width() * 4) as u64);
             self.stats.busy.add(watch.elapsed());
             self.demand.consumed(batch.n_rows() as u64, self.group.rows_needed());
+            self.looker.look(&self.group, &batch);
             drop(batch);
             self.publish();
             self.settle(left);
@@ -197,6 +201,7 @@ impl<B: CoderOps> Train<B> {
         for (line, trainer) in left {
             let saved = trainer.and_then(|trainer| {
                 self.publish_one(line, &trainer);
+                self.looker.leave(&trainer);
                 if !trainer.done() {
                     self.warn_of_the_end(&trainer);
                 }

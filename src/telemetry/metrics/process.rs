@@ -84,7 +84,7 @@ fn of_status(key: &str) -> Option<String> {
 }
 
 /// Time that all threads computed.
-fn processor_time() -> Option<Duration> {
+pub fn processor_time() -> Option<Duration> {
     // user and system time in hundredths of a second, which Linux promises to programs whatever it counts in itself; the
     // name before them may hold anything, so what is counted from is its closing parenthesis
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
