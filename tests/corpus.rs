@@ -30,12 +30,19 @@ fn jsonl(paths: &[&str], unit_bytes: u64) -> CorpusConfig {
         messages_field: None,
         unit_bytes: ByteSize(unit_bytes),
         holdout: Percent::from_share(0.0),
+        follow: Default::default(),
     }
 }
 
 fn text(paths: &[&str], document: TextDocument, unit_bytes: u64) -> CorpusConfig {
     let holdout = Percent::from_share(0.0);
-    CorpusConfig::Text { paths: owned(paths), document, unit_bytes: ByteSize(unit_bytes), holdout }
+    CorpusConfig::Text {
+        paths: owned(paths),
+        document,
+        unit_bytes: ByteSize(unit_bytes),
+        holdout,
+        follow: Default::default(),
+    }
 }
 
 fn parquet(path: &str, field: &str, unit_bytes: u64) -> CorpusConfig {
@@ -48,6 +55,7 @@ fn parquet(path: &str, field: &str, unit_bytes: u64) -> CorpusConfig {
         messages_field: None,
         unit_bytes: ByteSize(unit_bytes),
         holdout: Percent::from_share(0.0),
+        follow: Default::default(),
     }
 }
 
@@ -234,6 +242,7 @@ fn token_lists_are_read_from_json() {
         messages_field: None,
         unit_bytes: ByteSize(1),
         holdout: Percent::from_share(0.0),
+        follow: Default::default(),
     };
     let (documents, dropped) = read(&config);
     assert_eq!(documents, [Content::Tokens(vec![3, 1])]);
@@ -524,6 +533,7 @@ fn both_fields_are_refused() {
         messages_field: None,
         unit_bytes: ByteSize(1),
         holdout: Percent::from_share(0.0),
+        follow: Default::default(),
     };
     assert_eq!(open(&config).unwrap_err().kind(), ErrorKind::Config);
 }
@@ -550,6 +560,7 @@ fn conversations_are_the_same_in_every_format() {
         messages_field: messages_field.clone(),
         unit_bytes: ByteSize(u64::MAX),
         holdout,
+        follow: Default::default(),
     };
     let expected = read(&jsonl);
     assert_eq!(expected.0.len(), 3);
@@ -564,6 +575,7 @@ fn conversations_are_the_same_in_every_format() {
                 messages_field: messages_field.clone(),
                 unit_bytes: ByteSize(unit_bytes),
                 holdout,
+                follow: Default::default(),
             };
             assert_eq!(read(&config), expected, "{name}");
         }
@@ -575,6 +587,7 @@ fn conversations_are_the_same_in_every_format() {
         messages_field: Some("before".to_owned()),
         unit_bytes: ByteSize(u64::MAX),
         holdout,
+        follow: Default::default(),
     });
     assert!(nothing.is_empty() && dropped.get(DropReason::WrongType) == 6, "{dropped:?}");
 }

@@ -89,7 +89,8 @@ async fn inspect_one(catalog: &Catalog) -> Result<DatasetSummary> {
         covered,
         documents: totals.documents,
         tokens: totals.tokens,
-        units: header.units,
+        // of a corpus that grows, as many as are done are known
+        units: if header.follows { u32::try_from(totals.units_done).unwrap_or(u32::MAX) } else { header.units },
         units_done: u32::try_from(totals.units_done).unwrap_or(u32::MAX),
         dropped: all.dropped,
         sites,

@@ -191,7 +191,7 @@ impl Catalog {
         let state = self.state().await?;
         let mut sums = state.covered.manifest.totals;
         sums.merge(&CoveredTotals::of(&state.uncovered));
-        let complete = sums.units_done == u64::from(self.header.units);
+        let complete = !self.header.follows && sums.units_done == u64::from(self.header.units);
         Ok(Totals { rows: sums.rows, shards: sums.shards, bytes: sums.bytes, complete })
     }
 

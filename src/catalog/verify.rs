@@ -338,8 +338,12 @@ impl Check<'_> {
         if self.incomplete {
             return;
         }
-        let units = self.catalog.header().units;
         self.marks.sort_unstable_by_key(|mark| (mark.unit, mark.part));
+        if self.catalog.header().follows {
+            // as many as there are
+            self.report.units = self.marks.last().map_or(0, |mark| mark.unit + 1);
+        }
+        let units = self.report.units;
         let marks = std::mem::take(&mut self.marks);
         for parts in marks.chunk_by(|a, b| a.unit == b.unit) {
             let unit = parts[0].unit;

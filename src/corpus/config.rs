@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::corpus::Follow;
 use crate::units::{ByteSize, Percent};
 
 /// Where the text comes from.
@@ -31,6 +32,11 @@ pub enum CorpusConfig {
         /// Share of documents set aside for evaluation, chosen by document hash.
         #[serde(default = "default_holdout")]
         holdout: Percent,
+        /// Whether files that appear while the pipeline works, or between its runs, are read after those that were there:
+        /// `true` looks every minute, a time such as `30s` as often. The pipeline then never ends by itself while it has a
+        /// dataset, or a trainer that wants more rows. Local files are taken when they did not change for as long.
+        #[serde(default, skip_serializing_if = "Follow::is_off")]
+        follow: Follow,
     },
     /// Plain text files; `.gz` and `.zst` files are read as they are.
     Text {
@@ -47,6 +53,11 @@ pub enum CorpusConfig {
         /// Share of documents set aside for evaluation, chosen by document hash.
         #[serde(default = "default_holdout")]
         holdout: Percent,
+        /// Whether files that appear while the pipeline works, or between its runs, are read after those that were there:
+        /// `true` looks every minute, a time such as `30s` as often. The pipeline then never ends by itself while it has a
+        /// dataset, or a trainer that wants more rows. Local files are taken when they did not change for as long.
+        #[serde(default, skip_serializing_if = "Follow::is_off")]
+        follow: Follow,
     },
     /// Parquet files with a text column or a column of token id lists.
     Parquet {
@@ -70,6 +81,11 @@ pub enum CorpusConfig {
         /// Share of documents set aside for evaluation, chosen by document hash.
         #[serde(default = "default_holdout")]
         holdout: Percent,
+        /// Whether files that appear while the pipeline works, or between its runs, are read after those that were there:
+        /// `true` looks every minute, a time such as `30s` as often. The pipeline then never ends by itself while it has a
+        /// dataset, or a trainer that wants more rows. Local files are taken when they did not change for as long.
+        #[serde(default, skip_serializing_if = "Follow::is_off")]
+        follow: Follow,
     },
 }
 
@@ -115,6 +131,13 @@ impl CorpusConfig {
     pub fn holdout(&self) -> Percent {
         match self {
             Self::Jsonl { holdout, .. } | Self::Text { holdout, .. } | Self::Parquet { holdout, .. } => *holdout,
+        }
+    }
+
+    /// Whether, and how often, new files are looked for.
+    pub fn follow(&self) -> Follow {
+        match self {
+            Self::Jsonl { follow, .. } | Self::Text { follow, .. } | Self::Parquet { follow, .. } => *follow,
         }
     }
 

@@ -1,6 +1,7 @@
 //! From paths and globs to the sorted list of files, and its fingerprint.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use globset::{GlobBuilder, GlobMatcher};
@@ -22,6 +23,8 @@ pub struct SourceFile {
     pub bytes: u64,
     /// Entity tag for reads "only if unchanged", where the store has a strong one.
     pub(crate) version: Option<String>,
+    /// When it was written, after 1970-01-01 UTC.
+    pub(crate) modified: Duration,
 }
 
 impl SourceFile {
@@ -29,7 +32,8 @@ impl SourceFile {
         // Local tags are made of inode and time, which some network file systems invent anew at each call. A weak tag
         // (W/...) never matches in a conditional read.
         let version = meta.e_tag.clone().filter(|tag| location.local.is_none() && !tag.starts_with("W/"));
-        Self { location, bytes: meta.size, version }
+        let modified = Duration::from_millis(meta.last_modified.timestamp_millis().try_into().unwrap_or(0));
+        Self { location, bytes: meta.size, version, modified }
     }
 
     /// How the file is compressed, by its name.
@@ -68,10 +72,23 @@ pub(crate) async fn list(paths: &[String], stores: &Stores) -> Result<Vec<Source
         }
         files.extend(found);
     }
+    Ok(each_once(files))
+}
+
+/// As [`list`], of whatever is there: a path may match nothing yet.
+pub(crate) async fn list_there(paths: &[String], stores: &Stores) -> Result<Vec<SourceFile>> {
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(expand(path, stores).await?);
+    }
+    Ok(each_once(files))
+}
+
+fn each_once(mut files: Vec<SourceFile>) -> Vec<SourceFile> {
     files.sort_by(|a, b| a.location.shown.cmp(&b.location.shown));
     let mut seen = HashSet::new();
     files.retain(|file| seen.insert(identity(&file.location)));
-    Ok(files)
+    files
 }
 
 /// sha256 over names and sizes: two runs with the same fingerprint read the same listing.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod cursor;
 mod document;
 mod fetch;
+mod follow;
 mod jsonl;
 mod lines;
 mod listing;
@@ -30,6 +31,7 @@ use tokio::runtime::Handle;
 pub use chat::Chat;
 pub use document::{Content, Document, Item, is_holdout};
 pub use fetch::ReaderCounters;
+pub use follow::{Follow, Followed, Follower, Growth};
 pub use listing::{Compression, SourceFile};
 pub use reader::UnitReader;
 pub use units::Unit;
@@ -54,6 +56,7 @@ pub struct Corpus {
     field: Field,
     files: Vec<SourceFile>,
     units: Vec<Unit>,
+    instalments: Vec<u32>,
     fingerprint: String,
     fetcher: Fetcher,
     document_bytes_max: usize,
@@ -70,15 +73,20 @@ impl Corpus {
 
     /// As [`Corpus::open`], with options of stores.
     pub async fn open_in(config: &CorpusConfig, stores: &Stores) -> Result<Self> {
-        let field = field_of(config)?;
         let files = listing::list(config.paths(), stores).await?;
         warn_of_oversized(config, &files);
-        let fetcher = Fetcher { runtime: Handle::current(), counters: Arc::default() };
-        let shapes = shapes(config, &field, &files, &fetcher).await?;
+        let empty = Self::of(config, Vec::new(), Vec::new())?;
+        let shapes = shapes(config, &empty.field, &files, &empty.fetcher).await?;
         let units = units::split(&shapes, config.unit_bytes().0)?;
-        let fingerprint = listing::fingerprint(&files);
-        let config = config.clone();
-        Ok(Self { config, field, files, units, fingerprint, fetcher, document_bytes_max: DOCUMENT_BYTES_MAX })
+        Self::of(config, files, units)
+    }
+
+    fn of(config: &CorpusConfig, files: Vec<SourceFile>, units: Vec<Unit>) -> Result<Self> {
+        let (field, fingerprint) = (field_of(config)?, listing::fingerprint(&files));
+        let fetcher = Fetcher { runtime: Handle::current(), counters: Arc::default() };
+        let instalments = if units.is_empty() { Vec::new() } else { vec![units.len() as u32] };
+        let (config, document_bytes_max) = (config.clone(), DOCUMENT_BYTES_MAX);
+        Ok(Self { config, field, files, units, instalments, fingerprint, fetcher, document_bytes_max })
     }
 
     /// The `corpus:` section it was opened with.
@@ -101,12 +109,22 @@ impl Corpus {
         u32::try_from(self.units.len()).expect("units are counted in u32 when they are cut")
     }
 
+    /// Units of each instalment of files, which are read one after the other: one, unless the corpus is followed.
+    pub fn instalments(&self) -> &[u32] {
+        &self.instalments
+    }
+
+    /// Whether it may grow.
+    pub fn follows(&self) -> bool {
+        !self.config.follow().is_off()
+    }
+
     /// Bytes of all files as stored.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes).sum()
     }
 
-    /// sha256 (hex) over the names and sizes of all files.
+    /// sha256 (hex) over the names and sizes of all files; of the first instalment, if the corpus is followed.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

@@ -105,6 +105,7 @@ fn jsonl(path: &str) -> CorpusConfig {
         messages_field: None,
         unit_bytes: ByteSize(1 << 20),
         holdout: Percent::from_share(0.0),
+        follow: Default::default(),
     }
 }
 
@@ -201,7 +202,8 @@ fn text_beyond_the_limit_is_dropped_in_every_form() {
     {
         let mut corpus = corpus(&runtime, "text", content.as_bytes());
         let (unit_bytes, holdout) = (ByteSize(1 << 20), Percent::from_share(0.0));
-        corpus.config = CorpusConfig::Text { paths: Vec::new(), document, unit_bytes, holdout };
+        corpus.config =
+            CorpusConfig::Text { paths: Vec::new(), document, unit_bytes, holdout, follow: Default::default() };
         corpus.document_bytes_max = 20;
         let (texts, dropped) = read(corpus).unwrap();
         assert_eq!((texts.len(), dropped.get(DropReason::OversizedDocument)), (kept, oversized), "{document:?}");

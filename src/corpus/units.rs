@@ -4,6 +4,8 @@
 //! row group) of every file belongs to exactly one unit, so every document does: a document belongs to the part in
 //! which it starts, which its reader sees to.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// The most units a corpus may have; what `unit_bytes: 1B` on a large file would exceed.
@@ -19,7 +21,8 @@ pub struct FileShape {
 }
 
 /// Where a file may be cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cut {
     /// Nowhere: compressed, or one document.
     Nowhere,
@@ -151,13 +154,18 @@ impl Units {
     }
 
     fn room_for(&self, more: u64) -> Result<()> {
-        if self.done.len() as u64 + more > UNITS_MAX {
-            return Err(Error::config(format!(
-                "the corpus would have more than {UNITS_MAX} units of work: make `corpus.unit_bytes` larger"
-            )));
-        }
-        Ok(())
+        check_number(self.done.len() as u64 + more)
     }
+}
+
+/// Refuse a corpus of too many units.
+pub(super) fn check_number(units: u64) -> Result<()> {
+    if units > UNITS_MAX {
+        return Err(Error::config(format!(
+            "the corpus would have more than {UNITS_MAX} units of work: make `corpus.unit_bytes` larger"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -46,8 +46,11 @@ pub struct DatasetHeader {
     pub sites: Vec<SiteHeader>,
     /// How documents became sequences, and which rows were kept.
     pub tokens: Value,
-    /// Work units of the corpus.
+    /// Work units of the corpus; 0 where it grows.
     pub units: u32,
+    /// Whether the corpus grows: units are appended, and no number of them is the last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
     /// By site: rows with a larger norm were dropped. Measured once, by the run that began the dataset.
     #[serde(default)]
     pub norm_limits: BTreeMap<String, f32>,
@@ -255,6 +258,7 @@ pub(crate) mod tests {
             }],
             tokens: serde_json::json!({"context_length": 128}),
             units: 4,
+            follows: false,
             norm_limits: BTreeMap::from([("blocks.0.hook_resid_post".into(), 10.5)]),
             sample: Percent::from_share(1.0),
             shards: ShardRule {

@@ -11,8 +11,11 @@ pub const MANIFESTS: &str = "manifests";
 /// Folder of the column groups.
 pub const COLUMNS: &str = "columns";
 
+/// Folder of the lists of files that a followed corpus consists of.
+pub const CORPUS: &str = "corpus";
+
 /// Every folder of a dataset that objects are written to, itself first, column groups' folders left out.
-pub const FOLDERS: [&str; 5] = ["", SHARDS, COMMITS, MANIFESTS, COLUMNS];
+pub const FOLDERS: [&str; 6] = ["", SHARDS, COMMITS, MANIFESTS, COLUMNS, CORPUS];
 
 /// The shard of a part. An attempt that may race with others carries its id, so that no writer overwrites another's.
 pub fn shard(unit: u32, part: u32, attempt: Option<&str>) -> String {

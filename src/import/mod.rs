@@ -277,6 +277,7 @@ fn header(files: &[InputFile], options: &ImportOptions, spec: &ShardSpec) -> Dat
         sites: spec.site_headers(HookPoint::definition),
         tokens: json!({"import": {"values": options.values, "ids": ids}}),
         units: files.len() as u32,
+        follows: false,
         norm_limits: Default::default(),
         sample: spec.sample,
         shards: spec.rule(),

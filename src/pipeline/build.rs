@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::activation::{ActivationBatch, KeepRule};
 use crate::catalog::gc::Keeper;
 use crate::compute::coder_ops::CoderOps;
+use crate::corpus::Growth;
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::model::Model;
@@ -75,6 +76,8 @@ pub struct ModelParts<B: CoderOps> {
     pub keep: KeepRule,
     /// Finds units that other writers of the dataset finished, if there may be others.
     pub lookout: Option<Lookout>,
+    /// Makes the corpus grow, if it does.
+    pub growth: Option<Growth>,
     /// Tokens in a full batch.
     pub batch_tokens: u64,
 }
@@ -307,9 +310,11 @@ fn start_model<B: CoderOps>(
         stream: head.stream,
         wanted: outlet.wanted,
         lookout: head.lookout,
+        growth: head.growth,
         output: to_forward,
         complete: tokenized,
         stats: metrics.stage("tokenize"),
+        run: metrics.run.clone(),
         shutdown: shared.shutdown.clone(),
     };
     stages.spawn("tokenize", OnFault::StopRun, move |heartbeat| stage.run(heartbeat))?;

@@ -118,7 +118,9 @@ pub fn describe(
         special_tokens: None,
         sites: spec.site_headers(HookPoint::definition),
         tokens,
-        units: corpus.n_units(),
+        // of a corpus that grows, what was written down of its files says it
+        units: if corpus.follows() { 0 } else { corpus.n_units() },
+        follows: corpus.follows(),
         norm_limits: limits.collect::<BTreeMap<String, f32>>(),
         sample: config.sample,
         shards: spec.rule(),

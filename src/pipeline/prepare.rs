@@ -10,9 +10,10 @@ use crate::catalog::gc::Keeper;
 use crate::compute::cpu::Cpu;
 use crate::config::env;
 use crate::config::{Harvest, Loaded, Pipeline, Problems, Sites};
-use crate::corpus::Corpus;
 use crate::corpus::cursor::SourceCursor;
+use crate::corpus::{Corpus, Followed, Follower, Growth};
 use crate::dataset::header::{DatasetHeader, SpecialTokens};
+use crate::dataset::paths::CORPUS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hooks::SiteWidth;
 use crate::model::{self, BatchShape, Model, ModelSource};
@@ -44,6 +45,7 @@ pub struct Prepared {
     model: Box<dyn Model<Cpu>>,
     sites: Sites,
     corpus: Arc<Corpus>,
+    growth: Option<Growth>,
     tokenizer: Arc<Tokenizer>,
     keep: KeepRule,
     storing: Option<Storing>,
@@ -108,9 +110,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     let tokenizer = Arc::new(tokenizer);
     shared.status.lenses.set_pieces(|| Pieces::of(&tokenizer));
     let metrics = &shared.status.metrics;
-    let corpus = Arc::new(
-        shared.io.block_on(Corpus::open_in(&harvest.corpus, &loaded.stores.counted(metrics.store("corpus"))))?,
-    );
+    let (corpus, growth) = open_corpus(loaded, shared)?;
     metrics.run.units_total.set(f64::from(corpus.n_units()));
     // a run may go on with the numbers of a former one
     metrics.run.units_done.set(0.0);
@@ -160,7 +160,27 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         let mut stream = HoldoutStream::new(Arc::clone(&corpus), Arc::clone(&tokenizer), &harvest.tokens)?;
         online::text(&mut trainers, model.as_mut(), &keep, pipeline.evaluate_tokens, || stream.next_batch())?;
     }
-    Ok(Prepared { model, sites, corpus, tokenizer, keep, storing, trainers })
+    Ok(Prepared { model, sites, corpus, growth, tokenizer, keep, storing, trainers })
+}
+
+/// The corpus; and what makes it grow, if it is followed. What is written down of its files lies beside the dataset, or the
+/// checkpoints of the first trainer.
+fn open_corpus(loaded: &Loaded, shared: &Shared<'_>) -> Result<(Arc<Corpus>, Option<Growth>)> {
+    let (pipeline, metrics) = (&loaded.pipeline, &shared.status.metrics);
+    let config = &pipeline.harvest()?.corpus;
+    let stores = loaded.stores.counted(metrics.store("corpus"));
+    if config.follow().is_off() {
+        return Ok((Arc::new(shared.io.block_on(Corpus::open_in(config, &stores))?), None));
+    }
+    let (url, of) = match (&pipeline.dataset, pipeline.trainers.first()) {
+        (Some(dataset), _) => (&dataset.url, "dataset"),
+        (None, Some(trainer)) => (&trainer.checkpoint.url, "checkpoints"),
+        (None, None) => return Err(Error::config("there is nothing to do: neither a dataset nor a trainer")),
+    };
+    let log = loaded.stores.counted(metrics.store(of)).open(url)?.child(CORPUS);
+    let opened = Follower::open(config, &stores, log, shared.clock, shared.shutdown);
+    let Followed { corpus, follower } = shared.io.block_on(opened)?;
+    Ok((Arc::new(corpus), Some(Growth { follower, io: shared.io.clone() })))
 }
 
 /// What decides which rows are kept.
@@ -257,7 +277,9 @@ impl Prepared {
             }
             for stored in &storing.parts {
                 let (progress, others) = (stored.progress.clone(), others.clone());
-                datasets.push(DatasetNeed { progress, others, n_units: self.corpus.n_units() });
+                // one that grows never has all
+                let n_units = if self.corpus.follows() { u32::MAX } else { self.corpus.n_units() };
+                datasets.push(DatasetNeed { progress, others, n_units });
                 catalogs.push(stored.catalog.clone());
             }
             if let (Some(base), false) = (catalogs.first(), config.keep.keeps_all()) {
@@ -277,6 +299,7 @@ impl Prepared {
             sites: self.sites.captured,
             keep: self.keep.clone(),
             lookout,
+            growth: self.growth,
             batch_tokens: shape.max_tokens as u64,
         };
         let (head, queue_bytes) = (Head::Model(Box::new(head)), pipeline.memory_limit.0 / QUEUE_SHARE);

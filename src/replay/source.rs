@@ -82,7 +82,11 @@ impl Source {
         // parts first: a unit's progress then covers all of them
         let (parts, behind) = view.joined(&groups).await?;
         let progress = base.progress().await?;
-        let header = base.header().clone();
+        let mut header = base.header().clone();
+        if header.follows {
+            // as many units as there are now
+            header.units = parts.iter().map(|part| part.unit + 1).max().unwrap_or(0);
+        }
         let snapshot = snapshot(&parts, &groups);
         let mut counts = (0, 0, DropCounts::new());
         for commit in parts.iter().map(|part| part.commit(0)) {

@@ -87,6 +87,7 @@ impl Plan {
         let header = DatasetHeader {
             format: FORMAT,
             units: buckets,
+            follows: false,
             sites: sites.to_vec(),
             shards: spec.rule(),
             order: Some(RowOrder::Shuffled(order.clone())),

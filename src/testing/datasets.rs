@@ -43,6 +43,7 @@ pub fn header(spec: &ShardSpec, units: u32) -> DatasetHeader {
         sites: spec.site_headers(|point| format!("made-up values of {point}")),
         tokens: serde_json::json!({"context_length": 32}),
         units,
+        follows: false,
         norm_limits: BTreeMap::new(),
         sample: spec.sample,
         shards: spec.rule(),

@@ -3,6 +3,9 @@
 //! Units come in a seeded permutation. `interleave` of them are open at a time, each in a slot; batches are taken from
 //! the slots in turn. When a unit ends, the next of the permutation takes its slot. Given the number of batches of each
 //! unit, the order is a pure function of (units, seed, interleave), and a [`SourceCursor`] is all of its state.
+//!
+//! A corpus that grows has *instalments* of units. Each has a permutation of its own, and all of its units end before the
+//! first of the next begins: so the order of what is there does not depend on when more came.
 
 use crate::corpus::cursor::{OpenUnit, SourceCursor};
 use crate::error::{Error, Result};
@@ -24,6 +27,8 @@ pub struct Turn {
 pub struct Schedule {
     /// Units in the order in which they are opened.
     order: Vec<u32>,
+    /// The rank after the last unit of each instalment.
+    borders: Vec<u32>,
     interleave: usize,
     state: SourceCursor,
 }
@@ -33,24 +38,47 @@ impl Schedule {
     ///
     /// Errors: a cursor that cannot be one of this corpus.
     pub fn new(n_units: u32, interleave: u32, seed: Seed, start: SourceCursor) -> Result<Self> {
-        let mut order: Vec<u32> = (0..n_units).collect();
-        seed.stream("units").shuffle(&mut order);
+        Self::of(&[n_units], interleave, seed, start)
+    }
+
+    /// The order of the units of `instalments`, of so many each, continued at `start`.
+    ///
+    /// Errors: as [`Schedule::new`].
+    pub fn of(instalments: &[u32], interleave: u32, seed: Seed, start: SourceCursor) -> Result<Self> {
+        let (mut order, mut borders) = (Vec::<u32>::new(), Vec::new());
+        for (i, &units) in instalments.iter().enumerate() {
+            let first = order.len() as u32;
+            order.extend(first..first + units);
+            let stream = if i == 0 { "units".to_owned() } else { format!("units/{i}") };
+            seed.stream(&stream).shuffle(&mut order[first as usize..]);
+            borders.push(order.len() as u32);
+        }
+        let n_units = order.len() as u32;
         let turn_exists = (start.turn as usize) < start.open.len().max(1);
         if start.next_rank > n_units || !turn_exists || start.open.iter().any(|open| open.unit >= n_units) {
             let problem = "the saved position is not one of this corpus: it was saved for other files or settings";
             return Err(Error::data(problem));
         }
-        let mut schedule = Self { order, interleave: interleave.max(1) as usize, state: start };
-        while schedule.state.open.len() < schedule.interleave
-            && let Some(open) = schedule.open_next()
-        {
-            schedule.state.open.push(open);
-        }
+        let mut schedule = Self { order, borders, interleave: interleave.max(1) as usize, state: start };
+        schedule.fill();
         Ok(schedule)
     }
 
+    /// Open units until there are as many as are to be.
+    fn fill(&mut self) {
+        while self.state.open.len() < self.interleave
+            && let Some(open) = self.open_next()
+        {
+            self.state.open.push(open);
+        }
+    }
+
     /// Whose turn it is; `None` at the stream's end.
-    pub fn turn(&self) -> Option<Turn> {
+    pub fn turn(&mut self) -> Option<Turn> {
+        if self.state.open.is_empty() {
+            // the next instalment begins. Not before: a position between two is the same whether the next is known or not
+            self.fill();
+        }
         let open = self.state.open.get(self.state.turn as usize)?;
         Some(Turn { index: self.state.next_batch, unit: open.unit, batch_in_unit: open.next_batch })
     }
@@ -88,6 +116,10 @@ impl Schedule {
     }
 
     fn open_next(&mut self) -> Option<OpenUnit> {
+        let rank = self.state.next_rank;
+        if !self.state.open.is_empty() && self.borders.binary_search(&rank).is_ok() {
+            return None;
+        }
         let unit = *self.order.get(self.state.next_rank as usize)?;
         self.state.next_rank += 1;
         Some(OpenUnit { unit, next_batch: 0 })
@@ -127,6 +159,35 @@ mod tests {
                 prop_assert_eq!(&rest[..], &all[i..]);
             }
             prop_assert_eq!(next, lengths);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_later_changes_nothing_of_what_is_there(
+            instalments in prop::collection::vec(prop::collection::vec(1u32..4, 1..6), 1..4), interleave in 1u32..5, seed: u64,
+        ) {
+            let lengths: Vec<u32> = instalments.concat();
+            let sizes: Vec<u32> = instalments.iter().map(|units| units.len() as u32).collect();
+            let whole = run(Schedule::of(&sizes, interleave, Seed(seed), SourceCursor::default()).unwrap(), &lengths);
+            prop_assert_eq!(whole.len() as u32, lengths.iter().sum::<u32>());
+            for known in 1..=sizes.len() {
+                // as far as it was known, then continued with all
+                let before = Schedule::of(&sizes[..known], interleave, Seed(seed), SourceCursor::default()).unwrap();
+                let mut at_the_end = before.clone();
+                while let Some(turn) = at_the_end.turn() {
+                    at_the_end.advance(turn.batch_in_unit + 1 == lengths[turn.unit as usize]);
+                }
+                let first: Vec<Turn> = run(before, &lengths).into_iter().map(|(turn, _)| turn).collect();
+                let rest = Schedule::of(&sizes, interleave, Seed(seed), at_the_end.cursor().clone()).unwrap();
+                let rest = run(rest, &lengths).into_iter().map(|(turn, _)| turn);
+                let all: Vec<Turn> = first.into_iter().chain(rest).collect();
+                prop_assert_eq!(all, whole.iter().map(|(turn, _)| *turn).collect::<Vec<_>>());
+            }
+            for (i, (_, cursor)) in whole.iter().enumerate() {
+                let rest = run(Schedule::of(&sizes, interleave, Seed(seed), cursor.clone()).unwrap(), &lengths);
+                prop_assert_eq!(&rest[..], &whole[i..]);
+            }
         }
     }
 

@@ -20,6 +20,8 @@ pub struct TokenStream {
     corpus: Arc<Corpus>,
     rules: BatchRules,
     schedule: Schedule,
+    /// Interleave and seed.
+    order: (u32, Seed),
     /// Number of batches of each unit, where it is known.
     lengths: HashMap<u32, u32>,
     readers: HashMap<u32, UnitBatcher<UnitReader>>,
@@ -42,8 +44,24 @@ impl TokenStream {
         known_lengths: HashMap<u32, u32>,
     ) -> Result<Self> {
         let rules = rules_for(&corpus, tokenizer, config)?;
-        let schedule = Schedule::new(corpus.n_units(), config.interleave, seed, start)?;
-        Ok(Self { corpus, rules, schedule, lengths: known_lengths, readers: HashMap::new(), ahead: None })
+        let schedule = Schedule::of(corpus.instalments(), config.interleave, seed, start)?;
+        let (order, lengths) = ((config.interleave, seed), known_lengths);
+        Ok(Self { corpus, rules, schedule, order, lengths, readers: HashMap::new(), ahead: None })
+    }
+
+    /// Go on with `corpus`, which is this stream's with more units. To be called at the end of the stream.
+    ///
+    /// Errors: a corpus that is another.
+    pub fn go_on(&mut self, corpus: Arc<Corpus>) -> Result<()> {
+        let (interleave, seed) = self.order;
+        self.schedule = Schedule::of(corpus.instalments(), interleave, seed, self.schedule.cursor().clone())?;
+        self.corpus = corpus;
+        Ok(())
+    }
+
+    /// The corpus, as far as it is known.
+    pub fn corpus(&self) -> &Arc<Corpus> {
+        &self.corpus
     }
 
     /// The next batch that is wanted, in stream order, with index and cursor set; `None` at the stream's end.

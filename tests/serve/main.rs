@@ -6,6 +6,7 @@ mod support;
 mod control;
 mod dashboard;
 mod deploy;
+mod follow;
 mod lifecycle;
 mod process;
 mod tools;

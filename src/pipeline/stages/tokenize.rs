@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::corpus::Growth;
 use crate::error::Result;
 use crate::pipeline::others::Lookout;
 use crate::pipeline::stages::Completion;
@@ -10,7 +11,7 @@ use crate::runtime::channel::Sender;
 use crate::runtime::clock::Stopwatch;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::supervisor::Heartbeat;
-use crate::telemetry::metrics::StageStats;
+use crate::telemetry::metrics::{RunStats, StageStats};
 use crate::testing::failpoint;
 use crate::tokens::TokenBatch;
 use crate::tokens::stream::TokenStream;
@@ -23,12 +24,16 @@ pub struct Tokenize {
     pub wanted: Arc<Wanted>,
     /// Finds units that other writers of the dataset finished, if there may be others.
     pub lookout: Option<Lookout>,
+    /// Makes the corpus grow, if it does.
+    pub growth: Option<Growth>,
     /// To the forward stage.
     pub output: Sender<TokenBatch>,
     /// Set at the end of the corpus.
     pub complete: Completion,
     /// Five numbers.
     pub stats: StageStats,
+    /// The run's numbers.
+    pub run: RunStats,
     /// Ends the stage early.
     pub shutdown: Shutdown,
 }
@@ -56,8 +61,25 @@ impl Tokenize {
             // a batch that nobody wants any more also ends the search, so that stopping is noticed between batches
             let mut wanted = |index, unit, batch_in_unit| self.wanted.by_anyone(index, unit, batch_in_unit) || stop();
             let Some(batch) = self.stream.next(&mut wanted)? else {
-                self.complete.set();
-                return Ok(());
+                let Some(growth) = &mut self.growth else {
+                    self.complete.set();
+                    return Ok(());
+                };
+                // bounded waits: whoever waits for files is alive
+                self.stats.busy.add(watch.elapsed());
+                let watch = Stopwatch::start();
+                let corpus = Arc::clone(self.stream.corpus());
+                if let Some(grown) = heartbeat.while_waiting(|| {
+                    growth.wait(&corpus, &|| {
+                        heartbeat.beat();
+                        stop()
+                    })
+                })? {
+                    self.run.units_total.set(f64::from(grown.n_units()));
+                    self.stream.go_on(grown)?;
+                }
+                self.stats.blocked.add(watch.elapsed());
+                continue;
             };
             failpoint("tokenized");
             self.stats.busy.add(watch.elapsed());

@@ -35,6 +35,7 @@ fn fixture(sizes: &[usize], holdout: f64) -> Fixture {
         messages_field: None,
         unit_bytes: ByteSize(1),
         holdout: Percent::from_share(holdout),
+        follow: Default::default(),
     };
     let corpus = Arc::new(runtime.block_on(Corpus::open(&config)).unwrap());
     assert_eq!(corpus.n_units() as usize, sizes.len());
