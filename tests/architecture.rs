@@ -206,6 +206,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["admin"]),
     ("tokio_rustls", &["admin"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("indicatif", &["cli"]),
     ("comfy_table", &["cli"]),
     ("anyhow", &["cli"]),

@@ -23,6 +23,7 @@ mod run;
 mod schema;
 mod selftest;
 mod serve;
+mod shell;
 mod shuffle;
 mod sites;
 mod upgrade;
@@ -154,6 +155,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the JSON Schema of the pipeline file, for editors and checks
     Schema(schema::SchemaArgs),
+    /// Print what completes this command line in a shell
+    Completions(shell::CompletionsArgs),
+    /// Write manual pages
+    Man(shell::ManArgs),
 }
 
 /// Entry point of the binary.
@@ -206,6 +211,8 @@ fn dispatch(cli: Cli, bars: &ProgressGuard, events: &RecentEvents) -> Outcome {
         Command::Selftest(args) => selftest::execute(&args, globals),
         Command::Bench(args) => bench::execute(&args, globals),
         Command::Schema(args) => schema::execute(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     }
 }
 

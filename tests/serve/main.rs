@@ -8,5 +8,6 @@ mod dashboard;
 mod deploy;
 mod follow;
 mod lifecycle;
+mod package;
 mod process;
 mod tools;
