@@ -10,4 +10,8 @@ mod follow;
 mod lifecycle;
 mod package;
 mod process;
+#[allow(dead_code, reason = "some of the servers are those of other tests")]
+#[path = "../stores/servers.rs"]
+mod servers;
+mod soak;
 mod tools;
