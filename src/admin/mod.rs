@@ -20,6 +20,7 @@
 mod access;
 mod board;
 mod control;
+mod guard;
 mod listener;
 mod looking;
 mod openapi;
