@@ -58,7 +58,7 @@ impl Serialize for Follow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             None => serializer.serialize_bool(false),
-            Some(EVERY) => serializer.serialize_bool(true),
+            Some(every) if every == EVERY => serializer.serialize_bool(true),
             Some(every) => HumanDuration(every).serialize(serializer),
         }
     }
@@ -83,7 +83,10 @@ impl<'de> Deserialize<'de> for Follow {
                 match word {
                     "true" => Ok(Follow(Some(EVERY))),
                     "false" => Ok(Follow(None)),
-                    _ => word.parse().map(|HumanDuration(every)| Follow(Some(every))).map_err(E::custom),
+                    _ => match word.parse::<HumanDuration>().map_err(E::custom)?.0 {
+                        every if every.is_zero() => Err(E::custom("must be true, false or a time longer than 0")),
+                        every => Ok(Follow(Some(every))),
+                    },
                 }
             }
         }
@@ -463,7 +466,7 @@ mod tests {
         assert_eq!(of("true").unwrap(), Some(EVERY));
         assert_eq!((of("false").unwrap(), of("\"false\"").unwrap()), (None, None));
         assert_eq!(of("\"30s\"").unwrap(), Some(Duration::from_secs(30)));
-        assert!(of("\"often\"").is_err() && of("3").is_err());
+        assert!(of("\"often\"").is_err() && of("3").is_err() && of("\"0s\"").is_err());
         for text in ["true", "false", "\"30s\""] {
             assert_eq!(serde_json::to_string(&serde_json::from_str::<Follow>(text).unwrap()).unwrap(), text);
         }
