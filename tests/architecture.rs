@@ -197,7 +197,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("object_store", &["store", "catalog", "corpus", "sink", "replay", "shuffle", "import"]),
     ("arrow", &["dataset", "corpus", "import", "export"]),
     ("parquet", &["dataset", "corpus", "import", "export"]),
-    ("reqwest", &["hub"]),
+    ("reqwest", &["hub", "admin"]),
     ("hf_hub", &["hub"]),
     ("cudarc", &["compute"]),
     ("libloading", &["compute"]),

@@ -19,6 +19,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::supervisor::Health;
 use crate::telemetry::events::RecentEvents;
 use crate::telemetry::metrics::{Metrics, ProcessMetrics};
+use crate::telemetry::traces::Traces;
 
 /// How long a stage may work on one item before its pipeline counts as standing still. A shard of a slow store, or a
 /// batch of a large model on a CPU, takes minutes at worst.
@@ -113,6 +114,7 @@ pub struct Board {
     standings: Mutex<BTreeMap<String, Arc<dyn Standing>>>,
     tracks: Mutex<BTreeMap<String, Track>>,
     events: RecentEvents,
+    traces: Traces,
     ends: AtomicBool,
 }
 
@@ -142,12 +144,23 @@ impl Board {
         let process = ProcessMetrics::new(clock.since_epoch().as_secs_f64());
         let (pipelines, standings, tracks) = Default::default();
         let events = RecentEvents::default();
-        Self { clock, process, pipelines, standings, tracks, events, ends: AtomicBool::new(false) }
+        let (traces, ends) = Default::default();
+        Self { clock, process, pipelines, standings, tracks, events, traces, ends }
     }
 
     /// The same, which shows what is logged.
     pub fn with_events(self, events: &RecentEvents) -> Self {
         Self { events: events.clone(), ..self }
+    }
+
+    /// The same, of a process whose pipelines put spans into `traces`.
+    pub fn with_traces(self, traces: &Traces) -> Self {
+        Self { traces: traces.clone(), ..self }
+    }
+
+    /// Where spans go.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     /// Take note of how fast each pipeline is; to be called every [`crate::admin::samples::EVERY`].

@@ -26,6 +26,7 @@ mod serve;
 mod shell;
 mod shuffle;
 mod sites;
+mod traces;
 mod upgrade;
 mod validate;
 mod verify;

@@ -10,6 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::MultiProgress;
 
 use super::progress::Progress;
+use super::traces::TraceArgs;
 use super::{Globals, Outcome, output};
 use crate::admin::{AdminServer, Board, Watched};
 use crate::compute::cpu::heap::Heap;
@@ -25,6 +26,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::store::prices::{Spent, Usage};
 use crate::telemetry::events::RecentEvents;
 use crate::telemetry::logging::ProgressGuard;
+use crate::telemetry::metrics::Metrics;
 use crate::units::{ByteSize, Count};
 
 /// Exit code of a run that a second signal (or the end of the grace period) stopped: 128 + SIGINT, as shells expect.
@@ -45,6 +47,8 @@ pub(crate) struct RunArgs {
     /// The pipeline file
     #[arg(value_name = "PIPELINE")]
     pipeline: PathBuf,
+    #[command(flatten)]
+    traces: TraceArgs,
 }
 
 pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard, events: &RecentEvents) -> Outcome {
@@ -56,11 +60,14 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard, 
         super::settle_heap(Heap::Kept);
     }
     let runtime = super::async_runtime()?;
-    let status = Arc::new(RunStatus::new(&loaded.pipeline.name));
+    let (traces, otlp) = args.traces.open()?;
+    let metrics = Arc::new(Metrics::traced(&loaded.pipeline.name, &traces));
+    let status = Arc::new(RunStatus::continuing(&loaded.pipeline.name, metrics));
     let shutdown = Shutdown::new(loaded.pipeline.grace);
     // within the runtime: readers of the corpus start their transfers from wherever they are opened
     let _entered = runtime.enter();
     shutdown.listen_for_signals()?;
+    let sending = otlp.map(|otlp| otlp.start(traces));
     exit_when_aborted(&runtime, &shutdown);
     let admin = match loaded.pipeline.admin_listen {
         Some(address) => {
@@ -80,6 +87,9 @@ pub(crate) fn execute(args: &RunArgs, globals: &Globals, guard: &ProgressGuard, 
     guard.set(None);
     if let Some(admin) = admin {
         runtime.block_on(admin.stop());
+    }
+    if let Some(sending) = sending {
+        runtime.block_on(sending.end());
     }
     if shutdown.is_aborting() {
         output::complain("stopped at once; run it again to continue");

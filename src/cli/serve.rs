@@ -10,6 +10,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::run::{ABORT_AFTER, EXIT_ABORTED};
+use super::traces::TraceArgs;
 use super::{Globals, Outcome, output, validate};
 use crate::admin::{Access, AdminServer, Board, Bound, Control, Service, Tls, Token};
 use crate::config::edits::Edits;
@@ -72,6 +73,8 @@ pub(crate) struct ServeArgs {
     /// A pipeline that worked this long is healthy: the next wait is the first one again
     #[arg(long, default_value = "10min", value_name = "TIME")]
     healthy_after: HumanDuration,
+    #[command(flatten)]
+    traces: TraceArgs,
 }
 
 pub(crate) fn execute(args: &ServeArgs, globals: &Globals, events: &RecentEvents) -> Outcome {
@@ -81,9 +84,11 @@ pub(crate) fn execute(args: &ServeArgs, globals: &Globals, events: &RecentEvents
     let notifier = Notifier::new(env::of_process("NOTIFY_SOCKET").as_deref())?;
     let memory = Memory::open(&state_folder(args)?)?;
     let runtime = super::async_runtime()?;
-    let board = Arc::new(Board::new(Clock::system()).with_events(events));
+    let (traces, otlp) = args.traces.open()?;
+    let board = Arc::new(Board::new(Clock::system()).with_events(events).with_traces(&traces));
     let served = runtime.block_on(async {
         let signals = Signals::install()?;
+        let sending = otlp.map(|otlp| otlp.start(traces));
         let bound = Bound::to(&args.listen.to_string()).await?;
         let loader = Box::new(Files { paths: args.paths.clone(), globals: globals.clone() });
         let policy = RestartPolicy {
@@ -97,7 +102,11 @@ pub(crate) fn execute(args: &ServeArgs, globals: &Globals, events: &RecentEvents
         let service = Service { control, access, connections: args.connections.into() };
         let server = bound.serve(Arc::clone(&board), service);
         let serving = Serving { daemon, board, notifier: Arc::new(notifier), tls };
-        Ok::<_, Error>(serving.until_told(signals, server).await)
+        let ended = serving.until_told(signals, server).await;
+        if let Some(sending) = sending {
+            sending.end().await;
+        }
+        Ok::<_, Error>(ended)
     });
     // threads that did not end are left to the end of the process
     runtime.shutdown_background();

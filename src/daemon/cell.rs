@@ -182,7 +182,7 @@ impl Cell {
         self.fingerprint = fingerprint(&loaded);
         self.loaded = Arc::new(loaded);
         // other trainers, other numbers
-        self.metrics = Arc::new(Metrics::new(name));
+        self.metrics = Arc::new(Metrics::traced(name, self.metrics.traces().traces()));
         match &self.active {
             Some(active) => {
                 active.shutdown.drain("its configuration changed");

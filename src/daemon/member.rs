@@ -67,7 +67,7 @@ impl Member {
     /// A pipeline that is not started yet.
     pub(super) fn new(loaded: Loaded, intent: Intent, shared: Arc<Surroundings>) -> Arc<Self> {
         let name = loaded.pipeline.name.clone();
-        let metrics = Arc::new(Metrics::new(&name));
+        let metrics = Arc::new(Metrics::traced(&name, shared.board.traces()));
         let status = Arc::new(RunStatus::continuing(&name, Arc::clone(&metrics)));
         status.lenses.watch();
         let idle = Watched::of(&status, &Shutdown::new(loaded.pipeline.grace));

@@ -13,6 +13,7 @@ use crate::pipeline::build::Shared;
 use crate::runtime::rng::unique_id;
 use crate::sink::{ParquetSink, Quota, SinkOptions, WriterLock};
 use crate::store::{Location, probe};
+use crate::telemetry::traces::PipelineTraces;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -180,6 +181,7 @@ impl Storing {
         loaded: &Loaded,
         config: &DatasetConfig,
         keeper: Option<Arc<Keeper>>,
+        traces: &PipelineTraces,
     ) -> Result<Vec<ParquetSink>> {
         let quota = match (loaded.pipeline.store_limit, self.parts.first()) {
             (Some(limit), Some(base)) => {
@@ -189,7 +191,8 @@ impl Storing {
         };
         // a column group's part is committed after the dataset's own
         let (attempt, one_by_one) = (self.attempt, self.parts.len() > 1);
-        let options = SinkOptions { quota, attempt, one_by_one, ..SinkOptions::default() };
+        let traces = traces.clone();
+        let options = SinkOptions { quota, attempt, one_by_one, traces, ..SinkOptions::default() };
         let (mut sinks, mut lock) = (Vec::new(), Some(self.lock));
         for Stored { catalog, sites, progress } in self.parts {
             let spec = ShardSpec::new(config, &sites);

@@ -285,7 +285,12 @@ impl Prepared {
             if let (Some(base), false) = (catalogs.first(), config.keep.keeps_all()) {
                 keeper = Some(Arc::new(Keeper::new(base.clone(), config.keep, GRACE, shared.clock.clone())?));
             }
-            sinks = shared.io.block_on(storing.into_sinks(loaded, config, keeper.clone()))?;
+            sinks = shared.io.block_on(storing.into_sinks(
+                loaded,
+                config,
+                keeper.clone(),
+                shared.status.metrics.traces(),
+            ))?;
         }
         let batch_sequences = harvest.tokens.batch_sequences() as u32;
         let wanted = Arc::new(Wanted { datasets, trainers: needs, batch_sequences });

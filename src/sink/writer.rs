@@ -17,13 +17,14 @@ use crate::dataset::paths;
 use crate::dataset::sample::Sample;
 use crate::dataset::schema::ShardSpec;
 use crate::error::{Error, Result};
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{Clock, Stopwatch};
 use crate::sink::Quota;
 use crate::sink::advice::advised;
 use crate::sink::lock::WriterLock;
 use crate::sink::open_part::OpenPart;
 use crate::store::objects;
 use crate::store::upload::UploadOptions;
+use crate::telemetry::traces::PipelineTraces;
 
 /// How a sink writes; nothing here changes what it writes.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,8 @@ pub struct SinkOptions {
     pub quota: Option<Quota>,
     /// Commits after which a manifest is made that covers them; `None`: [`COMPACT_AFTER`].
     pub compact_after: Option<u64>,
+    /// Where spans of shards go.
+    pub traces: PipelineTraces,
 }
 
 /// A shard that [`ParquetSink::write`] completed.
@@ -276,7 +279,15 @@ impl ParquetSink {
         let part = part.seal(next_batch, batches).await?;
         self.progress.insert(unit, part.progress_after());
         let (catalog, lock) = (self.catalog.clone(), self.lock.clone());
-        let publish = async move { part.publish(&catalog, lock.as_deref()).await };
+        let traces = self.options.traces.clone();
+        let publish = async move {
+            let watch = Stopwatch::start();
+            let published = part.publish(&catalog, lock.as_deref()).await;
+            if let Ok((commit, _)) = &published {
+                traces.shard(commit.unit, commit.part, (commit.rows, commit.bytes), watch.elapsed());
+            }
+            published
+        };
         self.publishing = Some(tokio::spawn(publish));
         if self.options.one_by_one { self.published().await } else { before }
     }

@@ -12,10 +12,13 @@ use serde::Serialize;
 use crate::accounting::{DropCounts, DropReason};
 use crate::error::ErrorKind;
 use crate::telemetry::registry::{Counter, Family, Gauge, Histogram, Registry, Seconds, render};
+use crate::telemetry::traces::{PipelineTraces, StageTraces, Traces};
 
 mod process;
+mod requests;
 
 pub use process::{ProcessMetrics, processor_time, resident_bytes};
+pub use requests::{RequestClass, StoreOperation};
 
 // === names ===
 
@@ -117,6 +120,7 @@ pub struct StageStats {
     pub busy: Seconds,
     /// Time waiting to receive or to send.
     pub blocked: Seconds,
+    traces: StageTraces,
 }
 
 /// [`StageStats`] at one moment.
@@ -149,80 +153,6 @@ pub struct QueueStats {
     pub send_blocked: Seconds,
     /// Time that receivers waited for items.
     pub receive_blocked: Seconds,
-}
-
-/// What was asked of an object store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreOperation {
-    /// Read an object or a part of it.
-    Get,
-    /// Read an object's size and version.
-    Head,
-    /// List a prefix.
-    List,
-    /// Write an object or a part of a multipart upload.
-    Put,
-    /// Delete an object.
-    Delete,
-    /// Copy or rename an object.
-    Copy,
-}
-
-impl StoreOperation {
-    /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 6] = [Self::Get, Self::Head, Self::List, Self::Put, Self::Delete, Self::Copy];
-
-    /// Label value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Head => "head",
-            Self::List => "list",
-            Self::Put => "put",
-            Self::Delete => "delete",
-            Self::Copy => "copy",
-        }
-    }
-}
-
-/// What providers bill an HTTP request as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestClass {
-    /// PUT, COPY, POST: writes.
-    Write,
-    /// A page of a listing.
-    List,
-    /// GET, HEAD.
-    Read,
-    /// DELETE.
-    Delete,
-}
-
-impl RequestClass {
-    /// All, in the order of their discriminants.
-    pub const ALL: [Self; 4] = [Self::Write, Self::List, Self::Read, Self::Delete];
-
-    /// Label value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Write => "write",
-            Self::List => "list",
-            Self::Read => "read",
-            Self::Delete => "delete",
-        }
-    }
-
-    /// What a request with this method and query is billed as.
-    pub fn of(method: &str, query: &str) -> Self {
-        let lists = ["list-type=", "comp=list", "uploads"].iter().any(|word| query.contains(word));
-        match method {
-            "GET" if lists => Self::List,
-            "GET" | "HEAD" => Self::Read,
-            "DELETE" => Self::Delete,
-            "POST" if query == "delete" || query == "delete=" => Self::Delete,
-            _ => Self::Write,
-        }
-    }
 }
 
 /// Numbers of one use of an object store.
@@ -503,6 +433,7 @@ impl RunStats {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    traces: PipelineTraces,
     /// Numbers of the whole pipeline.
     pub run: RunStats,
     stages: Groups<StageStats>,
@@ -516,16 +447,26 @@ type Groups<G> = Mutex<BTreeMap<String, G>>;
 impl Metrics {
     /// Metrics that carry the label `pipeline`.
     pub fn new(pipeline: &str) -> Self {
+        Self::traced(pipeline, &Traces::default())
+    }
+
+    /// The same, whose stages put spans into `traces`.
+    pub fn traced(pipeline: &str, traces: &Traces) -> Self {
         let registry = Registry::new(&[("pipeline", pipeline)]);
         let run = RunStats::default();
         run.add_to(&registry);
         let (stages, queues, trainers, stores) = Default::default();
-        Self { registry, run, stages, queues, trainers, stores }
+        Self { registry, traces: traces.of_pipeline(pipeline), run, stages, queues, trainers, stores }
     }
 
     /// The numbers of stage `name`: the same handles for the same name.
     pub fn stage(&self, name: &str) -> StageStats {
-        self.group(&self.stages, name)
+        StageStats { traces: self.traces.of_stage(name), ..self.group(&self.stages, name) }
+    }
+
+    /// Where the pipeline's spans go.
+    pub fn traces(&self) -> &PipelineTraces {
+        &self.traces
     }
 
     /// The numbers of trainer `name`: the same handles for the same name.
@@ -584,6 +525,12 @@ impl Metrics {
 }
 
 impl StageStats {
+    /// The stage worked on a batch for `took`, until now.
+    pub fn worked(&self, (batch, unit): (u64, u32), took: std::time::Duration) {
+        self.busy.add(took);
+        self.traces.batch(batch, unit, took);
+    }
+
     /// The five numbers now.
     pub fn snapshot(&self) -> StageSnapshot {
         StageSnapshot {

@@ -9,3 +9,4 @@ pub mod events;
 pub mod logging;
 pub mod metrics;
 pub mod registry;
+pub mod traces;

@@ -15,3 +15,4 @@ mod process;
 mod servers;
 mod soak;
 mod tools;
+mod traces;

@@ -71,7 +71,7 @@ impl Deliver {
                 }
                 Ok(()) => {}
             }
-            self.stats.busy.add(watch.elapsed());
+            self.stats.worked((batch.index, batch.unit), watch.elapsed());
         }
         let watch = Stopwatch::start();
         self.end()?;

@@ -66,7 +66,7 @@ impl<B: Backend> Forward<B> {
             failpoint("forward_begun");
             let watch = Stopwatch::start();
             let batch = capture::<B>(batch, &self.sites, &self.keep, |batch, tap| self.model.forward(batch, tap))?;
-            self.stats.busy.add(watch.elapsed());
+            self.stats.worked((batch.index, batch.unit), watch.elapsed());
             failpoint("forward_done");
             let d_model = self.model.spec().d_model;
             self.lenses.answer(d_model, |directions, effects| self.model.token_effects(directions, effects));

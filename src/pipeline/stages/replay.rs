@@ -47,7 +47,7 @@ impl Replay {
                 self.complete.set();
                 return Ok(());
             };
-            self.stats.busy.add(watch.elapsed());
+            self.stats.worked((batch.index, batch.unit), watch.elapsed());
             let watch = Stopwatch::start();
             let needed = || self.wanted.is_needed(batch.index, batch.unit, batch.batch_in_unit, &self.shutdown);
             if !heartbeat.while_waiting(needed) {

@@ -82,7 +82,7 @@ impl Tokenize {
                 continue;
             };
             failpoint("tokenized");
-            self.stats.busy.add(watch.elapsed());
+            self.stats.worked((batch.index, batch.unit), watch.elapsed());
             if stop() {
                 continue;
             }

@@ -156,7 +156,7 @@ impl<B: CoderOps> Train<B> {
             let left = self.offer(&batch, &mut rows)?;
             self.stats.items_in.inc();
             self.stats.bytes.add((batch.n_rows() * self.group.settings().width() * 4) as u64);
-            self.stats.busy.add(watch.elapsed());
+            self.stats.worked((batch.index, batch.unit), watch.elapsed());
             self.demand.consumed(batch.n_rows() as u64, self.group.rows_needed());
             self.looker.look(&self.group, &batch);
             drop(batch);
