@@ -147,7 +147,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["error", "runtime", "telemetry", "pipeline::status", "pipeline::lens"]),
-    ("daemon", &["error", "store::redact", "runtime", "telemetry", "config", "pipeline", "admin"]),
+    ("daemon", &["error", "units", "store::redact", "runtime", "telemetry", "config", "pipeline", "admin"]),
     (
         "cli",
         &[

@@ -214,6 +214,11 @@ impl Board {
         self.process.reloaded(taken);
     }
 
+    /// Show what of the process's memory pipelines may take, and what they have reserved.
+    pub fn show_memory(&self, limit: Option<u64>, taken: u64) {
+        self.process.reserved(limit, taken);
+    }
+
     /// Count an answer.
     pub fn answered(&self, route: &str, code: u16) {
         self.process.answers(route, &code.to_string()).inc();

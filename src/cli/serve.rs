@@ -21,7 +21,7 @@ use crate::daemon::{Daemon, Loader, RestartPolicy};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::runtime::clock::Clock;
 use crate::telemetry::events::RecentEvents;
-use crate::units::HumanDuration;
+use crate::units::{ByteSize, HumanDuration};
 
 /// Between two looks at how pipelines fare, where no watchdog wants to know.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -73,6 +73,9 @@ pub(crate) struct ServeArgs {
     /// A pipeline that worked this long is healthy: the next wait is the first one again
     #[arg(long, default_value = "10min", value_name = "TIME")]
     healthy_after: HumanDuration,
+    /// Memory that all pipelines may take together: one whose `limits.memory` does not fit waits until others end
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
     #[command(flatten)]
     traces: TraceArgs,
 }
@@ -97,7 +100,8 @@ pub(crate) fn execute(args: &ServeArgs, globals: &Globals, events: &RecentEvents
             healthy_after: args.healthy_after.0,
         };
         let (shown, io) = (Arc::clone(&board), runtime.handle().clone());
-        let daemon = blocking(move || Daemon::start(loader, memory, shown, policy, io)).await??;
+        let limit = args.memory.map(|limit| limit.0);
+        let daemon = blocking(move || Daemon::start(loader, memory, shown, policy, limit, io)).await??;
         let control = Some(Arc::clone(&daemon) as Arc<dyn Control>);
         let service = Service { control, access, connections: args.connections.into() };
         let server = bound.serve(Arc::clone(&board), service);

@@ -7,6 +7,7 @@ use crate::admin::{Action, Desired, PipelineState, Refusal, Why};
 use crate::config::Loaded;
 use crate::daemon::member::RestartPolicy;
 use crate::daemon::memory::Intent;
+use crate::daemon::room::Room;
 use crate::daemon::settle::{Ending, may_pass};
 use crate::error::ErrorKind;
 use crate::pipeline::status::{RunState, RunStatus};
@@ -39,6 +40,8 @@ pub(super) struct Cell {
     /// Faults since it was healthy.
     pub(super) faults: u32,
     pub(super) retry: Option<(Stopwatch, Duration)>,
+    /// It would work if there were memory for it.
+    pub(super) waits_for_room: bool,
     pub(super) jitter: Rng,
 }
 
@@ -65,14 +68,24 @@ impl Cell {
     }
 
     /// What its thread does next: `Some(None)`: end.
-    pub(super) fn step(&mut self, name: &str) -> Option<Option<Start>> {
+    pub(super) fn step(&mut self, name: &str, room: &Room) -> Option<Option<Start>> {
         if self.leaving.is_some() {
+            room.forget(name);
             self.gone = true;
             return Some(None);
         }
         if self.state != PipelineState::Pending || self.retry_left().is_some_and(|left| !left.is_zero()) {
+            room.forget(name);
+            self.waits_for_room = false;
             return None;
         }
+        if let Err(why) = room.take(name, self.loaded.pipeline.memory_limit.0) {
+            self.waits_for_room = true;
+            self.reason = Some(why);
+            return None;
+        }
+        self.waits_for_room = false;
+        self.reason = None;
         if self.retry.take().is_some() {
             self.restarts += 1;
             self.metrics.run.restarts.inc();

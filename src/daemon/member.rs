@@ -15,6 +15,7 @@ use crate::admin::{Action, Board, Check, PipelineState, PipelineView, Refusal, S
 use crate::config::Loaded;
 use crate::daemon::cell::{Cell, Start, fingerprint};
 use crate::daemon::memory::Intent;
+use crate::daemon::room::Room;
 use crate::daemon::settle::Ending;
 use crate::error::{ErrorKind, Result};
 use crate::pipeline::status::{RunState, RunStatus};
@@ -28,6 +29,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a pipeline sleeps when nothing is to be done; whatever is asked wakes it.
 const SLEEP: Duration = Duration::from_secs(3600);
+
+/// How often a pipeline that waits for memory looks for it.
+const ROOM_EVERY: Duration = Duration::from_millis(250);
 
 /// How pipelines are started again after a fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,6 +58,14 @@ pub(super) struct Surroundings {
     pub(super) clock: Clock,
     pub(super) board: Arc<Board>,
     pub(super) policy: RestartPolicy,
+    pub(super) room: Room,
+}
+
+impl Surroundings {
+    /// Show what of the memory is taken.
+    fn show_room(&self) {
+        self.board.show_memory(self.room.limit(), self.room.taken());
+    }
 }
 
 /// One pipeline.
@@ -87,6 +99,7 @@ impl Member {
             restarts: 0,
             faults: 0,
             retry: None,
+            waits_for_room: false,
             jitter: Seed(std::process::id().into()).of_worker(&name).stream("restarts"),
             intent,
         };
@@ -116,6 +129,8 @@ impl Member {
                 status.metrics.run.fault(ErrorKind::Internal);
                 status.enter(RunState::Failed);
             }
+            self.shared.room.give_back(&self.name);
+            self.shared.show_room();
             let ending = Ending::of(result, shutdown);
             let policy = &self.shared.policy;
             self.cell.update(|cell| cell.ended(ending, status, policy));
@@ -127,9 +142,13 @@ impl Member {
 
     fn next(&self) -> Option<Start> {
         loop {
-            let wait =
-                self.cell.read(|cell| cell.retry_left()).map_or(SLEEP, |left| left.max(Duration::from_millis(1)));
-            if let Some(step) = self.cell.wait_for(wait, |cell| cell.step(&self.name)) {
+            let wait = self.cell.read(|cell| match cell.retry_left() {
+                Some(left) => left.max(Duration::from_millis(1)),
+                None if cell.waits_for_room => ROOM_EVERY,
+                None => SLEEP,
+            });
+            if let Some(step) = self.cell.wait_for(wait, |cell| cell.step(&self.name, &self.shared.room)) {
+                self.shared.show_room();
                 return step;
             }
         }

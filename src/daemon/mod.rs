@@ -9,6 +9,7 @@ mod cell;
 mod member;
 pub mod memory;
 pub mod notify;
+mod room;
 mod roster;
 mod settle;
 

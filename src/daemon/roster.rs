@@ -12,9 +12,11 @@ use crate::config::edits::Edits;
 use crate::config::{Loaded, Problems, Severity};
 use crate::daemon::member::{Member, RestartPolicy, Surroundings};
 use crate::daemon::memory::{Intent, Memory};
+use crate::daemon::room::Room;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::clock::{Clock, Stopwatch};
 use crate::runtime::worker::Worker;
+use crate::units::ByteSize;
 
 /// Pipelines of one process, at most: what is shown of them stays bounded.
 const PIPELINES_MAX: usize = 256;
@@ -50,7 +52,7 @@ struct Seat {
 
 impl Daemon {
     /// Start every pipeline of `loader` that is to run, by what `memory` says. They are shown on `board`, and do their I/O on
-    /// `io`.
+    /// `io`; all that work at a time have no more than `memory_limit` together.
     ///
     /// # Errors
     /// `Config` with every problem if a pipeline is not valid; then none is started.
@@ -59,9 +61,11 @@ impl Daemon {
         memory: Memory,
         board: Arc<Board>,
         policy: RestartPolicy,
+        memory_limit: Option<u64>,
         io: tokio::runtime::Handle,
     ) -> Result<Arc<Self>> {
-        let shared = Surroundings { io, clock: Clock::system(), board, policy };
+        let room = Room::new(memory_limit);
+        let shared = Surroundings { io, clock: Clock::system(), board, policy, room };
         let daemon = Self { loader, shared: Arc::new(shared), memory: Mutex::new(memory), seats: Mutex::default() };
         let memory = daemon.changing();
         let pipelines = daemon.read_all(&memory).map_err(|refusal| {
@@ -144,7 +148,16 @@ impl Daemon {
             ));
         }
         wrong.extend(clashes(&pipelines));
+        wrong.extend(pipelines.iter().filter_map(|(loaded, _)| self.too_large(loaded)));
         if wrong.is_empty() { Ok(pipelines) } else { Err(refused(&wrong)) }
+    }
+
+    /// What is wrong with a pipeline that wants more memory than there is.
+    fn too_large(&self, loaded: &Loaded) -> Option<Problems> {
+        let (wanted, limit) = (loaded.pipeline.memory_limit, self.shared.room.limit()?);
+        let rule = format!("is more than all pipelines may take together ({}: --memory)", ByteSize(limit));
+        let problem = loaded.problem(Severity::Error, "limits.memory", rule);
+        (wanted.0 > limit).then(|| Problems::new(&loaded.source.display().to_string(), vec![problem]))
     }
 
     fn read(&self, file: &Path, memory: &Memory) -> Result<(Loaded, Intent), Problems> {

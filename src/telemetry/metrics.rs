@@ -97,6 +97,8 @@ families! {
 
     HTTP_REQUESTS = "harvestd_http_requests_total" ["route", "code"] "Requests to this server that were answered, by route and status code";
     RELOADS = "harvestd_process_reloads_total" ["result"] "Times that the pipeline files were read again, by what came of it";
+    MEMORY_LIMIT = "harvestd_process_memory_limit_bytes" [] "Memory that pipelines may take together (--memory); +Inf without a limit";
+    MEMORY_RESERVED = "harvestd_process_memory_reserved_bytes" [] "Memory (limits.memory) of the pipelines that work";
     PROCESSOR = "harvestd_process_cpu_seconds_total" [] "Processor time that the process used";
     OPEN_FILES = "harvestd_process_open_files" [] "Files and sockets that the process has open";
     THREADS = "harvestd_process_threads" [] "Threads of the process";

@@ -258,3 +258,40 @@ fn a_second_signal_stops_at_once_and_loses_nothing() {
     let verified = harvestd(&["verify", out.join("acts").to_str().unwrap()]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
+
+#[test]
+fn pipelines_wait_for_memory_and_start_when_there_is_some() {
+    let scratch = tempfile::tempdir().unwrap();
+    let corpus = scratch.path().join("corpus");
+    write_corpus(&corpus, 100, 20);
+    let pipeline = |name: &str, memory: &str| {
+        let path = write_long_pipeline(&corpus, &scratch.path().join(name), name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}limits: {{memory: {memory}}}\n")).unwrap();
+        path
+    };
+    let (first, second) = (pipeline("first", "600MiB"), pipeline("second", "500MiB"));
+    let mut server = Server::start_with(scratch.path(), &[&first, &second], &["--memory", "1GiB"], &[]);
+    server.until("one of them works", |server| {
+        server.pipeline("first")["state"] == "running" || server.pipeline("second")["state"] == "running"
+    });
+    let (works, waits) =
+        if server.pipeline("first")["state"] == "running" { ("first", "second") } else { ("second", "first") };
+    let view = server.pipeline(waits);
+    assert!(view["state"] == "pending" && view["reason"].as_str().unwrap().contains("waits for memory"), "{view:#}");
+    let (_, metrics) = server.ask("GET", "/metrics", None, None);
+    let line = "harvestd_process_memory_limit_bytes 1073741824";
+    assert!(metrics.as_str().unwrap().lines().any(|l| l == line), "{line}");
+    assert_eq!(server.post(&format!("/v1/pipelines/{works}/pause")).0, 202);
+    server.until_it_works(waits);
+    assert_eq!(server.pipeline(works)["state"], "paused");
+    // now it is the other's turn to wait
+    assert_eq!(server.post(&format!("/v1/pipelines/{works}/resume")).0, 202);
+    server.until("it waits", |server| {
+        server.pipeline(works)["reason"].as_str().is_some_and(|r| r.contains("waits for memory"))
+    });
+    assert!(server.end(libc::SIGTERM).0.success());
+    let refused = harvestd(&["serve", first.to_str().unwrap(), "--memory", "256MiB", "--listen", "127.0.0.1:0"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(78) && said.contains("limits.memory") && said.contains("--memory"), "{said}");
+}

@@ -30,7 +30,13 @@ fn rig(intent: Intent) -> Rig {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let board = Arc::new(Board::new(Clock::system()));
-    let shared = Surroundings { io: runtime.handle().clone(), clock: Clock::system(), board, policy: POLICY };
+    let shared = Surroundings {
+        io: runtime.handle().clone(),
+        clock: Clock::system(),
+        board,
+        policy: POLICY,
+        room: Room::new(None),
+    };
     let member = Member::new(load(folder.path(), 1), intent, Arc::new(shared));
     Rig { member, _folder: folder, _runtime: runtime }
 }
@@ -38,11 +44,15 @@ fn rig(intent: Intent) -> Rig {
 impl Rig {
     /// Begin the run that is due now.
     fn begin(&self) -> Start {
-        self.member.cell.update(|cell| cell.step("p")).expect("a run is due").expect("it does not leave")
+        self.member
+            .cell
+            .update(|cell| cell.step("p", &self.member.shared.room))
+            .expect("a run is due")
+            .expect("it does not leave")
     }
 
     fn nothing_is_due(&self) -> bool {
-        self.member.cell.update(|cell| cell.step("p")).is_none()
+        self.member.cell.update(|cell| cell.step("p", &self.member.shared.room)).is_none()
     }
 
     fn end(&self, start: &Start, ending: Ending) {
@@ -140,7 +150,7 @@ fn a_changed_configuration_drains_and_an_unchanged_one_does_nothing() {
     rig.member.leave("it is in no file any more");
     assert!(start.shutdown.is_draining() && rig.member.allows(Action::Pause).is_err());
     rig.end(&start, Ending::of(Err(Error::closed("the run")), &start.shutdown));
-    assert!(rig.member.cell.update(|cell| cell.step("p")).unwrap().is_none());
+    assert!(rig.member.cell.update(|cell| cell.step("p", &self.member.shared.room)).unwrap().is_none());
     assert!(!rig.member.stay(), "its thread has ended");
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{BUILD, HTTP_REQUESTS, Metrics, OPEN_FILES, PROCESSOR, RELOADS, RESIDENT, START_TIME, THREADS};
+use super::{
+    BUILD, HTTP_REQUESTS, MEMORY_LIMIT, MEMORY_RESERVED, Metrics, OPEN_FILES, PROCESSOR, RELOADS, RESIDENT, START_TIME,
+    THREADS,
+};
 use crate::telemetry::registry::{Counter, Gauge, Registry, Seconds, render};
 
 /// Numbers of the process, shared by its pipelines.
@@ -13,6 +16,8 @@ pub struct ProcessMetrics {
     processor: Seconds,
     open_files: Gauge,
     threads: Gauge,
+    memory_limit: Gauge,
+    memory_reserved: Gauge,
     reloads: [Counter; 2],
 }
 
@@ -31,9 +36,15 @@ impl ProcessMetrics {
             processor: Seconds::default(),
             open_files: Gauge::default(),
             threads: Gauge::default(),
+            memory_limit: Gauge::default(),
+            memory_reserved: Gauge::default(),
             reloads: Default::default(),
         };
-        let Self { registry, resident, processor, open_files, threads, reloads } = &process;
+        process.reserved(None, 0);
+        let Self { registry, resident, processor, open_files, threads, memory_limit, memory_reserved, reloads } =
+            &process;
+        registry.add(&MEMORY_LIMIT, &[], memory_limit);
+        registry.add(&MEMORY_RESERVED, &[], memory_reserved);
         registry.add(&RESIDENT, &[], resident);
         registry.add(&PROCESSOR, &[], processor);
         registry.add(&OPEN_FILES, &[], open_files);
@@ -41,6 +52,12 @@ impl ProcessMetrics {
         registry.add(&RELOADS, &["refused"], &reloads[0]);
         registry.add(&RELOADS, &["taken"], &reloads[1]);
         process
+    }
+
+    /// Show what pipelines may reserve, and what they have reserved.
+    pub fn reserved(&self, limit: Option<u64>, taken: u64) {
+        self.memory_limit.set(limit.map_or(f64::INFINITY, |limit| limit as f64));
+        self.memory_reserved.set(taken as f64);
     }
 
     /// Count a reload.
