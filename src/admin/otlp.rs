@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -26,8 +28,8 @@ pub struct Otlp {
 
 /// What sends; the last spans are sent by [`Sending::end`].
 pub struct Sending {
-    task: tokio::task::JoinHandle<()>,
-    otlp: std::sync::Arc<Otlp>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
     traces: Traces,
 }
 
@@ -63,22 +65,26 @@ impl Otlp {
 
     /// Send what `traces` collects, from now on. Needs a tokio runtime.
     pub fn start(self, traces: Traces) -> Sending {
-        let otlp = std::sync::Arc::new(self);
-        let (sender, source) = (std::sync::Arc::clone(&otlp), traces.clone());
+        let (stop, mut stopped) = oneshot::channel::<()>();
+        let source = traces.clone();
         let task = tokio::spawn(async move {
-            let mut failing = false;
-            loop {
-                tokio::time::sleep(EVERY).await;
+            let (mut failing, mut ends) = (false, false);
+            while !ends {
+                tokio::select! {
+                    () = tokio::time::sleep(EVERY) => {}
+                    _ = &mut stopped => ends = true,
+                }
                 loop {
                     let spans = source.take(AT_ONCE);
                     if spans.is_empty() {
                         break;
                     }
-                    let sent = sender.send(&spans).await;
+                    let sent = self.send(&spans).await;
                     match &sent {
                         // said once, until it works again: nothing depends on traces
                         Err(error) if !failing => {
-                            tracing::warn!(%error, spans = spans.len(), "traces are lost: the collector does not take them");
+                            let spans = spans.len();
+                            tracing::warn!(%error, spans, "traces are lost: the collector does not take them");
                         }
                         Ok(()) if failing => tracing::info!("the collector takes traces again"),
                         _ => {}
@@ -87,7 +93,7 @@ impl Otlp {
                 }
             }
         });
-        Sending { task, otlp, traces }
+        Sending { stop, task, traces }
     }
 
     async fn send(&self, spans: &[Span]) -> Result<()> {
@@ -107,17 +113,12 @@ impl Otlp {
 impl Sending {
     /// Send what is left, within two seconds, and stop.
     pub async fn end(self) {
-        self.task.abort();
-        let last = async {
-            loop {
-                let spans = self.traces.take(AT_ONCE);
-                if spans.is_empty() || self.otlp.send(&spans).await.is_err() {
-                    break;
-                }
-            }
-        };
-        // what is not taken by then is lost
-        drop(tokio::time::timeout(EVERY, last).await);
+        drop(self.stop);
+        let abort = self.task.abort_handle();
+        if tokio::time::timeout(EVERY, self.task).await.is_err() {
+            // what is not taken by then is lost
+            abort.abort();
+        }
         if self.traces.dropped() > 0 {
             tracing::warn!(spans = self.traces.dropped(), "spans were dropped: the collector was too slow");
         }
