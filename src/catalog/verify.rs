@@ -340,8 +340,7 @@ impl Check<'_> {
         }
         self.marks.sort_unstable_by_key(|mark| (mark.unit, mark.part));
         if self.catalog.header().follows {
-            // as many as there are
-            self.report.units = self.marks.last().map_or(0, |mark| mark.unit + 1);
+            self.report.units = self.marks.last().map_or(0, |last| last.unit + 1); // as many as there are
         }
         let units = self.report.units;
         let marks = std::mem::take(&mut self.marks);

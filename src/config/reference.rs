@@ -100,6 +100,7 @@ fn scalar(view: View<'_>, types: &[&str]) -> String {
             Some(&"integer") => "whole number",
             Some(&"number") => "number",
             Some(&"object") => "section of lists",
+            Some(&"boolean") if types.len() > 1 && view.text("x-rule").contains("time") => "`true`, `false`, duration",
             Some(&"boolean") if types.len() > 1 => "`auto`, `true`, `false`",
             Some(&"boolean") => "`true`, `false`",
             _ => "text",
