@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::process::{Server, write_long_pipeline};
 use crate::support::*;
@@ -19,9 +20,16 @@ fn instalments(out: &Path) -> usize {
 
 /// Wait until `n` files were found and all of their units went through.
 fn until_all_is_done(server: &mut Server, out: &Path, n: usize) {
+    let mut last = (0, Instant::now());
     server.until(&format!("{n} files are done"), |server| {
-        let run = &server.pipeline("endless")["run"];
-        instalments(out) == n && run["units_total"].as_u64().unwrap() > 0 && run["units"] == run["units_total"]
+        let view = server.pipeline("endless");
+        let number = |key: &str| view["run"][key].as_u64().unwrap();
+        if number("tokens") != last.0 {
+            last = (number("tokens"), Instant::now());
+        }
+        // units that a trainer goes through again count again
+        let through = number("units_total") > 0 && number("units") >= number("units_total");
+        instalments(out) == n && through && last.1.elapsed() > Duration::from_secs(5)
     });
 }
 

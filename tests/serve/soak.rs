@@ -227,7 +227,7 @@ impl Soak {
                 reached = (found.0, Instant::now());
             }
             // nothing new for much longer than it takes to look
-            found.0 == found.1 && found.1 > 0 && reached.1.elapsed() > Duration::from_secs(5)
+            found.0 >= found.1 && found.1 > 0 && reached.1.elapsed() > Duration::from_secs(5)
         });
     }
 
