@@ -3,6 +3,7 @@
 //! A rule asks for the values it compares by their paths and is skipped when one of them is missing or unreadable, which
 //! the schema's check has then reported. Every rule has a file in `tests/config/bad/`.
 
+mod coder;
 mod evaluation;
 mod model;
 mod replay;
@@ -183,24 +184,8 @@ impl Rules<'_> {
                 self.broken(&path, fault.rule);
             }
         }
-        if matches!(coder, Some(CoderConfig::Gba(_)))
-            && self.written::<OptimizerConfig>(&at("optimizer")).is_some_and(|optimizer| optimizer.moves_everything())
-        {
-            let rule = "must be `adam` without `weight_decay`, or `muon`: biases that have no gradient must not move";
-            self.broken(&at("optimizer"), rule);
-        }
-        if let (Some(CoderConfig::FeatureChoice(choice)), Some(batch)) = (&coder, self.value::<u64>(&at("batch_rows")))
-        {
-            let least = choice.least_batch_rows();
-            if batch < least {
-                let rule =
-                    format!("must be at least {least} (coder.width / coder.k): a place in a batch for each latent");
-                self.broken(&at("batch_rows"), rule);
-            } else if batch < 8 * least {
-                let rule =
-                    format!("should be at least {} (8 coder.width / coder.k): latents choose few rows", 8 * least);
-                self.note(&at("batch_rows"), rule);
-            }
+        if let Some(coder) = &coder {
+            self.coder(i, coder);
         }
         if let (Some(batch), Some(Count(buffer))) =
             (self.value::<u64>(&at("batch_rows")), self.value::<Count>(&at("buffer.rows")))

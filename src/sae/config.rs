@@ -230,6 +230,10 @@ pub enum OptimizerConfig {
         /// Share of all steps, at the end, over which the rate falls to zero.
         #[serde(default = "default_decay")]
         decay: Percent,
+        /// The coder is judged and exported with a moving average of its weights, of which an update keeps this share.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 0.0, max = 0.999_999_9))]
+        average: Option<f64>,
         /// Largest norm of all gradients together; 0: no clipping.
         #[serde(default = "default_clip")]
         #[schemars(range(min = 0.0))]
@@ -250,8 +254,9 @@ impl OptimizerConfig {
     /// The share that a moving average of the weights keeps, if the coder is judged with one.
     pub fn average(&self) -> Option<f64> {
         match self {
-            Self::Adam { average, .. } => *average,
-            Self::Signum { .. } | Self::Muon { .. } => None,
+            Self::Adam { average, .. } | Self::Muon { average, .. } => *average,
+            // it keeps one of its own
+            Self::Signum { .. } => None,
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | penalties on the code | [`loss::penalty`], [`loss::anneal`] | L1, p-norms, tanh; by decoder norm or not |
 //! | branches with a code of their own | [`loss::branch`] | dead latents reconstruct the residual; more latents the input |
 //! | constraint on parameters | [`constraint`] | unit decoder rows, thresholds not negative |
-//! | start | [`init`] | norms of decoder rows, geometric median |
+//! | start | [`init`], [`kmeans`] | norms of decoder rows, geometric median, centroids of the data |
 //! | latents that stopped firing | [`dead`], [`resample`] | tokens since each latent fired; new starts from badly reconstructed rows |
 //! | biases outside the gradient | [`bias_control`] | by how often latents fire |
 //! | what is remembered besides parameters | [`state`] | inference threshold, annealing |
@@ -40,6 +40,7 @@ pub mod export;
 pub mod formats;
 pub mod infer;
 pub mod init;
+pub mod kmeans;
 pub mod loss;
 pub mod optim;
 pub mod params;

@@ -293,11 +293,16 @@ impl CoderSettings {
         !matches!(self.selection, SelectionSettings::Pursuit { .. } | SelectionSettings::Pairs { .. })
     }
 
-    /// Rows of data that the decoder is made of, if any.
+    /// Points of the data that the decoder is made of, if any.
     pub fn points(&self) -> usize {
+        self.archetypal().map_or(0, |own| own.points)
+    }
+
+    /// The decoder's settings, if it is made of points of the data.
+    pub fn archetypal(&self) -> Option<&ArchetypalSettings> {
         match &self.decoder_map {
-            DecoderMapSettings::Archetypal(own) => own.points,
-            _ => 0,
+            DecoderMapSettings::Archetypal(own) => Some(own),
+            _ => None,
         }
     }
 

@@ -22,7 +22,8 @@ pub struct TrainerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "grid_schema")]
     pub grid: Option<serde_json::Value>,
-    /// Seed of its weights, and of what is random in its steps; the pipeline's if left out. The order of rows is of the pipeline's seed alone.
+    /// Seed of its weights, and of what is random in its steps; the pipeline's if left out. Trainers with the same seed and coders
+    /// of the same shape start from the same weights. The order of rows is of the pipeline's seed alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// The site whose rows the coder reads. It is captured whether or not `capture` names it.

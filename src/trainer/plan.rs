@@ -71,6 +71,10 @@ fn schedule(optimizer: &OptimizerConfig, total_steps: u64) -> Result<(Schedule, 
     let wrong = |key: &str, value: String, rule: &str| {
         Err(Error::config(format!("`optimizer.{key}` is {value}: it must be {rule}")))
     };
+    let share = |x: f64| (0.0..1.0).contains(&x);
+    if let Some(average) = optimizer.average().filter(|average| !share(*average)) {
+        return wrong("average", average.to_string(), "from 0 up to, not including, 1");
+    }
     let (schedule, clip_norm) = match optimizer {
         OptimizerConfig::Adam {
             learning_rate,
@@ -79,19 +83,14 @@ fn schedule(optimizer: &OptimizerConfig, total_steps: u64) -> Result<(Schedule, 
             decay,
             decay_shape,
             weight_decay,
-            average,
             clip_norm,
             ..
         } => {
-            let share = |x: f64| (0.0..1.0).contains(&x);
             if !betas.iter().all(|beta| share(*beta)) {
                 return wrong("betas", format!("{betas:?}"), "two numbers from 0 up to, not including, 1");
             }
             if !(weight_decay.is_finite() && *weight_decay >= 0.0) {
                 return wrong("weight_decay", weight_decay.to_string(), "0 or more");
-            }
-            if let Some(average) = average.filter(|average| !share(*average)) {
-                return wrong("average", average.to_string(), "from 0 up to, not including, 1");
             }
             let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, *decay_shape);
             (Schedule { peak, warmup_steps, total_steps, decay_share: decay.share(), decay_shape }, *clip_norm)
@@ -103,8 +102,8 @@ fn schedule(optimizer: &OptimizerConfig, total_steps: u64) -> Result<(Schedule, 
             let (peak, warmup_steps, decay_shape) = (*learning_rate, *warmup_steps, DecayShape::Linear);
             (Schedule { peak, warmup_steps, total_steps, decay_share: 0.0, decay_shape }, 0.0)
         }
-        OptimizerConfig::Muon { learning_rate, momentum, weight_decay, warmup_steps, decay, clip_norm } => {
-            if !(0.0..1.0).contains(momentum) {
+        OptimizerConfig::Muon { learning_rate, momentum, weight_decay, warmup_steps, decay, clip_norm, .. } => {
+            if !share(*momentum) {
                 return wrong("momentum", momentum.to_string(), "from 0 up to, not including, 1");
             }
             if !(weight_decay.is_finite() && *weight_decay >= 0.0) {

@@ -80,9 +80,9 @@ impl TrainerSettings {
         MixingBuffer::new(self.width(), plan.buffer_rows, plan.reuse, rng)
     }
 
-    /// A stream of the trainer's own.
+    /// A stream of the coder's seed alone: of the same seed and shape, coders start from the same weights, whatever else
+    /// differs between them.
     pub(super) fn stream(&self, purpose: &str) -> Rng {
-        let seed = self.config.seed.map_or(self.seed, Seed);
-        seed.stream(&format!("trainer/{}/{purpose}", self.config.name))
+        self.config.seed.map_or(self.seed, Seed).stream(&format!("trainer/{purpose}"))
     }
 }

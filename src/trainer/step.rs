@@ -1,6 +1,7 @@
 //! One step: batch, loss and gradients, constraint, clipping, update, counters.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
@@ -14,8 +15,9 @@ use crate::sae::optim::{Average, Optimizer, Schedule, clip};
 use crate::sae::resample::{Rows, resample};
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{self, Scales};
+use crate::sae::settings::ArchetypalSettings;
 use crate::sae::state::CoderState;
-use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, continued, init};
+use crate::sae::{Batch, BatchReport, Coder, CoderSettings, Params, constraint, continued, init, kmeans};
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
 use crate::trainer::normalise::measure_scale;
@@ -90,9 +92,10 @@ impl<B: CoderOps> Training<B> {
         };
         let mut coder = Coder::new(backend, settings.clone(), params, batch_rows);
         coder.state = state;
-        if settings.points() > 0 && from.is_none() {
-            let rows = sample(settings, &scales, config.normalize.rows(), buffer, rng);
-            init::set_points(backend, &mut coder, &rows);
+        if let (Some(own), None) = (settings.archetypal(), from) {
+            let scaling = (&scales, config.normalize.rows());
+            let points = points(backend, own, settings.dims.d, scaling, buffer, rng);
+            init::set_points(backend, &mut coder, &points);
         }
         Ok(Self {
             scales,
@@ -253,21 +256,35 @@ fn start<B: CoderOps>(
     params
 }
 
-/// Rows of the buffer that a decoder is made of, scaled: different ones, if it has as many.
-fn sample(
-    settings: &CoderSettings,
-    scales: &Scales,
-    scaling: RowScaling,
+/// Iterations of k-means, and the rows that are compared for each of its centroids, at most.
+const KMEANS_STEPS: usize = 10;
+const KMEANS_ROWS: usize = 32;
+
+/// Points that a decoder is made of, `[points, out]`, scaled: rows of the buffer, different ones if it has as many, or the
+/// centroids that k-means finds from them.
+fn points<B: CoderOps>(
+    backend: &B,
+    own: &ArchetypalSettings,
+    d: usize,
+    (scales, scaling): (&Scales, RowScaling),
     buffer: &MixingBuffer,
     rng: &mut Rng,
 ) -> Vec<f32> {
     let rows: Vec<&[f32]> = buffer.iter().map(|(row, _, _)| row).collect();
     let mut order: Vec<usize> = (0..rows.len()).collect();
-    for i in 0..settings.points().min(rows.len()) {
+    let wanted = own.points * if own.centroids { KMEANS_ROWS } else { 1 };
+    for i in 0..wanted.min(rows.len()) {
         order.swap(i, i + rng.below((rows.len() - i) as u64) as usize);
     }
-    let mut sample: Vec<f32> = (0..settings.points()).flat_map(|i| rows[order[i % order.len()]]).copied().collect();
-    scales::apply(&mut sample, &scales.input);
-    scaling.apply(&mut sample, settings.dims.d);
-    sample
+    let scaled = |places: Range<usize>| {
+        let mut some: Vec<f32> = places.flat_map(|i| rows[order[i % order.len()]]).copied().collect();
+        scales::apply(&mut some, &scales.input);
+        scaling.apply(&mut some, d);
+        some
+    };
+    let mut points = scaled(0..own.points);
+    if own.centroids {
+        kmeans::refine(backend, &mut points, d, wanted.min(rows.len()), KMEANS_STEPS, scaled);
+    }
+    points
 }

@@ -150,6 +150,7 @@ fn every_optimizer_resumes_to_the_same_bytes_and_exports_what_it_judges() {
             "decay_shape": "cosine"}),
         serde_json::json!({"type": "signum", "learning_rate": 0.003, "warmup_steps": 5}),
         serde_json::json!({"type": "muon", "learning_rate": 0.01, "warmup_steps": 5}),
+        serde_json::json!({"type": "muon", "learning_rate": 0.01, "warmup_steps": 5, "average": 0.9}),
     ] {
         let coder = serde_json::json!({"type": "topk", "width": 64, "k": 3, "dead_after_tokens": 40});
         let settings = || settings_with(coder.clone(), optimizer.clone(), 100_000, 2);
@@ -176,7 +177,7 @@ fn every_optimizer_resumes_to_the_same_bytes_and_exports_what_it_judges() {
         inference.reconstruct(&backend, &Scales::one(WIDTH, 1.0), &rows, &mut theirs, &mut l0, &mut [0; 64]);
         assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-3 * a.abs().max(1.0)), "{optimizer}");
         let own = &whole.training.as_ref().unwrap().coder.params.w_dec;
-        let averages = optimizer["type"] != "muon";
+        let averages = optimizer["type"] != "muon" || optimizer.get("average").is_some();
         let training = whole.training.as_ref().unwrap();
         training.judged(&backend, |_, params| assert_eq!(params.w_dec != *own, averages, "{optimizer}"));
     }

@@ -60,6 +60,8 @@ impl Rules<'_> {
         let own = self.written::<String>(own).map(|own| place_of(&own));
         if own.is_some_and(|own| place_of(&url) == own || is_inside(&place_of(&url), &own)) {
             self.broken(path, "must not be in this trainer's checkpoint.url: it is written there when training ends");
+        } else if !url.contains("://") && !std::path::Path::new(&place_of(&url)).exists() {
+            self.note(path, "nothing is there yet: the run ends if that is so when it starts");
         }
     }
 }

@@ -22,9 +22,12 @@ pub struct ArchetypalConfig {
     /// Which latents are kept.
     #[serde(default)]
     pub selection: ArchetypalSelection,
-    /// Rows of the data that decoder rows are mixtures of: drawn from the first full buffer, the same for the same seed.
+    /// How many points of the data decoder rows are mixtures of. They stay as they are, and are the same for the same seed.
     #[schemars(range(min = 1))]
     pub points: u32,
+    /// What these points are.
+    #[serde(default)]
+    pub points_from: PointsFrom,
     /// How far a decoder row may be from their hull, in units of normalised rows; 0: it is in it.
     #[serde(default = "default_delta")]
     #[schemars(range(min = 0.0))]
@@ -53,6 +56,17 @@ pub enum ArchetypalSelection {
     Topk,
     /// The k largest a row of each batch as a whole.
     BatchTopk,
+}
+
+/// What the points are that decoder rows are mixtures of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PointsFrom {
+    /// Centroids of k-means over the first full buffer: ten iterations over at most 32 rows a point.
+    #[default]
+    Kmeans,
+    /// Rows drawn from the first full buffer.
+    Rows,
 }
 
 fn default_delta() -> f64 {
@@ -89,7 +103,12 @@ impl ArchetypalConfig {
                 SelectionSettings::BatchTopK { k: self.k, threshold_rate: self.threshold_rate }
             }
         };
-        let own = ArchetypalSettings { points: self.points as usize, delta: self.delta, multiplier: self.multiplier };
+        let own = ArchetypalSettings {
+            points: self.points as usize,
+            centroids: self.points_from == PointsFrom::Kmeans,
+            delta: self.delta,
+            multiplier: self.multiplier,
+        };
         CoderSettings {
             decoder: DecoderNorm::Free,
             decoder_map: DecoderMapSettings::Archetypal(own),

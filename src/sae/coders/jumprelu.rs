@@ -133,6 +133,9 @@ impl JumpreluConfig {
                 faults.check(self.sparsity == mode, key, value, format!("is only for `sparsity: {name}`"));
             }
         }
+        if let Some(aim) = self.target_l0.filter(|&aim| aim > f64::from(self.width)) {
+            faults.check(false, "target_l0", aim, format!("must be at most `coder.width` ({})", self.width));
+        }
         let aims = self.sparsity != Sparsity::Target || self.target_l0.is_some();
         faults.check(aims, "sparsity", "target", "needs `target_l0`");
         faults.0

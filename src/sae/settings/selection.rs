@@ -120,6 +120,8 @@ pub struct ExpertSettings {
 pub struct ArchetypalSettings {
     /// Data points.
     pub points: usize,
+    /// Whether they are centroids of k-means; as they are drawn otherwise.
+    pub centroids: bool,
     /// How far from their hull a row may be, in units of the scaled input; 0: not at all.
     pub delta: f64,
     /// Whether all rows have a factor in common, which is trained.
