@@ -179,7 +179,7 @@ fn forward(c: &mut Criterion) {
     let source = ModelSource::open(folder.path().to_str().expect("a plain path")).expect("opens");
     let cpu = Arc::new(Cpu::new(0).expect("threads start"));
     let shape = BatchShape { max_tokens: 4096, context_length: 2048 };
-    let machine = Machine::measure(0, folder.path()).expect("measured");
+    let machine = Machine::measure(&cpu, folder.path()).expect("measured");
     for format in [MatrixFormat::F32, MatrixFormat::Bf16] {
         of_format(c, &source, (&cpu, &machine), (shape, format));
     }

@@ -18,7 +18,7 @@ use super::document::{Data, Node, Path};
 use super::problems::{Problem, Severity, nearest};
 use super::schema::View;
 use crate::dataset::config::{Layout, StoredDtype};
-use crate::sae::config::{CoderConfig, OptimizerConfig};
+use crate::sae::config::CoderConfig;
 use crate::trainer::target::TargetConfig;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 

@@ -98,7 +98,7 @@ fn square(row: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compute::Cpu;
+    use crate::compute::cpu::Cpu;
     use crate::runtime::rng::Seed;
 
     /// 2,100 rows around three points, 700 each.
