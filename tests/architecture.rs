@@ -18,7 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("accounting", &[]),
     ("telemetry", &["error", "accounting"]),
     ("runtime", &["error", "telemetry"]),
-    ("compute", &["error", "runtime::clock"]),
+    ("compute", &["error", "runtime::clock", "runtime::worker"]),
     ("store", &["error", "units", "runtime", "telemetry"]),
     ("hub", &["error", "runtime"]),
     ("corpus", &["error", "units", "accounting", "runtime", "store", "telemetry"]),
@@ -218,6 +218,8 @@ const UNSAFE: &[&str] = &["compute/"];
 
 /// Files over [`LONG_FILE`] production lines, and why they are not split.
 const LONG_FILES: &[(&str, &str)] = &[
+    ("compute/cuda/context.rs", "everything that is done with a driver's handles: who made them and who frees them"),
+    ("compute/cuda/backend/coder.rs", "the vocabulary on a GPU, in its order"),
     ("compute/reference/coder.rs", "the same in f64, in the same order"),
     ("sae/coder.rs", "one step from top to bottom: the order of the blocks is the point"),
     ("config/document.rs", "one YAML reader with positions"),

@@ -1,6 +1,5 @@
 //! `harvestd devices`: what there is to compute on, and why not on a GPU.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -14,9 +13,6 @@ use crate::compute::device::{self, Cpu};
 use crate::config::env;
 use crate::units::ByteSize;
 
-/// What stands beside a GPU that could be used by a build that computes on it.
-const CPU_ONLY: &str = "this build computes on the CPU";
-
 /// Arguments of `devices`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -29,7 +25,7 @@ environment of VIRTUAL_ENV, in the usual folders, and where the loader looks. Se
 pub(crate) struct DevicesArgs {}
 
 pub(crate) fn execute(_: &DevicesArgs, globals: &Globals) -> Outcome {
-    let libraries = libraries();
+    let libraries = env::cuda_libraries();
     let found = Found {
         cpu: device::cpu(),
         arithmetic: env::cpu(1)?.arithmetic(),
@@ -42,14 +38,6 @@ pub(crate) fn execute(_: &DevicesArgs, globals: &Globals) -> Outcome {
         found.print();
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Where CUDA's libraries are looked for, by the environment.
-fn libraries() -> Libraries {
-    let folders = env::of_process("HARVESTD_CUDA_LIBRARIES").unwrap_or_default();
-    let folders = folders.split(':').filter(|folder| !folder.is_empty()).map(PathBuf::from).collect();
-    let (toolkit, python) = (env::of_process("CUDA_HOME"), env::of_process("VIRTUAL_ENV"));
-    Libraries::new(folders, toolkit.as_deref().map(Path::new), python.as_deref().map(Path::new))
 }
 
 /// What is printed.
@@ -69,7 +57,7 @@ impl Found {
                 "architecture": gpu.architecture(),
                 "memory_bytes": gpu.memory,
                 "multiprocessors": gpu.multiprocessors,
-                "unusable": why_not(gpu),
+                "unusable": gpu.why_not(),
             })
         };
         let probe = self.cuda.as_ref().ok();
@@ -104,7 +92,7 @@ impl Found {
                 gpu.name.clone(),
                 ByteSize(gpu.memory).to_string(),
                 format!("{}, {} multiprocessors", gpu.architecture(), gpu.multiprocessors),
-                format!("not used: {}", why_not(gpu)),
+                gpu.why_not().map_or_else(|| "with `device: cuda`".to_owned(), |why| format!("not used: {why}")),
             ]
         }));
         output::print(&output::table(&["device", "name", "memory", "what", "use"], &["memory"], rows).to_string());
@@ -141,11 +129,6 @@ impl Found {
             "computes".to_owned(),
         ]
     }
-}
-
-/// Why a GPU is not used.
-fn why_not(gpu: &Gpu) -> String {
-    gpu.why_not().unwrap_or_else(|| CPU_ONLY.to_owned())
 }
 
 fn version(nvrtc: &Nvrtc) -> String {

@@ -183,9 +183,14 @@ pub fn main() -> ExitCode {
         }
     };
     // the panic hook has printed the message; what is left to say is whose fault it was
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &bars, &events))).unwrap_or_else(|_| {
-        output::complain("this is a bug in harvestd: please report it with the message above");
-        Ok(ExitCode::from(EXIT_BUG))
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &bars, &events)));
+    let outcome = outcome.unwrap_or_else(|panic| match panic.downcast::<Error>() {
+        // a device failed under an operation that has no result
+        Ok(error) => Err((*error).into()),
+        Err(_) => {
+            output::complain("this is a bug in harvestd: please report it with the message above");
+            Ok(ExitCode::from(EXIT_BUG))
+        }
     });
     outcome.unwrap_or_else(|failure| failure.report(json))
 }

@@ -80,5 +80,6 @@ fn limits(spec: &ModelSpec, files: &ModelFiles) -> ModelLimits {
         positions: spec.has_learned_positions().then_some(spec.max_positions),
         has_bos: spec.bos.is_some() || files.names("bos"),
         has_eos: !spec.eos.is_empty() || files.names("eos"),
+        not_on_gpu: spec.not_on_gpu(),
     }
 }

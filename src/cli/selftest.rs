@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::config::ModelDtype;
 use crate::model::selftest::{SiteError, compare};
 use crate::model::{BatchShape, ModelSource};
+use crate::pipeline::device;
 use crate::runtime::rng::Seed;
 use crate::tokens::{Segment, TokenBatch, TokenStream};
 
@@ -91,17 +92,22 @@ struct Subject {
     batches: Vec<TokenBatch>,
     dtype: ModelDtype,
     threads: usize,
+    /// The GPU, if it is one.
+    gpu: Option<usize>,
 }
 
 pub(crate) fn execute(args: &SelftestArgs, globals: &Globals) -> Outcome {
     let is_pipeline = Path::new(&args.model).extension().is_some_and(|e| e == "yaml" || e == "yml");
     let subject = if is_pipeline { of_pipeline(args, globals)? } else { of_model(args)? };
-    let Subject { source, batches, dtype, threads } = subject;
+    let Subject { source, batches, dtype, threads, gpu } = subject;
     let dtype = args.dtype.map_or(dtype, ModelDtype::from);
-    let backend = Arc::new(env::cpu(threads)?);
     let tokens = batches.iter().map(TokenBatch::n_tokens).max().unwrap_or(1);
     let shape = BatchShape { max_tokens: tokens, context_length: tokens };
-    let errors = compare(backend, &source, shape, dtype.matrix_format(), &batches)?;
+    let format = dtype.matrix_format();
+    let errors = match gpu {
+        None => compare(Arc::new(env::cpu(threads)?), &source, shape, format, &batches)?,
+        Some(ordinal) => compare(device::cuda(ordinal, &source)?.of_model, &source, shape, format, &batches)?,
+    };
     let limits = Limits::of(dtype);
     let within = |site: &SiteError| limits.hold(site);
     let passed = errors.iter().all(within);
@@ -158,7 +164,8 @@ fn of_pipeline(args: &SelftestArgs, globals: &Globals) -> Result<Subject, Failur
     let batches = first_sequences(&loaded, &source, Arc::new(corpus), args)?;
     let model = &loaded.pipeline.harvest()?.model;
     let (dtype, threads) = (model.dtype, model.threads as usize);
-    Ok(Subject { source, batches, dtype, threads })
+    let gpu = device::chosen(&model.device)?;
+    Ok(Subject { source, batches, dtype, threads, gpu })
 }
 
 /// A model on the sample, or on random tokens if it has no tokenizer.
@@ -184,7 +191,7 @@ fn of_model(args: &SelftestArgs) -> Result<Subject> {
         }
     };
     let batches = ids.chunks(len).map(one_sequence).collect();
-    Ok(Subject { source, batches, dtype: ModelDtype::default(), threads: 0 })
+    Ok(Subject { source, batches, dtype: ModelDtype::default(), threads: 0, gpu: None })
 }
 
 /// A batch of one sequence.

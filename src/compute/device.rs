@@ -1,4 +1,4 @@
-//! What hardware is there. This build computes on the CPU, so the question is only asked to say so.
+//! What hardware is there.
 
 use std::num::NonZeroUsize;
 

@@ -2,7 +2,7 @@
 //!
 //! [`backend::Backend`] is memory and matrix products; [`model_ops::ModelOps`] is what a transformer's forward pass
 //! needs; [`coder_ops::CoderOps`] is what training a sparse coder needs. [`reference`] implements all three naively in
-//! f64 and is the definition of correct; [`cpu`] is fast; [`cuda`] is what there is of a third, for GPUs. Models and coders are written once over the vocabulary and
+//! f64 and is the definition of correct; [`cpu`] is fast; [`cuda`] is for GPUs. Models and coders are written once over the vocabulary and
 //! never ask which device they are on.
 //!
 //! Buffers are plain, contiguous and row-major; every method states shapes, with these letters: `n` rows, `d` residual

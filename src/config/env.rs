@@ -3,10 +3,13 @@
 //! The only place that reads the environment on a pipeline's behalf. Values are put in after the YAML is read, so a
 //! variable cannot add keys; nodes remember their text from before, and only that text is ever shown or stored.
 
+use std::path::{Path as FilePath, PathBuf};
+
 use super::document::{Data, Node, Path, Step};
 use super::problems::{Problem, Severity};
 use crate::compute::cpu::Cpu;
-use crate::error::Result;
+use crate::compute::cuda::Libraries;
+use crate::error::{Error, Result};
 
 /// Where variables come from.
 pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -27,6 +30,28 @@ pub fn cpu(threads: usize) -> Result<Cpu> {
         Some(name) => name.parse().and_then(|isa| Cpu::with_isa(threads, isa)).map_err(|e| e.context("`HARVESTD_ISA`")),
         None => Cpu::new(threads),
     }
+}
+
+/// Where CUDA's libraries are looked for: the folders of `HARVESTD_CUDA_LIBRARIES` (separated by `:`), `CUDA_HOME`, the Python environment
+/// of `VIRTUAL_ENV`, and the usual ones.
+pub fn cuda_libraries() -> Libraries {
+    let folders = of_process("HARVESTD_CUDA_LIBRARIES").unwrap_or_default();
+    let folders = folders.split(':').filter(|folder| !folder.is_empty()).map(PathBuf::from).collect();
+    let (toolkit, python) = (of_process("CUDA_HOME"), of_process("VIRTUAL_ENV"));
+    Libraries::new(folders, toolkit.as_deref().map(FilePath::new), python.as_deref().map(FilePath::new))
+}
+
+/// Where compiled kernels are kept: `HARVESTD_KERNEL_CACHE`, else `harvestd/kernels` in the user's folder of caches.
+///
+/// # Errors
+/// `Config` if there is no such folder to be known.
+pub fn kernel_cache() -> Result<PathBuf> {
+    let given = |name: &str| of_process(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let below = |caches: PathBuf| caches.join("harvestd/kernels");
+    given("HARVESTD_KERNEL_CACHE")
+        .or_else(|| given("XDG_CACHE_HOME").map(below))
+        .or_else(|| given("HOME").map(|home| below(home.join(".cache"))))
+        .ok_or_else(|| Error::config("compiled kernels need a folder: set HARVESTD_KERNEL_CACHE (or HOME)"))
 }
 
 /// Put variables into every text of the tree.

@@ -6,6 +6,7 @@ use super::{Harvest, Loaded, Pipeline};
 use crate::error::Result;
 pub use crate::hooks::SiteWidth;
 use crate::hooks::{ModulePaths, PointShape, selection};
+use crate::model::config::DeviceChoice;
 use crate::tokens::config::{PrependBos, Separator};
 use crate::trainer::TrainerSettings;
 use crate::trainer::config::TrainerConfig;
@@ -45,6 +46,8 @@ pub struct ModelLimits {
     pub has_bos: bool,
     /// Whether it names an end-of-sequence token.
     pub has_eos: bool,
+    /// Why it is not computed on a GPU, if it is not.
+    pub not_on_gpu: Option<&'static str>,
 }
 
 impl Sites {
@@ -70,6 +73,9 @@ impl Loaded {
         }
         if tokens.prepend_bos == PrependBos::Yes && !limits.has_bos {
             broken("tokens.prepend_bos", "must be false: the model names no BOS token".to_owned());
+        }
+        if let Some(why) = limits.not_on_gpu.filter(|_| self.asks_for_gpu()) {
+            broken("model.device", format!("must be cpu: the model is not computed on a GPU ({why})"));
         }
         let named = match tokens.separator {
             Separator::Eos => limits.has_eos,
@@ -132,12 +138,37 @@ impl Loaded {
             stored.clear();
         }
         if problems.is_empty() {
+            problems.extend(self.not_on_gpu(&inputs));
             problems.extend(self.too_little_memory(&inputs));
         }
         if problems.is_empty() {
             return Ok(Sites { captured, stored, inputs });
         }
         Err(Problems::new(&self.source.display().to_string(), problems))
+    }
+
+    /// Trainers that a GPU is asked for and that are not trained on one.
+    fn not_on_gpu(&self, inputs: &[Vec<SiteWidth>]) -> Vec<Problem> {
+        if !self.asks_for_gpu() {
+            return Vec::new();
+        }
+        let pipeline = &self.pipeline;
+        let each = pipeline.trainers.iter().zip(inputs).enumerate().map(|(i, (config, sites))| {
+            let (config, sites, seed) = (config.clone(), sites.clone(), pipeline.seed);
+            let settings = TrainerSettings { config, sites, seed, stream: serde_json::Value::Null };
+            // what is wrong with settings is said where memory is counted
+            let why = settings.not_on_gpu().ok()??;
+            let rule = format!("is not trained on a GPU: {why}");
+            let hint = Some("docs/gpu.md has what is; `device: cpu` trains all".to_owned());
+            Some(located(&self.tree, Severity::Error, &format!("trainers[{i}]"), rule, hint))
+        });
+        each.flatten().collect()
+    }
+
+    /// Whether the model is to be computed on a GPU.
+    fn asks_for_gpu(&self) -> bool {
+        let device = self.pipeline.harvest().ok().map(|harvest| DeviceChoice::parse(&harvest.model.device));
+        matches!(device, Some(Some(DeviceChoice::Cuda(_))))
     }
 
     fn capture(&self) -> &[String] {

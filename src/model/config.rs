@@ -30,6 +30,29 @@ pub struct ModelConfig {
     pub threads: u32,
 }
 
+/// What [`ModelConfig::device`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// Whatever is best.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => text.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda),
+        }
+    }
+}
+
 /// Arithmetic of the forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -55,4 +78,16 @@ impl ModelDtype {
 
 fn default_device() -> String {
     "auto".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read() {
+        let all = ["auto", "cpu", "cuda", "cuda:3", "cuda:", "gpu"].map(DeviceChoice::parse);
+        let cuda = |ordinal| Some(DeviceChoice::Cuda(ordinal));
+        assert_eq!(all, [Some(DeviceChoice::Auto), Some(DeviceChoice::Cpu), cuda(0), cuda(3), None, None]);
+    }
 }

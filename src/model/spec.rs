@@ -196,6 +196,18 @@ impl ModelSpec {
         experts.max(dense)
     }
 
+    /// Why it is not computed on a GPU, if it is not: operations that have no kernels yet.
+    pub fn not_on_gpu(&self) -> Option<&'static str> {
+        let widths = [self.d_model, self.d_head, self.d_mlp];
+        if self.experts.is_some() {
+            return Some("it has a mixture of experts");
+        }
+        if self.d_head > 256 {
+            return Some("its heads are wider than 256");
+        }
+        widths.iter().any(|width| width % 8 != 0).then_some("a width is no multiple of 8")
+    }
+
     /// Whether positions are embeddings of their own, of which there are [`ModelSpec::max_positions`].
     pub fn has_learned_positions(&self) -> bool {
         self.ropes.is_empty()

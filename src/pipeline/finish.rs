@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::activation::KeepRule;
 use crate::catalog::Catalog;
-use crate::compute::cpu::Cpu;
+use crate::compute::CoderOps;
 use crate::config::Loaded;
 use crate::corpus::Corpus;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,7 +40,7 @@ const EVALUATION_FOLDER: &str = "evaluation";
 const EVALUATION_FILE: &str = "evaluation.json";
 
 /// What the stages do not need and the end does.
-pub struct Rest {
+pub struct Rest<B: CoderOps> {
     /// What coders are judged on, if something is held out.
     pub judged_on: Option<JudgedOn>,
     /// What is said of exported coders.
@@ -48,7 +48,7 @@ pub struct Rest {
     /// The dataset, if one is stored, and its column groups that the run wrote to.
     pub catalogs: Vec<Catalog>,
     /// Trainers that had all their rows before this run began, with their checkpoints.
-    pub finished: Vec<Option<(Trainer<Cpu>, String)>>,
+    pub finished: Vec<Option<(Trainer<B>, String)>>,
 }
 
 /// What was held out.
@@ -69,8 +69,8 @@ pub enum JudgedOn {
 }
 
 /// One trainer at the end of the run.
-struct Outcome {
-    trainer: Option<Trainer<Cpu>>,
+struct Outcome<B: CoderOps> {
+    trainer: Option<Trainer<B>>,
     checkpoint: String,
     error: Option<Error>,
     evaluation: Option<Evaluation>,
@@ -84,7 +84,7 @@ struct Written {
     circuit_tracer: Option<String>,
 }
 
-impl Outcome {
+impl<B: CoderOps> Outcome<B> {
     /// Whether there is something to judge.
     fn is_judged(&self) -> bool {
         self.is_trained() && self.trainer.as_ref().is_some_and(Trainer::reconstructs_rows)
@@ -96,7 +96,7 @@ impl Outcome {
     }
 }
 
-impl Reconstruct for Trainer<Cpu> {
+impl<B: CoderOps> Reconstruct for Trainer<B> {
     fn reads(&self) -> &[SiteWidth] {
         self.settings().reads()
     }
@@ -115,18 +115,18 @@ impl Reconstruct for Trainer<Cpu> {
 }
 
 /// Finish a run whose stages took `took`.
-pub fn finish(
+pub fn finish<B: CoderOps>(
     loaded: &Loaded,
     shared: &Shared<'_>,
-    ended: Ended<Cpu>,
-    rest: Rest,
+    ended: Ended<B>,
+    rest: Rest<B>,
     took: Duration,
 ) -> Result<RunSummary> {
     failpoint("stages_ended");
     let Ended { model, trainers, complete } = ended;
     let about = rest.about;
     let pairs = trainers.into_iter().zip(rest.finished);
-    let mut outcomes: Vec<Outcome> = pairs.map(|(ended, finished)| outcome(ended, finished)).collect();
+    let mut outcomes: Vec<Outcome<B>> = pairs.map(|(ended, finished)| outcome(ended, finished)).collect();
     if complete {
         for (outcome, config) in outcomes.iter_mut().zip(&loaded.pipeline.trainers) {
             let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
@@ -150,10 +150,10 @@ pub fn finish(
 }
 
 /// Judge the coders that were trained and not judged by a former run.
-fn judge(
-    outcomes: &mut [Outcome],
+fn judge<B: CoderOps>(
+    outcomes: &mut [Outcome<B>],
     held_out: JudgedOn,
-    model: Option<Box<dyn Model<Cpu>>>,
+    model: Option<Box<dyn Model<B>>>,
     tokens: u64,
     shared: &Shared<'_>,
 ) -> Result<()> {
@@ -185,7 +185,7 @@ fn judge(
     Ok(())
 }
 
-fn outcome(ended: Option<Result<Trained<Cpu>>>, finished: Option<(Trainer<Cpu>, String)>) -> Outcome {
+fn outcome<B: CoderOps>(ended: Option<Result<Trained<B>>>, finished: Option<(Trainer<B>, String)>) -> Outcome<B> {
     let empty = Outcome {
         trainer: None,
         checkpoint: String::new(),
@@ -202,7 +202,12 @@ fn outcome(ended: Option<Result<Trained<Cpu>>>, finished: Option<(Trainer<Cpu>, 
 }
 
 /// The metrics that a former run wrote for exactly this state of the trainer.
-fn read_evaluation(loaded: &Loaded, place: &Location, outcome: &Outcome, shared: &Shared<'_>) -> Option<Evaluation> {
+fn read_evaluation<B: CoderOps>(
+    loaded: &Loaded,
+    place: &Location,
+    outcome: &Outcome<B>,
+    shared: &Shared<'_>,
+) -> Option<Evaluation> {
     let file = place.child(EVALUATION_FILE);
     // metrics that cannot be read are computed again
     let bytes = shared.io.block_on(objects::read(&file)).ok()??;
@@ -213,7 +218,7 @@ fn read_evaluation(loaded: &Loaded, place: &Location, outcome: &Outcome, shared:
 }
 
 /// What an evaluation is of: the trainer's state and the text it was judged on.
-fn evaluation_key(loaded: &Loaded, trainer: &Trainer<Cpu>) -> serde_json::Value {
+fn evaluation_key<B: CoderOps>(loaded: &Loaded, trainer: &Trainer<B>) -> serde_json::Value {
     serde_json::json!({
         "trained_rows": trainer.report().rows,
         "evaluated_tokens": loaded.pipeline.evaluate_tokens,
@@ -222,17 +227,17 @@ fn evaluation_key(loaded: &Loaded, trainer: &Trainer<Cpu>) -> serde_json::Value 
 }
 
 /// Where a coder's export and its metrics go.
-fn export_folder(trainer: &Trainer<Cpu>) -> &'static str {
+fn export_folder<B: CoderOps>(trainer: &Trainer<B>) -> &'static str {
     if trainer.not_in_saelens().is_none() { EXPORT_FOLDER } else { EVALUATION_FOLDER }
 }
 
 /// Write the coder in SAELens' format with its metrics; `cfg.json` goes last, so that a folder that has one is whole. The
 /// place of the coder, if that format has a form of it.
-fn export(
+fn export<B: CoderOps>(
     loaded: &Loaded,
     shared: &Shared<'_>,
     index: usize,
-    outcome: &Outcome,
+    outcome: &Outcome<B>,
     about: &ExportMetadata,
 ) -> Result<Written> {
     let Some(trainer) = outcome.trainer.as_ref().filter(|_| outcome.is_trained()) else {
@@ -274,9 +279,9 @@ fn export(
 }
 
 /// Write a cross-layer transcoder in circuit-tracer's format, its configuration last.
-fn write_for_circuit_tracer(
+fn write_for_circuit_tracer<B: CoderOps>(
     place: &Location,
-    trainer: &Trainer<Cpu>,
+    trainer: &Trainer<B>,
     shared: &Shared<'_>,
     about: &ExportMetadata,
 ) -> Result<Option<String>> {
@@ -295,10 +300,10 @@ fn write_for_circuit_tracer(
     Ok(written)
 }
 
-fn summarise(
+fn summarise<B: CoderOps>(
     loaded: &Loaded,
     shared: &Shared<'_>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<Outcome<B>>,
     catalogs: &[Catalog],
     complete: bool,
     took: Duration,

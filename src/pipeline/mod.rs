@@ -17,6 +17,7 @@ pub mod calibrate;
 pub mod coders;
 pub mod columns;
 pub mod demand;
+pub mod device;
 pub mod evaluate;
 pub mod features;
 pub mod finish;
@@ -38,11 +39,12 @@ pub mod wanted;
 
 use std::sync::Arc;
 
-use crate::compute::cpu::Cpu;
+use crate::compute::{CoderOps, ModelOps};
 use crate::config::Loaded;
 use crate::error::Result;
 use crate::pipeline::build::{Parts, Shared};
 use crate::pipeline::finish::Rest;
+use crate::pipeline::prepare::{Backends, Opened};
 use crate::pipeline::status::{RunState, RunStatus};
 use crate::pipeline::summary::RunSummary;
 use crate::runtime::clock::{Clock, Stopwatch};
@@ -76,12 +78,26 @@ fn run_to_the_end(loaded: &Loaded, shared: &Shared<'_>) -> Result<RunSummary> {
         return run_parts(loaded, parts, rest, shared);
     }
     let (loaded, opened) = prepare::open(loaded, shared)?;
-    let prepared = prepare::prepare(&loaded, opened, shared)?;
-    let (parts, rest) = prepared.split(&loaded, shared)?;
-    run_parts(&loaded, parts, rest, shared)
+    let model = &loaded.pipeline.harvest()?.model;
+    let threads = model.threads as usize;
+    match device::chosen(&model.device)? {
+        None => run_on(&device::cpu(threads)?, &loaded, opened, shared),
+        Some(ordinal) => run_on(&device::cuda(ordinal, &opened.source)?, &loaded, opened, shared),
+    }
 }
 
-fn run_parts(loaded: &Loaded, parts: Parts<Cpu>, rest: Rest, shared: &Shared<'_>) -> Result<RunSummary> {
+fn run_on<B: ModelOps + CoderOps>(
+    backends: &Backends<B>,
+    loaded: &Loaded,
+    opened: Opened,
+    shared: &Shared<'_>,
+) -> Result<RunSummary> {
+    let prepared = prepare::prepare(loaded, opened, backends, shared)?;
+    let (parts, rest) = prepared.split(loaded, shared)?;
+    run_parts(loaded, parts, rest, shared)
+}
+
+fn run_parts<B: CoderOps>(loaded: &Loaded, parts: Parts<B>, rest: Rest<B>, shared: &Shared<'_>) -> Result<RunSummary> {
     shared.status.enter(RunState::Running);
     let watch = Stopwatch::start();
     let watch_draining = show_draining(shared);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::activation::{ActivationBatch, KeepRule};
-use crate::compute::cpu::Cpu;
+use crate::compute::CoderOps;
 use crate::error::Result;
 use crate::model::Model;
 use crate::pipeline::evaluate::Reconstruct;
@@ -16,9 +16,9 @@ use crate::trainer::Trainer;
 use crate::trainer::held_out::HeldOut;
 
 /// Give the trainers that want it `tokens` of held-out text.
-pub(super) fn text(
-    trainers: &mut Trainers,
-    model: &mut dyn Model<Cpu>,
+pub(super) fn text<B: CoderOps>(
+    trainers: &mut Trainers<B>,
+    model: &mut dyn Model<B>,
     keep: &KeepRule,
     tokens: u64,
     mut next_batch: impl FnMut() -> Result<Option<TokenBatch>>,
@@ -45,8 +45,8 @@ pub(super) fn text(
 }
 
 /// Give the trainers that want it at least `rows` held-out rows, where there are as many.
-pub(super) fn rows(
-    trainers: &mut Trainers,
+pub(super) fn rows<B: CoderOps>(
+    trainers: &mut Trainers<B>,
     rows: u64,
     mut next_batch: impl FnMut() -> Result<Option<ActivationBatch>>,
 ) -> Result<()> {
@@ -67,9 +67,12 @@ pub(super) fn rows(
 }
 
 /// Fill the rows of each kind of sites that trainers read and reconstruct, and let trainers of the same kind share them.
-fn give(trainers: &mut Trainers, fill: impl FnOnce(&[&dyn Reconstruct], &mut [HeldOut]) -> Result<()>) -> Result<()> {
-    let same = |a: &Trainer<Cpu>, b: &Trainer<Cpu>| a.reads() == b.reads() && a.writes() == b.writes();
-    let mut kinds: Vec<&Trainer<Cpu>> = Vec::new();
+fn give<B: CoderOps>(
+    trainers: &mut Trainers<B>,
+    fill: impl FnOnce(&[&dyn Reconstruct], &mut [HeldOut]) -> Result<()>,
+) -> Result<()> {
+    let same = |a: &Trainer<B>, b: &Trainer<B>| a.reads() == b.reads() && a.writes() == b.writes();
+    let mut kinds: Vec<&Trainer<B>> = Vec::new();
     for trainer in trainers.training().filter(|trainer| trainer.is_judged_online()) {
         if !kinds.iter().any(|other| same(other, trainer)) {
             kinds.push(trainer);

@@ -7,8 +7,7 @@ use crate::activation::KeepRule;
 use crate::catalog::Catalog;
 use crate::catalog::compact::GRACE;
 use crate::catalog::gc::Keeper;
-use crate::compute::cpu::Cpu;
-use crate::config::env;
+use crate::compute::{Backend, CoderOps, ModelOps};
 use crate::config::{Harvest, Loaded, Pipeline, Problems, Sites};
 use crate::corpus::cursor::SourceCursor;
 use crate::corpus::{Corpus, Followed, Follower, Growth};
@@ -40,16 +39,26 @@ use crate::trainer::Trainer;
 /// Queues may hold this fraction (one in so many) of `limits.memory`.
 pub const QUEUE_SHARE: u64 = 8;
 
+/// What a run computes on.
+pub struct Backends<B> {
+    /// The model's operations.
+    pub of_model: Arc<B>,
+    /// Those of the trainers' coders; the same on the CPU.
+    pub of_coders: Arc<B>,
+    /// In words.
+    pub shown: String,
+}
+
 /// What a run works with.
-pub struct Prepared {
-    model: Box<dyn Model<Cpu>>,
+pub struct Prepared<B: CoderOps> {
+    model: Box<dyn Model<B>>,
     sites: Sites,
     corpus: Arc<Corpus>,
     growth: Option<Growth>,
     tokenizer: Arc<Tokenizer>,
     keep: KeepRule,
     storing: Option<Storing>,
-    trainers: Trainers,
+    trainers: Trainers<B>,
 }
 
 /// The batches that a forward pass is planned for.
@@ -83,7 +92,8 @@ pub fn with_chat(harvest: &Harvest, source: &ModelSource, tokenizer: Tokenizer) 
 /// The model's files, found and opened.
 pub struct Opened {
     located: Located,
-    source: ModelSource,
+    /// The model.
+    pub(super) source: ModelSource,
     tokenizer: Tokenizer,
     special_tokens: SpecialTokens,
 }
@@ -101,7 +111,12 @@ pub fn open(loaded: &Loaded, shared: &Shared<'_>) -> Result<(Loaded, Opened)> {
 }
 
 /// Check and restore everything else. `loaded` is the pipeline that [`open`] gives.
-pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<Prepared> {
+pub fn prepare<B: ModelOps + CoderOps>(
+    loaded: &Loaded,
+    opened: Opened,
+    backends: &Backends<B>,
+    shared: &Shared<'_>,
+) -> Result<Prepared<B>> {
     let Opened { located, source, tokenizer, special_tokens } = opened;
     let pipeline = &loaded.pipeline;
     let harvest = pipeline.harvest()?;
@@ -114,13 +129,12 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
     metrics.run.units_total.set(f64::from(corpus.n_units()));
     // a run may go on with the numbers of a former one
     metrics.run.units_done.set(0.0);
-    let backend = Arc::new(env::cpu(harvest.model.threads as usize)?);
     tracing::info!(
-        model = %source.folder().display(), threads = backend.threads(), units = corpus.n_units(),
+        model = %source.folder().display(), device = backends.shown, units = corpus.n_units(),
         corpus_bytes = corpus.bytes(), "loading"
     );
     let format = harvest.model.dtype.matrix_format();
-    let mut model = model::load(Arc::clone(&backend), &source, batch_shape(&harvest.tokens), format)?;
+    let mut model = model::load(Arc::clone(&backends.of_model), &source, batch_shape(&harvest.tokens), format)?;
     shared.status.readiness.release(Latch::ModelLoaded);
     let in_dataset = loaded.stores.counted(metrics.store("dataset"));
     let stored = pipeline.dataset.as_ref().map(|d| in_dataset.open(&d.url)).transpose()?;
@@ -154,7 +168,7 @@ pub fn prepare(loaded: &Loaded, opened: Opened, shared: &Shared<'_>) -> Result<P
         _ => None,
     };
     shared.status.readiness.release(Latch::DatasetOpen);
-    let mut trainers = trainers::restore(loaded, &sites.inputs, &identity.to_json(), &backend, shared)?;
+    let mut trainers = trainers::restore(loaded, &sites.inputs, &identity.to_json(), &backends.of_coders, shared)?;
     shared.status.readiness.release(Latch::StoreReachable);
     if trainers.training().any(Trainer::is_judged_online) {
         let mut stream = HoldoutStream::new(Arc::clone(&corpus), Arc::clone(&tokenizer), &harvest.tokens)?;
@@ -194,7 +208,11 @@ pub(super) struct KeepSource<'a> {
 }
 
 /// The rule by which the pipeline's rows are kept; norm limits that no dataset knows are measured.
-pub(super) fn keep_rule(pipeline: &Pipeline, model: &mut dyn Model<Cpu>, from: &KeepSource<'_>) -> Result<KeepRule> {
+pub(super) fn keep_rule<B: Backend>(
+    pipeline: &Pipeline,
+    model: &mut dyn Model<B>,
+    from: &KeepSource<'_>,
+) -> Result<KeepRule> {
     let exclude = &pipeline.harvest()?.tokens.exclude;
     let special: Vec<u32> = from.tokenizer.special_ids().collect();
     let keep = KeepRule::new(exclude, &special).judging(from.judged.iter().map(|&(point, _)| point));
@@ -255,9 +273,9 @@ fn first_batches(
     Ok(batches)
 }
 
-impl Prepared {
+impl<B: CoderOps> Prepared<B> {
     /// The stages' parts, and what is left for the end.
-    pub fn split(self, loaded: &Loaded, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest)> {
+    pub fn split(self, loaded: &Loaded, shared: &Shared<'_>) -> Result<(Parts<B>, Rest<B>)> {
         let pipeline = &loaded.pipeline;
         let harvest = pipeline.harvest()?;
         let needs = self.trainers.needs();

@@ -51,7 +51,7 @@ pub fn problems(loaded: &Loaded, inputs: &[Vec<SiteWidth>]) -> Option<Problem> {
 }
 
 /// Everything that the stages and the end need.
-pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest)> {
+pub fn prepare(loaded: &Loaded, replay: &ReplayConfig, shared: &Shared<'_>) -> Result<(Parts<Cpu>, Rest<Cpu>)> {
     let pipeline = &loaded.pipeline;
     shared.status.set_rows_from(RowsFrom::Dataset);
     let location = loaded.stores.counted(shared.status.metrics.store("dataset")).open(&replay.url)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::catalog::checkpoints;
-use crate::compute::cpu::Cpu;
+use crate::compute::CoderOps;
 use crate::config::Loaded;
 use crate::corpus::cursor::SourceCursor;
 use crate::error::Result;
@@ -20,26 +20,26 @@ use crate::trainer::group::Group;
 use crate::trainer::{Trainer, TrainerSettings};
 
 /// Everybody who trains in this run, or has trained.
-pub(super) struct Trainers {
-    groups: Vec<GroupParts<Cpu>>,
+pub(super) struct Trainers<B: CoderOps> {
+    groups: Vec<GroupParts<B>>,
     /// Those that had all their rows before, with their checkpoints; in the order of the pipeline.
-    finished: Vec<Option<(Trainer<Cpu>, String)>>,
+    finished: Vec<Option<(Trainer<B>, String)>>,
 }
 
 /// Every trainer, from its newest checkpoint if it has one. `stream` is what the rows of `inputs` are.
 ///
 /// Trainers that stand at the same place of the stream, with the same rows in their buffers, train together; others (one was
 /// added to the pipeline later, or was saved earlier than the run was killed) train beside them.
-pub(super) fn restore(
+pub(super) fn restore<B: CoderOps>(
     loaded: &Loaded,
     inputs: &[Vec<SiteWidth>],
     stream: &serde_json::Value,
-    backend: &Arc<Cpu>,
+    backend: &Arc<B>,
     shared: &Shared<'_>,
-) -> Result<Trainers> {
+) -> Result<Trainers<B>> {
     let pipeline = &loaded.pipeline;
     let stores = loaded.stores.counted(shared.status.metrics.store("checkpoints"));
-    let (mut groups, mut finished, mut lines) = (Vec::<GroupParts<Cpu>>::new(), Vec::new(), Vec::new());
+    let (mut groups, mut finished, mut lines) = (Vec::<GroupParts<B>>::new(), Vec::new(), Vec::new());
     for (index, (config, sites)) in pipeline.trainers.iter().zip(inputs).enumerate() {
         let (seed, sites, stream) = (pipeline.seed, sites.clone(), stream.clone());
         let settings = TrainerSettings { config: config.clone(), sites, seed, stream };
@@ -81,12 +81,12 @@ pub(super) fn restore(
 }
 
 /// A trainer from its newest checkpoint, and where that is; or a new one.
-fn open(
+fn open<B: CoderOps>(
     settings: TrainerSettings,
     location: &Location,
-    backend: &Arc<Cpu>,
+    backend: &Arc<B>,
     shared: &Shared<'_>,
-) -> Result<(Trainer<Cpu>, Option<String>)> {
+) -> Result<(Trainer<B>, Option<String>)> {
     let name = settings.config.name.clone();
     // a place that cannot even be read is this trainer's own failure, found again when it saves
     let found = shared.io.block_on(checkpoints::latest(location)).unwrap_or_else(|error| {
@@ -103,7 +103,7 @@ fn open(
 }
 
 /// Read the coder that the trainer is to go on from, if there is one.
-fn start_from(trainer: &mut Trainer<Cpu>, stores: &Stores, shared: &Shared<'_>) -> Result<()> {
+fn start_from<B: CoderOps>(trainer: &mut Trainer<B>, stores: &Stores, shared: &Shared<'_>) -> Result<()> {
     let Some(folder) = trainer.wants_coder() else { return Ok(()) };
     let folder = stores.open(folder)?;
     let name = trainer.settings().config.name.clone();
@@ -115,7 +115,7 @@ fn start_from(trainer: &mut Trainer<Cpu>, stores: &Stores, shared: &Shared<'_>) 
 }
 
 /// Read the coder that the trainer is to make better, if there is one.
-fn boost(trainer: &mut Trainer<Cpu>, stores: &Stores, shared: &Shared<'_>) -> Result<()> {
+fn boost<B: CoderOps>(trainer: &mut Trainer<B>, stores: &Stores, shared: &Shared<'_>) -> Result<()> {
     let Some(folder) = trainer.wants_base() else { return Ok(()) };
     let folder = stores.open(folder)?;
     let coder = shared.io.block_on(coders::read(&folder));
@@ -129,7 +129,7 @@ fn policy(location: Location, config: &TrainerConfig) -> CheckpointPolicy {
 }
 
 /// Put a trainer into the first group that it fits, or into one of its own.
-fn put(groups: &mut Vec<GroupParts<Cpu>>, mut trainer: Trainer<Cpu>, parts: TrainerParts) -> Result<()> {
+fn put<B: CoderOps>(groups: &mut Vec<GroupParts<B>>, mut trainer: Trainer<B>, parts: TrainerParts) -> Result<()> {
     for group in groups.iter_mut() {
         match group.group.join(group.members.len(), trainer) {
             None => {
@@ -144,14 +144,14 @@ fn put(groups: &mut Vec<GroupParts<Cpu>>, mut trainer: Trainer<Cpu>, parts: Trai
     Ok(())
 }
 
-impl Trainers {
+impl<B: CoderOps> Trainers<B> {
     /// Those that need more rows.
-    pub(super) fn training(&self) -> impl Iterator<Item = &Trainer<Cpu>> {
+    pub(super) fn training(&self) -> impl Iterator<Item = &Trainer<B>> {
         self.groups.iter().flat_map(|group| group.group.members()).map(|(_, trainer)| trainer)
     }
 
     /// The same, to be told something.
-    pub(super) fn training_mut(&mut self) -> impl Iterator<Item = &mut Trainer<Cpu>> {
+    pub(super) fn training_mut(&mut self) -> impl Iterator<Item = &mut Trainer<B>> {
         self.groups.iter_mut().flat_map(|group| group.group.trainers_mut())
     }
 
@@ -168,7 +168,7 @@ impl Trainers {
 
     /// What each group needs of the stream.
     pub(super) fn needs(&self) -> Vec<TrainerNeed> {
-        let need = |group: &GroupParts<Cpu>| TrainerNeed {
+        let need = |group: &GroupParts<B>| TrainerNeed {
             next_batch: group.group.cursor().next_batch,
             demand: Arc::new(Demand::of(group.group.rows_needed())),
         };
@@ -177,7 +177,7 @@ impl Trainers {
 
     /// What the stages need of those that need more rows; and those that are done, with their checkpoints.
     #[allow(clippy::type_complexity, reason = "a list of groups, and one in the order of the pipeline")]
-    pub(super) fn split(self) -> (Vec<GroupParts<Cpu>>, Vec<Option<(Trainer<Cpu>, String)>>) {
+    pub(super) fn split(self) -> (Vec<GroupParts<B>>, Vec<Option<(Trainer<B>, String)>>) {
         (self.groups, self.finished)
     }
 }

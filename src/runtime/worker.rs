@@ -34,20 +34,24 @@ impl<T: Send + 'static> Worker<T> {
 
     /// Wait, blocking, for what it ends with.
     pub fn join(self) -> Result<T> {
-        self.0.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
+        self.0.join().unwrap_or_else(|panic| Err(panicked(panic)))
     }
 }
 
-/// Do `work`; a panic becomes an error.
+/// Do `work`; a panic becomes an error, and one whose payload is an [`Error`] that error.
 ///
 /// # Errors
-/// Those of `work`; `Internal` for a panic.
+/// Those of `work`; `Internal` for a panic that does not say which.
 pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     // what `work` shared is behind locks that forgive a panic, or is not looked at again
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
-pub(super) fn panicked(payload: &(dyn Any + Send)) -> Error {
+pub(super) fn panicked(payload: Box<dyn Any + Send>) -> Error {
+    let payload = match payload.downcast::<Error>() {
+        Ok(error) => return *error,
+        Err(payload) => payload,
+    };
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message");
     Error::internal(format!("panicked: {text}"))
@@ -62,6 +66,8 @@ mod tests {
         let worker = Worker::<u8>::start("falls", || panic!("over {}", 7)).unwrap();
         let error = worker.join().unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Internal, "panicked: over 7"));
+        let error = catch::<()>(|| std::panic::resume_unwind(Box::new(Error::data("torn")))).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Data, "torn"));
         assert_eq!(Worker::start("adds", || Ok(1 + 1)).unwrap().join().unwrap(), 2);
     }
 }

@@ -42,6 +42,7 @@ pub mod infer;
 pub mod init;
 pub mod kmeans;
 pub mod loss;
+mod on_gpu;
 pub mod optim;
 pub mod params;
 pub mod resample;

@@ -300,10 +300,7 @@ impl CoderSettings {
 
     /// The decoder's settings, if it is made of points of the data.
     pub fn archetypal(&self) -> Option<&ArchetypalSettings> {
-        match &self.decoder_map {
-            DecoderMapSettings::Archetypal(own) => Some(own),
-            _ => None,
-        }
+        if let DecoderMapSettings::Archetypal(own) = &self.decoder_map { Some(own) } else { None }
     }
 
     /// The names of [`CoderSettings::params`] after the fourth.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::hooks::SiteWidth;
 use crate::runtime::rng::{Rng, Seed};
+use crate::sae::config::OptimizerConfig;
 use crate::trainer::checkpoint;
 use crate::trainer::config::TrainerConfig;
 use crate::trainer::mixing_buffer::MixingBuffer;
@@ -44,6 +45,18 @@ impl TrainerSettings {
         let step = plan.coder.step_numbers(n);
         let coder = 4 * (parameters + step) + 8 * plan.coder.dims.f as u64;
         Ok(TrainerBytes { buffer: plan.buffer_rows as u64 * (4 * width + 17), coder })
+    }
+
+    /// Why it is not trained on a GPU, if it is not.
+    ///
+    /// # Errors
+    /// `Config` if a setting is out of range.
+    pub fn not_on_gpu(&self) -> Result<Option<&'static str>> {
+        let other = |is: bool, why| is.then_some(why);
+        let adam = matches!(self.config.optimizer, OptimizerConfig::Adam { .. });
+        let base = self.config.target.base().is_some();
+        let coder = Plan::new(self)?.coder.not_on_gpu();
+        Ok(coder.or(other(!adam, "its optimizer")).or(other(base, "a coder that makes another one better")))
     }
 
     /// Whether both draw the same batches from the same stream, so that one buffer does for both.

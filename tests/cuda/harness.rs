@@ -2,12 +2,14 @@
 //! not be touched and begins as numbers that are none.
 
 use std::ffi::{CString, c_char, c_void};
-use std::path::Path;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use harvestd::compute::cuda::kernels::{In, Launch, Out, PRELUDE, SOURCES};
 use libloading::Library;
+use libloading::os::unix::{Library as Unix, RTLD_GLOBAL, RTLD_NOW};
 
 /// Orders in which threads and blocks run.
 pub const SEEDS: u64 = 3;
@@ -21,9 +23,66 @@ pub fn emulator() -> Option<&'static Emulator> {
 /// The compiled kernels.
 pub struct Emulator {
     library: Library,
-    /// There is one block at a time, and its threads are the process's.
-    turn: Mutex<()>,
 }
+
+/// The folder with the emulator under the names of a driver, NVRTC and cuBLASLt; `None`, loudly, where there is no compiler and that
+/// is allowed. Compiled once for each state of the sources.
+pub fn built() -> Option<&'static Path> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOLDER.get_or_init(build).as_deref()
+}
+
+fn build() -> Option<PathBuf> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    if Command::new(&compiler).arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "in CI there must be a C++ compiler, for the emulator of kernels");
+        eprintln!("SKIPPED: there is no C++ compiler `{compiler}`; kernels were not run");
+        return None;
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/emulator");
+    let own = |name: &str| std::fs::read_to_string(here.join(name)).unwrap();
+    let header = own("emulator.h");
+    let mut unit = format!("{}#include \"prelude.cuh\"\n{}", own("emulator.cpp"), own("driver.cpp"));
+    for source in SOURCES {
+        unit += &format!("#line 1 \"{}.cu\"\n{}", source.name, source.text);
+    }
+    let mut hasher = std::hash::DefaultHasher::new();
+    (&compiler, FLAGS, &header, PRELUDE, &unit).hash(&mut hasher);
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = root.join(format!("emulator-{:016x}", hasher.finish()));
+    if folder.exists() {
+        return Some(folder);
+    }
+    // made aside: other tests may be at it too
+    let aside = tempfile::tempdir_in(root).unwrap();
+    std::fs::write(aside.path().join("prelude.cuh"), PRELUDE).unwrap();
+    std::fs::write(aside.path().join("emulator.h"), header).unwrap();
+    let (text, library) = (aside.path().join("kernels.cpp"), aside.path().join("libcuda.so.1"));
+    std::fs::write(&text, unit).unwrap();
+    let output = Command::new(&compiler).args(FLAGS).arg("-o").args([&library, &text]).output().unwrap();
+    assert!(output.status.success(), "the emulator does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["libnvrtc.so.12", "libcublasLt.so.12"] {
+        std::os::unix::fs::symlink("libcuda.so.1", aside.path().join(name)).unwrap();
+    }
+    if std::fs::rename(aside.path(), &folder).is_ok() {
+        let _ = aside.keep();
+    }
+    Some(folder)
+}
+
+/// `libcuda.so.1` is the name by which it is found once it is open.
+const FLAGS: [&str; 10] = [
+    "-std=c++17",
+    "-O2",
+    "-g1",
+    "-shared",
+    "-fPIC",
+    "-Wall",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-function",
+    "-Wl,-soname,libcuda.so.1",
+];
 
 type Describe = unsafe extern "C" fn(*const c_char, *mut u64, *mut u64, *mut u32) -> i32;
 type Run = unsafe extern "C" fn(*const c_char, u32, u32, u32, *const c_void, u64) -> i32;
@@ -31,35 +90,16 @@ type Number = unsafe extern "C" fn() -> u64;
 
 impl Emulator {
     fn build() -> Option<Self> {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-        if Command::new(&compiler).arg("--version").output().is_err() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "in CI there must be a C++ compiler, for the emulator of kernels"
-            );
-            eprintln!("SKIPPED: there is no C++ compiler `{compiler}`; kernels were not run");
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/emulator");
-        std::fs::write(folder.path().join("prelude.cuh"), PRELUDE).unwrap();
-        let mut unit = format!("#include \"{}\"\n#include \"prelude.cuh\"\n", here.join("emulator.cpp").display());
-        for source in SOURCES {
-            unit += &format!("#line 1 \"{}.cu\"\n{}", source.name, source.text);
-        }
-        let (text, library) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
-        std::fs::write(&text, unit).unwrap();
-        let output = Command::new(&compiler)
-            .args(["-std=c++17", "-O1", "-g1", "-shared", "-fPIC", "-Wall", "-Werror"])
-            .args(["-Wno-unknown-pragmas", "-Wno-unused-function"])
-            .arg("-o")
-            .args([&library, &text])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "the emulator does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
+        let library = built()?.join("libcuda.so.1");
         // SAFETY: the initialisers of our own library register kernels.
-        let library = unsafe { Library::new(&library) }.unwrap();
-        Some(Self { library, turn: Mutex::new(()) })
+        let library = unsafe { Unix::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }.unwrap();
+        Some(Self { library: library.into() })
+    }
+
+    /// One of its functions, of a type that the caller vouches for.
+    pub unsafe fn symbol<F: Copy>(&self, name: &str) -> F {
+        // SAFETY: the caller vouches for the type; the library is never closed.
+        *unsafe { self.library.get::<F>(name) }.unwrap()
     }
 
     /// Kernels it has.
@@ -91,14 +131,12 @@ impl Emulator {
         assert_eq!((launch.bytes(), entry.threads), (size, threads), "`{}` in Rust and in C++", entry.name);
         let name = CString::new(entry.name).unwrap();
         let [x, y] = launch.grid();
-        let turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: the type is that of the function. The argument has the kernel's layout, and its addresses are those of
         // buffers that the test keeps; a kernel that leaves them ends the process, which is what it is here for.
         let rc = unsafe {
             let run = self.library.get::<Run>("emulator_launch").unwrap();
             run(name.as_ptr(), x, y, launch.shared(), launch.argument(), seed)
         };
-        drop(turn);
         assert_eq!(rc, 0, "no kernel `{}`", entry.name);
     }
 }

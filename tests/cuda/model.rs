@@ -83,10 +83,11 @@ fn add_norm() {
         let what = format!("add_norm {n} x {d}");
         let residual = random.halves(n * d, 3.0);
         let (delta_a, delta_b) = (random.halves(n * d, 1.0), random.halves(n * d, 1.0));
-        let vectors: Vec<Vec<u16>> = (0..5).map(|_| random.halves(d, 0.5)).collect();
+        let vectors: Vec<Vec<f32>> = (0..5).map(|_| random.floats(d, 0.5)).collect();
         let buffers: Vec<_> = vectors.iter().map(|v| Buffer::of(v)).collect();
         let (b_a, b_b) = (Buffer::of(&delta_a), Buffer::of(&delta_b));
         let given = |is: bool, buffer: &Buffer<u16>| if is { buffer.input() } else { In::default() };
+        let weight_of = |is: bool, i: usize| if is { buffers[i].input() } else { In::default() };
         let got = every_order(|seed| {
             let (stream, y_a, y_b) = (Buffer::of(&residual), Buffer::poisoned(n * d), Buffer::poisoned(n * d));
             let scale = Buffer::<f32>::poisoned(n);
@@ -94,12 +95,12 @@ fn add_norm() {
                 residual: stream.output(),
                 delta_a: given(deltas > 0, &b_a),
                 delta_b: given(deltas > 1, &b_b),
-                post_weight: given(has_post, &buffers[0]),
+                post_weight: weight_of(has_post, 0),
                 weight_a: buffers[1].input(),
-                bias_a: given(is_layer, &buffers[2]),
+                bias_a: weight_of(is_layer, 2),
                 y_a: y_a.output(),
                 weight_b: buffers[3].input(),
-                bias_b: given(is_layer, &buffers[4]),
+                bias_b: weight_of(is_layer, 4),
                 y_b: if has_second { y_b.output() } else { Out::default() },
                 scale: scale.output(),
                 d: d as i32,
@@ -113,7 +114,7 @@ fn add_norm() {
         });
         let reference = Reference;
         let dims = NormDims { n, d, eps: f64::from(1e-5f32) };
-        let weight = |i: usize| wide(&vectors[i]).iter().map(|w| w + f64::from(offset)).collect::<Vec<_>>();
+        let weight = |i: usize| doubles(&vectors[i]).iter().map(|w| w + f64::from(offset)).collect::<Vec<_>>();
         let mut first = wide(&delta_a);
         if has_post {
             let mut normed = vec![0.0; n * d];
@@ -130,7 +131,7 @@ fn add_norm() {
         let norm = |w: usize, b: usize| {
             let mut y = vec![0.0; n * d];
             if is_layer {
-                reference.layer_norm(&stream, Some((&weight(w), &wide(&vectors[b]))), &mut y, dims);
+                reference.layer_norm(&stream, Some((&weight(w), &doubles(&vectors[b]))), &mut y, dims);
             } else {
                 reference.rms_norm(&stream, Some(&weight(w)), &mut y, dims);
             }

@@ -46,7 +46,10 @@ pub fn shape(model: &str) -> BatchShape {
 }
 
 pub fn folder(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(model)
+    // carried to another machine they are in another place
+    let fixtures = std::env::var_os("HARVESTD_FIXTURES").map(PathBuf::from);
+    let fixtures = fixtures.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"));
+    fixtures.join("golden").join(model)
 }
 
 pub fn source(model: &str) -> ModelSource {

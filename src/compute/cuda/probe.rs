@@ -78,6 +78,12 @@ impl Gpu {
         format!("sm_{}{}", self.capability.0, self.capability.1)
     }
 
+    /// What kernels are compiled for to run on it: on Hopper with the instructions that only it has.
+    pub fn target(&self) -> String {
+        let own = if self.capability == (9, 0) { "a" } else { "" };
+        format!("{}{own}", self.architecture())
+    }
+
     /// Why the kernels cannot run on it, if so.
     pub fn why_not(&self) -> Option<String> {
         let (major, minor) = LEAST_CAPABILITY;

@@ -1,9 +1,11 @@
 //! Rules of `model:`.
 
 use super::Rules;
+use crate::compute::cuda::probe;
 use crate::compute::device;
 use crate::config::problems::Severity;
 use crate::hub::HubName;
+use crate::model::config::{DeviceChoice, ModelDtype};
 
 impl Rules<'_> {
     /// Where models are, and what computes them.
@@ -20,14 +22,37 @@ impl Rules<'_> {
                 self.add(Severity::Error, key, rule.to_owned(), Some(hint.to_owned()));
             }
         }
-        match self.value::<String>("model.device").unwrap_or_default().as_str() {
-            "auto" if device::cuda_driver_present() => {
-                self.note("model.device", "there is a CUDA driver here, but this build computes on the CPU");
+        let device: String = self.value("model.device").unwrap_or_default();
+        match DeviceChoice::parse(&device) {
+            Some(DeviceChoice::Auto) if device::cuda_driver_present() => {
+                let rule = "`auto` is the CPU, also beside a CUDA driver: no kernel has run on a GPU yet";
+                let hint = "`device: cuda` with `dtype: bfloat16` computes there all the same (docs/gpu.md)";
+                self.add(Severity::Note, "model.device", rule.to_owned(), Some(hint.to_owned()));
             }
-            device if device == "cuda" || device.starts_with("cuda:") => {
-                self.broken("model.device", "this build computes on the CPU: write `auto` or `cpu`");
-            }
+            Some(DeviceChoice::Cuda(ordinal)) => self.cuda(ordinal),
             _ => {}
+        }
+    }
+
+    /// What a GPU needs that the file says or the machine has.
+    fn cuda(&mut self, ordinal: usize) {
+        if self.value::<ModelDtype>("model.dtype") == Some(ModelDtype::Float32) {
+            let hint = "set `dtype: bfloat16`, or `device: cpu`".to_owned();
+            let rule = "must be bfloat16 with `device: cuda`: there are no kernels for another".to_owned();
+            self.add(Severity::Error, "model.dtype", rule, Some(hint));
+            return;
+        }
+        let unusable = match probe::probe() {
+            Err(unavailable) => Some(unavailable.to_string()),
+            Ok(found) => match found.gpus.get(ordinal) {
+                Some(gpu) => gpu.why_not(),
+                None => Some(format!("the driver sees {} devices", found.gpus.len())),
+            },
+        };
+        if let Some(reason) = unusable {
+            let hint = "`harvestd devices` says what there is; `auto` and `cpu` compute on the CPU".to_owned();
+            let rule = format!("cannot be used: {reason}");
+            self.add(Severity::Error, "model.device", rule, Some(hint));
         }
     }
 }

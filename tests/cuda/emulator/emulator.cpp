@@ -2,6 +2,7 @@
 #include "emulator.h"
 #include <sys/mman.h>
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -207,6 +208,8 @@ extern "C" uint64_t emulator_count() { return kernels().size(); }
 extern "C" int emulator_launch(const char* name, uint32_t x, uint32_t y, uint32_t shared, const void* args, uint64_t seed) {
   auto found = kernels().find(name);
   if (found == kernels().end()) return 1;
+  static std::mutex turn;  // there is one block at a time, and its threads are the process's
+  std::lock_guard<std::mutex> lock(turn);
   running = &found->second, running_args = args, running_name = found->first.c_str();
   grid = {x, y, 1}, block_size = {running->threads, 1, 1};
   char* stacks = (char*)mmap(nullptr, block_size.x * stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -4,12 +4,12 @@ struct AddNormArgs {
   u16* residual;
   const u16* delta_a;
   const u16* delta_b;
-  const u16* post_weight;
-  const u16* weight_a;
-  const u16* bias_a;
+  const float* post_weight;
+  const float* weight_a;
+  const float* bias_a;
   u16* y_a;
-  const u16* weight_b;
-  const u16* bias_b;
+  const float* weight_b;
+  const float* bias_b;
   u16* y_b;
   float* scale;
   int d;
@@ -19,15 +19,12 @@ struct AddNormArgs {
 };
 
 // y = (x - mean) * factor * (weight + offset) + bias for one vector.
-DEVICE void norm_vector(const float* x, float mean, float factor, const u16* weight, float offset, const u16* bias, u32 i, float (&y)[8]) {
-  float w[8], b[8];
-  if (weight) load_8(weight, i, w);
-  if (bias) load_8(bias, i, b);
+DEVICE void norm_vector(const float* x, float mean, float factor, const float* weight, float offset, const float* bias, u32 i, float (&y)[8]) {
 #pragma unroll
   for (int j = 0; j < 8; j++) {
     y[j] = (x[j] - mean) * factor;
-    if (weight) y[j] *= w[j] + offset;
-    if (bias) y[j] += b[j];
+    if (weight) y[j] *= __ldg(weight + i * 8 + j) + offset;
+    if (bias) y[j] += __ldg(bias + i * 8 + j);
   }
 }
 

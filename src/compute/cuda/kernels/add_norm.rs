@@ -19,17 +19,17 @@ arguments! {
         /// `[n, d]` second addend.
         pub delta_b: In<Bf16>,
         /// `[d]` weight of an RMS norm of the first addend by itself (Gemma).
-        pub post_weight: In<Bf16>,
+        pub post_weight: In<f32>,
         /// `[d]`.
-        pub weight_a: In<Bf16>,
+        pub weight_a: In<f32>,
         /// `[d]`.
-        pub bias_a: In<Bf16>,
+        pub bias_a: In<f32>,
         /// `[n, d]`.
         pub y_a: Out<Bf16>,
         /// `[d]`.
-        pub weight_b: In<Bf16>,
+        pub weight_b: In<f32>,
         /// `[d]`.
-        pub bias_b: In<Bf16>,
+        pub bias_b: In<f32>,
         /// `[n, d]`.
         pub y_b: Out<Bf16>,
         /// `[n]` what the rows were divided by.

@@ -16,7 +16,7 @@ struct CaptureArgs {
 KERNEL(capture_store, CaptureArgs, 256) {
   u32 item = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x & 31;
   if (item >= (u32)a.n) return;
-  u32 slot = a.slots[item], vectors = a.width / 8;
+  u32 slot = a.slots ? a.slots[item] : item, vectors = a.width / 8;
   if (slot == 0xffffffffu) return;  // dropped: the slot of nobody
   const u16* from = a.x + (u64)a.rows[item] * a.stride + a.column;
   float sum = 0.f;

@@ -18,7 +18,7 @@ arguments! {
         pub x: In<Bf16>,
         /// `[n]` rows of `x`.
         pub rows: In<u32>,
-        /// `[n]` rows of the ring, no two alike, or [`NO_SLOT`].
+        /// `[n]` rows of the ring, no two alike, or [`NO_SLOT`]; none: row `i` goes to row `i`.
         pub slots: In<u32>,
         /// `[_, width]`, or none.
         pub ring_bf16: Out<Bf16>,

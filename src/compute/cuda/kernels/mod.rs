@@ -14,18 +14,24 @@ pub mod capture;
 pub mod cross_entropy;
 pub mod csr;
 pub mod decode;
+pub mod elementwise;
 pub mod embed;
+pub mod entries;
 pub mod gather;
 pub mod latent;
+pub mod plain_product;
 pub mod reduce;
 pub mod rope;
+pub mod rows;
 pub mod select;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
+pub use plain_product::PlainProduct;
+
 /// Every file of kernels.
-pub const SOURCES: [Source; 13] = [
+pub const SOURCES: [Source; 17] = [
     embed::SOURCE,
     add_norm::SOURCE,
     rope::SOURCE,
@@ -39,6 +45,10 @@ pub const SOURCES: [Source; 13] = [
     csr::SOURCE,
     latent::SOURCE,
     reduce::SOURCE,
+    plain_product::SOURCE,
+    elementwise::SOURCE,
+    rows::SOURCE,
+    entries::SOURCE,
 ];
 
 /// What stands before every source.

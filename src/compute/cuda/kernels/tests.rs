@@ -38,6 +38,22 @@ fn declarations() -> Vec<(Source, String)> {
         of::<reduce::Finish>(reduce::SOURCE),
         of::<reduce::Stats>(reduce::SOURCE),
         of::<reduce::Idle>(reduce::SOURCE),
+        of::<elementwise::Combine>(elementwise::SOURCE),
+        of::<elementwise::AttentionMaps>(elementwise::SOURCE),
+        of::<rows::RowOp>(rows::SOURCE),
+        of::<rows::Blend>(rows::SOURCE),
+        of::<rows::Center>(rows::SOURCE),
+        of::<rows::Split>(rows::SOURCE),
+        of::<rows::Squares>(rows::SOURCE),
+        of::<rows::Take>(rows::SOURCE),
+        of::<rows::AdamUpdate>(rows::SOURCE),
+        of::<entries::SparseRows>(entries::SOURCE),
+        of::<entries::EntryDots>(entries::SOURCE),
+        of::<entries::TermGradients>(entries::SOURCE),
+        of::<entries::LatentSums>(entries::SOURCE),
+        of::<entries::PlaceOp>(entries::SOURCE),
+        of::<entries::Rename>(entries::SOURCE),
+        of::<PlainProduct>(plain_product::SOURCE),
     ]
 }
 
