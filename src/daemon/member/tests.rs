@@ -46,13 +46,13 @@ impl Rig {
     fn begin(&self) -> Start {
         self.member
             .cell
-            .update(|cell| cell.step("p", &self.member.shared.room))
+            .update(|cell| cell.step("p", &rig.member.shared.room))
             .expect("a run is due")
             .expect("it does not leave")
     }
 
     fn nothing_is_due(&self) -> bool {
-        self.member.cell.update(|cell| cell.step("p", &self.member.shared.room)).is_none()
+        self.member.cell.update(|cell| cell.step("p", &rig.member.shared.room)).is_none()
     }
 
     fn end(&self, start: &Start, ending: Ending) {
@@ -150,7 +150,7 @@ fn a_changed_configuration_drains_and_an_unchanged_one_does_nothing() {
     rig.member.leave("it is in no file any more");
     assert!(start.shutdown.is_draining() && rig.member.allows(Action::Pause).is_err());
     rig.end(&start, Ending::of(Err(Error::closed("the run")), &start.shutdown));
-    assert!(rig.member.cell.update(|cell| cell.step("p", &self.member.shared.room)).unwrap().is_none());
+    assert!(rig.member.cell.update(|cell| cell.step("p", &rig.member.shared.room)).unwrap().is_none());
     assert!(!rig.member.stay(), "its thread has ended");
 }
 
