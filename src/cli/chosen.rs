@@ -22,6 +22,11 @@ pub(crate) struct ChosenArgs {
 }
 
 impl ChosenArgs {
+    /// Whether the pipeline's own trainers are left out.
+    pub(crate) fn only_given(&self) -> bool {
+        self.only_given
+    }
+
     /// Their folders, opened.
     pub(crate) fn open(&self, stores: &Stores) -> Result<Chosen> {
         let mut sites = pairs(&self.sites, "SITE")?;
@@ -43,6 +48,14 @@ fn pairs(given: &[String], what: &str) -> Result<Vec<(String, String)>> {
         _ => Err(Error::config(format!("`{text}` is not NAME={what}"))),
     };
     given.iter().map(split).collect()
+}
+
+/// A number of tokens that is not 0.
+pub(crate) fn at_least_one(text: &str) -> std::result::Result<Count, String> {
+    match text.parse::<Count>()? {
+        Count(0) => Err("must be at least 1".to_owned()),
+        count => Ok(count),
+    }
 }
 
 /// Tokens to look at: those of the command line, else of the pipeline, else `otherwise`.

@@ -37,7 +37,7 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     chosen: ChosenArgs,
     /// Tokens (or rows of a replay) to judge on [default: the pipeline's evaluate.tokens]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = chosen::at_least_one)]
     tokens: Option<crate::units::Count>,
     /// Judge and replace special tokens too, and with them excluded positions and outliers, which training leaves out
     #[arg(long)]
@@ -48,7 +48,10 @@ pub(crate) struct EvalArgs {
 }
 
 pub(crate) fn execute(args: &EvalArgs, globals: &Globals) -> Outcome {
-    let loaded = globals.load(&args.pipeline)?;
+    let loaded = match args.chosen.only_given() {
+        true => globals.load_to_judge(&args.pipeline)?,
+        false => globals.load(&args.pipeline)?,
+    };
     let place = loaded.stores.open(&args.out)?;
     let wanted = wanted(args, &loaded.stores, loaded.pipeline.evaluate_tokens)?;
     let located = match loaded.pipeline.replay() {
@@ -120,7 +123,7 @@ fn pair_row(pair: &PairReport) -> Vec<String> {
         maybe(m.map(|m| m.mmcs_first_to_second)),
         maybe(m.map(|m| m.mmcs_second_to_first)),
         maybe(m.map(|m| m.paired_cosine)),
-        m.map_or_else(|| "-".to_owned(), |m| percent(m.shared)),
+        m.and_then(|m| m.shared).map_or_else(|| "-".to_owned(), percent),
         u.map_or_else(|| "-".to_owned(), |u| number(u.correlation_first_to_second)),
         u.map_or_else(|| "-".to_owned(), |u| number(u.correlation_second_to_first)),
     ]

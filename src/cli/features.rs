@@ -44,7 +44,7 @@ pub(crate) struct FeaturesArgs {
     #[command(flatten)]
     chosen: ChosenArgs,
     /// Tokens to read [default: 1M]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = chosen::at_least_one)]
     tokens: Option<Count>,
     /// Which documents are read
     #[arg(long, value_enum, default_value_t = DocumentsArg::HeldOut, value_name = "WHICH")]

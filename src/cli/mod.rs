@@ -101,6 +101,11 @@ impl Globals {
         config::load_with(file, &self.sets, &self.store)
     }
 
+    /// As [`Globals::load`], for a verb that only judges coders which are given to it.
+    pub(crate) fn load_to_judge(&self, file: impl AsRef<std::path::Path>) -> Result<Loaded, Problems> {
+        config::load_to_judge(file, &self.sets, &self.store)
+    }
+
     /// What opens the URLs of the command line.
     pub(crate) fn stores(&self) -> Result<Stores, Error> {
         Stores::new(Vec::new(), &self.store)

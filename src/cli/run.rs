@@ -267,7 +267,7 @@ fn trainer_cell(t: &TrainerSummary) -> String {
     if has_no_coder(t) {
         lines = vec![t.site.clone()];
     }
-    if let Some(Evaluation { reconstruction: e, sparsity, language_model, sites }) = &t.evaluation {
+    if let Some(Evaluation { reconstruction: e, sparsity, language_model, sites, .. }) = &t.evaluation {
         lines.push(format!(
             "held out: {} rows, FVU {:.4}, explained variance {:.4}, cosine {:.4}, MSE {:.3}, L0 {:.1}, never active {:.1}%",
             e.rows,

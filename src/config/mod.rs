@@ -29,6 +29,7 @@ pub use sites::Sites;
 use crate::store::{Stores, redact};
 use document::{Node, Origin};
 use edits::Edits;
+use rules::Purpose;
 
 /// A pipeline that may be run.
 #[derive(Clone, Debug)]
@@ -63,6 +64,11 @@ pub fn load_with(path: impl AsRef<Path>, sets: &[String], store_options: &[Strin
     load_edited(path, sets, store_options, &Edits::default())
 }
 
+/// As [`load_with`], where nothing is trained or stored: coders are judged on what is held out, which may be all.
+pub fn load_to_judge(path: impl AsRef<Path>, sets: &[String], store_options: &[String]) -> Result<Loaded, Problems> {
+    load_for(path, sets, store_options, (&Edits::default(), Purpose::Judge))
+}
+
 /// As [`load_with`], with trainers that were added and stopped since the file was written.
 pub fn load_edited(
     path: impl AsRef<Path>,
@@ -70,11 +76,20 @@ pub fn load_edited(
     store_options: &[String],
     edits: &Edits,
 ) -> Result<Loaded, Problems> {
+    load_for(path, sets, store_options, (edits, Purpose::Run))
+}
+
+fn load_for(
+    path: impl AsRef<Path>,
+    sets: &[String],
+    store_options: &[String],
+    (edits, purpose): (&Edits, Purpose),
+) -> Result<Loaded, Problems> {
     let path = path.as_ref();
     let source = path.display().to_string();
     let text = read(path).map_err(|rule| Problems::file(&source, rule))?;
-    let (pipeline, published, notes, tree) =
-        load_text(&text, sets, &env::of_process, edits).map_err(|problems| Problems::new(&source, problems))?;
+    let (pipeline, published, notes, tree) = load_text(&text, sets, &env::of_process, (edits, purpose))
+        .map_err(|problems| Problems::new(&source, problems))?;
     let stores = Stores::new(pipeline.stores.clone(), store_options);
     let stores = stores.map_err(|e| Problems::file(&source, e.to_string()))?;
     Ok(Loaded { pipeline, published, source: path.to_owned(), stores, notes, tree })
@@ -94,7 +109,7 @@ fn load_text(
     text: &str,
     sets: &[String],
     variables: env::Lookup<'_>,
-    edits: &Edits,
+    (edits, purpose): (&Edits, Purpose),
 ) -> Result<LoadedText, Vec<Problem>> {
     let mut tree = document::parse(text, Origin::File)?;
     let mut problems = Vec::new();
@@ -103,7 +118,7 @@ fn load_text(
     edits::add(&mut tree, edits, &mut problems);
     let swept = grid::expand(&mut tree, &mut problems);
     edits::stop(&mut tree, edits);
-    let resolved = resolve::resolve(&mut tree, &mut problems);
+    let resolved = resolve::resolve(&mut tree, &mut problems, purpose);
     if swept {
         grid::merge(&mut problems);
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::document::{Data, Node};
 use super::problems::{Problem, Severity};
 use super::raw::RawPipeline;
+use super::rules::Purpose;
 use super::{check, rules, schema};
 use crate::corpus::config::CorpusConfig;
 use crate::dataset::config::DatasetConfig;
@@ -98,14 +99,18 @@ impl Pipeline {
 }
 
 /// Check `tree` and make a pipeline of it, unless one of `problems`, old or new, stops it.
-pub(crate) fn resolve(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<(RawPipeline, Pipeline)> {
+pub(crate) fn resolve(
+    tree: &mut Node,
+    problems: &mut Vec<Problem>,
+    purpose: Purpose,
+) -> Option<(RawPipeline, Pipeline)> {
     if tree.data == Data::Null {
         problems.push(Problem::file("is empty").hint("`harvestd schema --markdown` lists what a pipeline holds"));
         return None;
     }
     let schema = schema::schema();
     problems.extend(check::check(tree, &schema));
-    rules::check(tree, &schema, problems);
+    rules::check(tree, &schema, purpose, problems);
     if problems.iter().any(|p| p.severity == Severity::Error) {
         return None;
     }

@@ -22,9 +22,18 @@ use crate::sae::config::CoderConfig;
 use crate::trainer::target::TargetConfig;
 use crate::units::{ByteSize, Count, HumanDuration, Percent};
 
+/// What a pipeline is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be run.
+    Run,
+    /// To judge coders of others on what it holds out.
+    Judge,
+}
+
 /// Check every rule.
-pub(crate) fn check(tree: &Node, schema: &Value, problems: &mut Vec<Problem>) {
-    let mut rules = Rules { tree, schema: View::new(schema), problems };
+pub(crate) fn check(tree: &Node, schema: &Value, purpose: Purpose, problems: &mut Vec<Problem>) {
+    let mut rules = Rules { tree, schema: View::new(schema), purpose, problems };
     rules.input();
     rules.work();
     rules.model();
@@ -48,6 +57,7 @@ pub(crate) fn check(tree: &Node, schema: &Value, problems: &mut Vec<Problem>) {
 struct Rules<'a> {
     tree: &'a Node,
     schema: View<'a>,
+    purpose: Purpose,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -87,7 +97,7 @@ impl Rules<'_> {
 
     /// Something must come of a run.
     fn work(&mut self) {
-        if self.is_replay() {
+        if self.is_replay() || self.purpose == Purpose::Judge {
             return;
         }
         let dataset = self.written::<Value>("dataset").is_some();

@@ -90,7 +90,7 @@ fn odd_value() -> impl Strategy<Value = String> {
 fn the_full_pipeline_uses_every_key() {
     let mut tree = document::parse(FULL, Origin::File).unwrap();
     let mut problems = Vec::new();
-    let (raw, _) = resolve::resolve(&mut tree, &mut problems).unwrap_or_else(|| panic!("{problems:#?}"));
+    let (raw, _) = resolve::resolve(&mut tree, &mut problems, Purpose::Run).unwrap_or_else(|| panic!("{problems:#?}"));
     let (written, read) = (tree.to_value(), serde_json::to_value(raw).unwrap());
     let keys = |value: &Value| {
         let mut tree = document::parse(&value.to_string(), Origin::File).unwrap();
@@ -110,7 +110,7 @@ proptest! {
         at in prop::sample::select(paths()), value in odd_value(), again in prop::sample::select(paths()), other in odd_value(),
     ) {
         let sets = [format!("{at}={value}"), format!("{again}={other}")];
-        if let Err(problems) = load_text(FULL, &sets, &no_variables, &Edits::default()) {
+        if let Err(problems) = load_text(FULL, &sets, &no_variables, (&Edits::default(), Purpose::Run)) {
             prop_assert!(!problems.is_empty());
             for problem in problems {
                 // a problem with the whole file would be the structs' own complaint
@@ -126,25 +126,25 @@ proptest! {
         let mut problems = Vec::new();
         overrides::apply(&mut tree, &[format!("{at}={value}")], &mut problems);
         let readable = serde_json::from_value::<RawPipeline>(tree.to_value()).is_ok();
-        let accepted = problems.is_empty() && resolve::resolve(&mut tree, &mut problems).is_some();
+        let accepted = problems.is_empty() && resolve::resolve(&mut tree, &mut problems, Purpose::Run).is_some();
         prop_assert!(readable || !accepted, "{at}={value}");
     }
 
     #[test]
     fn no_text_makes_the_reader_panic(text in "[ \\n\\ta-c:\\-\\[\\]{},&*!|>'\"#?%@$0-9.]{0,60}") {
-        drop(load_text(&text, &[], &no_variables, &Edits::default()));
+        drop(load_text(&text, &[], &no_variables, (&Edits::default(), Purpose::Run)));
     }
 
     #[test]
     fn no_set_makes_it_panic(set in "[a-z0-9.\\[\\]=]{0,24}") {
-        drop(load_text(FULL, &[set], &no_variables, &Edits::default()));
+        drop(load_text(FULL, &[set], &no_variables, (&Edits::default(), Purpose::Run)));
     }
 }
 
 #[test]
 fn what_is_published_reads_back() {
-    let (pipeline, published, ..) = load_text(FULL, &[], &no_variables, &Edits::default()).unwrap();
-    let (again, ..) = load_text(&published.to_string(), &[], &no_variables, &Edits::default()).unwrap();
+    let (pipeline, published, ..) = load_text(FULL, &[], &no_variables, (&Edits::default(), Purpose::Run)).unwrap();
+    let (again, ..) = load_text(&published.to_string(), &[], &no_variables, (&Edits::default(), Purpose::Run)).unwrap();
     assert_eq!(again, pipeline);
     assert_eq!(published["tokens"]["exclude"]["positions"], json!([0, 1]));
 }
@@ -159,7 +159,7 @@ fn swept(grid: &str) -> Result<Vec<crate::trainer::config::TrainerConfig>, Vec<S
          1.0e-3}}\n    rows: 1M\n    checkpoint: {{url: out/b}}\n"
     );
     let lookup = |name: &str| (name == "PLACE").then(|| "there".to_owned());
-    match super::load_text(&text, &[], &lookup, &Edits::default()) {
+    match super::load_text(&text, &[], &lookup, (&Edits::default(), Purpose::Run)) {
         Ok((pipeline, published, ..)) => {
             let url = published["trainers"][0]["checkpoint"]["url"].as_str().unwrap();
             assert!(url.starts_with("out/${PLACE}/"), "{url}");
@@ -205,4 +205,16 @@ fn wrong_grids_are_said_once() {
         let problems = swept(grid).unwrap_err();
         assert!(problems.iter().filter(|p| p.contains(expected)).count() == 1, "{grid}: {problems:#?}");
     }
+}
+
+/// Stored rows that are only for judging coders of others: no trainer, and all of them held out.
+#[test]
+fn a_replay_may_be_for_judging_alone() {
+    let text = "version: 1\nname: judged\nreplay: {url: acts, holdout: 100%}\n";
+    let loaded = |purpose| load_text(text, &[], &no_variables, (&Edits::default(), purpose));
+    let (pipeline, ..) = loaded(Purpose::Judge).unwrap();
+    assert!(pipeline.trainers.is_empty() && pipeline.replay().unwrap().holdout.share() == 1.0);
+    let rules: Vec<String> = loaded(Purpose::Run).unwrap_err().iter().map(|p| p.line("p")).collect();
+    let says = |words: &str| rules.iter().any(|rule| rule.contains(words));
+    assert!(says("a replay does nothing but train") && says("nothing would be trained on"), "{rules:?}");
 }

@@ -1,4 +1,4 @@
-//! How much of a coder's error is linear in its input. (Engels et al., "Decomposing the dark matter of sparse
+//! How much of a coder's error is linear in what it reads. (Engels et al., "Decomposing the dark matter of sparse
 //! autoencoders", 2410.14670.)
 //!
 //! Every other row is fitted by least squares with an intercept, the rows between judge the fit. Only moments are kept, so
@@ -10,7 +10,7 @@ use crate::evaluation::algebra;
 
 /// Rows that are used, at most.
 pub const ROWS_MAX: u64 = 32_768;
-/// Widest input that is fitted.
+/// Widest rows that are fitted, on either side.
 pub const WIDTH_MAX: usize = 4096;
 /// Added to the diagonal, of a matrix whose diagonal was scaled to 1.
 const RIDGE: f64 = 1e-9;
@@ -18,6 +18,7 @@ const RIDGE: f64 = 1e-9;
 /// Sums for [`DarkMatter`].
 pub struct DarkMatterSums {
     width: usize,
+    out: usize,
     rows: u64,
     /// What is subtracted from inputs, so that large means do not cost digits.
     shift: Vec<f64>,
@@ -33,13 +34,13 @@ pub struct DarkMatter {
     pub rows_fitted: u64,
     /// Rows that they are judged on.
     pub rows_judged: u64,
-    /// Of the error `x - y`: the mean of the `r2` of its dimensions.
+    /// Of the error, the target less its reconstruction: the mean of the `r2` of its dimensions.
     pub error_r2: f64,
     /// Of the error, dimensions weighted by their variance: the share of the error's variance that is linear.
     pub error_r2_pooled: f64,
-    /// Of `|x - y|^2`.
+    /// Of the error's squared norm.
     pub error_norm_r2: f64,
-    /// Of `|x|^2`, for comparison.
+    /// Of the input's squared norm, for comparison.
     pub input_norm_r2: f64,
 }
 
@@ -71,16 +72,25 @@ impl Moments {
 }
 
 impl DarkMatterSums {
-    /// Nothing yet, for rows of `width` values; `None` if that is too wide.
-    pub fn new(width: usize) -> Option<Self> {
-        let moments = || Moments::new(width + 1, width + 2);
-        (width <= WIDTH_MAX).then(|| Self { width, rows: 0, shift: Vec::new(), fitted: moments(), judged: moments() })
+    /// Nothing yet, for rows of `width` values that are read and `out` that are reconstructed; `None` if that is too wide.
+    pub fn new(width: usize, out: usize) -> Option<Self> {
+        let moments = || Moments::new(width + 1, out + 2);
+        (width.max(out) <= WIDTH_MAX).then(|| Self {
+            width,
+            out,
+            rows: 0,
+            shift: Vec::new(),
+            fitted: moments(),
+            judged: moments(),
+        })
     }
 
-    /// Add rows `x` and their reconstructions `y`, both `[n, width]`, until there are enough.
-    pub fn add(&mut self, x: &[f32], y: &[f32]) {
-        let (d, p, q) = (self.width, self.width + 1, self.width + 2);
-        assert!(x.len() == y.len() && x.len().is_multiple_of(d), "rows and reconstructions do not match");
+    /// Add inputs `x` `[n, width]`, the rows `target` `[n, out]` that are reconstructed from them (inputs of an autoencoder),
+    /// and their reconstructions `y`, until there are enough.
+    pub fn add(&mut self, x: &[f32], target: &[f32], y: &[f32]) {
+        let (d, p, q) = (self.width, self.width + 1, self.out + 2);
+        assert!(target.len() == y.len() && x.len().is_multiple_of(d), "rows and reconstructions do not match");
+        assert_eq!(x.len() / d, y.len() / self.out, "one reconstruction a row");
         if self.shift.is_empty() && !x.is_empty() {
             let rows = (x.len() / d) as f64;
             self.shift = vec![0.0; d];
@@ -89,7 +99,8 @@ impl DarkMatterSums {
             }
         }
         let mut halves = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
-        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact(d)) {
+        let made = target.chunks_exact(self.out).zip(y.chunks_exact(self.out));
+        for (x, (target, y)) in x.chunks_exact(d).zip(made) {
             if self.rows == ROWS_MAX {
                 break;
             }
@@ -97,7 +108,7 @@ impl DarkMatterSums {
             self.rows += 1;
             inputs.extend(x.iter().zip(&self.shift).map(|(&x, shift)| f64::from(x) - shift));
             inputs.push(1.0);
-            let errors = x.iter().zip(y).map(|(&x, &y)| f64::from(x) - f64::from(y));
+            let errors = target.iter().zip(y).map(|(&x, &y)| f64::from(x) - f64::from(y));
             let norm: f64 = errors.clone().map(|e| e * e).sum();
             targets.extend(errors);
             targets.extend([norm, x.iter().map(|&x| f64::from(x).powi(2)).sum()]);
@@ -109,7 +120,7 @@ impl DarkMatterSums {
 
     /// The fit, judged; `None` with fewer than two rows a dimension on either side.
     pub fn finish(&self) -> Option<DarkMatter> {
-        let (d, p, q) = (self.width, self.width + 1, self.width + 2);
+        let (d, p, out, q) = (self.width, self.width + 1, self.out, self.out + 2);
         let Self { fitted, judged, .. } = self;
         if fitted.n.min(judged.n) < 2 * p as u64 {
             return None;
@@ -137,10 +148,10 @@ impl DarkMatterSums {
         Some(DarkMatter {
             rows_fitted: fitted.n,
             rows_judged: judged.n,
-            error_r2: (0..d).map(r2).sum::<f64>() / d as f64,
-            error_r2_pooled: 1.0 - left[..d].iter().sum::<f64>() / whole[..d].iter().sum::<f64>(),
-            error_norm_r2: r2(d),
-            input_norm_r2: r2(d + 1),
+            error_r2: (0..out).map(r2).sum::<f64>() / out as f64,
+            error_r2_pooled: 1.0 - left[..out].iter().sum::<f64>() / whole[..out].iter().sum::<f64>(),
+            error_norm_r2: r2(out),
+            input_norm_r2: r2(out + 1),
         })
     }
 }

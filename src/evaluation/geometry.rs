@@ -4,14 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::compute::Backend;
 use crate::compute::backend::{LinearDims, MatrixFormat};
+use crate::sae::export::ExportedCoder;
+use crate::sae::rows::RowScaling;
 
 /// Rows of a block of cosines.
 const BLOCK: usize = 256;
 
-/// Encoder and decoder of a coder of `f` latents, in raw space.
+/// Encoder and decoder of a coder of `f` latents, in raw space; rows of several sites are side by side.
 #[derive(Clone, Debug, Default)]
 pub struct Dictionary {
-    /// Values a row of the encoder.
+    /// Values a row of the encoder; 0 where latents have no encoder rows of their own.
     pub encoder_width: usize,
     /// Values a row of the decoder.
     pub decoder_width: usize,
@@ -28,8 +30,9 @@ pub struct Dictionary {
 pub struct Geometry {
     /// Norms of decoder rows.
     pub decoder_norm: Spread,
-    /// Norms of encoder rows.
-    pub encoder_norm: Spread,
+    /// Norms of encoder rows; absent where latents have none of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_norm: Option<Spread>,
     /// Each decoder row's largest cosine with another.
     pub nearest_cosine: Spread,
     /// Share of latents whose nearest is above 0.9: duplicates.
@@ -95,6 +98,19 @@ impl Spread {
     }
 }
 
+impl From<&ExportedCoder> for Dictionary {
+    fn from(coder: &ExportedCoder) -> Self {
+        let (f, params) = (coder.dims.f, &coder.params);
+        Self {
+            encoder_width: params.w_enc.len() / f,
+            decoder_width: params.w_dec.len() / f,
+            encoder: params.w_enc.clone(),
+            decoder: params.w_dec.clone(),
+            rows_scaled: coder.rows != RowScaling::None,
+        }
+    }
+}
+
 impl Dictionary {
     /// Latents.
     pub fn len(&self) -> usize {
@@ -106,10 +122,15 @@ impl Dictionary {
         self.len() == 0
     }
 
+    /// Whether latents have encoder rows of their own.
+    pub fn has_encoder(&self) -> bool {
+        self.encoder_width > 0
+    }
+
     /// The geometry. Latents times latents times width products.
     pub fn geometry<B: Backend>(&self, backend: &B) -> Geometry {
-        let (decoder_norms, encoder_norms) =
-            (norms(&self.decoder, self.decoder_width), norms(&self.encoder, self.encoder_width));
+        let decoder_norms = norms(&self.decoder, self.decoder_width);
+        let encoder_norm = self.has_encoder().then(|| Spread::of(&norms(&self.encoder, self.encoder_width)));
         let decoder = unit_rows(&self.decoder, self.decoder_width);
         let mut nearest = vec![0f64; self.len()];
         cosines(backend, &decoder, &decoder, self.decoder_width, |first, block| {
@@ -131,7 +152,7 @@ impl Dictionary {
         let duplicates = nearest.iter().filter(|&&cosine| cosine > 0.9).count();
         Geometry {
             decoder_norm: Spread::of(&decoder_norms),
-            encoder_norm: Spread::of(&encoder_norms),
+            encoder_norm,
             nearest_cosine: Spread::of(&nearest),
             duplicates: duplicates as f64 / self.len().max(1) as f64,
             encoder_decoder_cosine: both,

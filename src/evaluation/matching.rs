@@ -26,16 +26,19 @@ pub struct Matching {
     /// Whether the pairs are those of the largest sum of cosines (Hungarian); else they are taken in the order of their
     /// cosine from each latent's 32 nearest, and some latents of the smaller dictionary may stay alone.
     pub exact: bool,
-    /// Share of the smaller dictionary's latents whose pair has a cosine above 0.7 in decoder and encoder both.
-    pub shared: f64,
+    /// Share of the smaller dictionary's latents whose pair has a cosine above 0.7 in decoder and encoder both; absent where
+    /// the latents of one have no encoder rows of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<f64>,
     /// The same by the decoder alone.
     pub shared_decoder: f64,
 }
 
 /// Compare the directions of two dictionaries of one space. `None` if their widths differ or one is empty.
 pub fn compare<B: Backend>(backend: &B, first: &Dictionary, second: &Dictionary) -> Option<Matching> {
-    let widths = |d: &Dictionary| (d.encoder_width, d.decoder_width);
-    if widths(first) != widths(second) || first.is_empty() || second.is_empty() {
+    let encoders = first.has_encoder() && second.has_encoder();
+    let differ = first.decoder_width != second.decoder_width;
+    if differ || encoders && first.encoder_width != second.encoder_width || first.is_empty() || second.is_empty() {
         return None;
     }
     let turned = first.len() > second.len();
@@ -69,17 +72,19 @@ pub fn compare<B: Backend>(backend: &B, first: &Dictionary, second: &Dictionary)
         rows.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
     };
     let of_decoder: Vec<f64> = pairs.iter().map(|&pair| product(&a, &b, width, pair)).collect();
-    let width = few.encoder_width;
-    let (a, b) = (unit_rows(&few.encoder, width), unit_rows(&many.encoder, width));
-    let both = pairs.iter().zip(&of_decoder).filter(|(_, decoder)| **decoder > SHARED);
-    let both = both.filter(|(pair, _)| product(&a, &b, width, **pair) > SHARED).count();
+    let shared = encoders.then(|| {
+        let width = few.encoder_width;
+        let (a, b) = (unit_rows(&few.encoder, width), unit_rows(&many.encoder, width));
+        let both = pairs.iter().zip(&of_decoder).filter(|(_, decoder)| **decoder > SHARED);
+        both.filter(|(pair, _)| product(&a, &b, width, **pair) > SHARED).count() as f64 / n as f64
+    });
     Some(Matching {
         mmcs_first_to_second: first_mmcs,
         mmcs_second_to_first: second_mmcs,
         paired_cosine: of_decoder.iter().sum::<f64>() / pairs.len().max(1) as f64,
         pairs: pairs.len() as u64,
         exact,
-        shared: both as f64 / n as f64,
+        shared,
         shared_decoder: of_decoder.iter().filter(|&&cosine| cosine > SHARED).count() as f64 / n as f64,
     })
 }

@@ -49,6 +49,9 @@ pub struct Evaluation {
     /// Metrics in the host model; absent where changing the site changes nothing downstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language_model: Option<LanguageModelMetrics>,
+    /// Mean of the sites' FVU, where a coder reconstructs several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fvu_of_sites: Option<f64>,
     /// Reconstruction metrics of each site, where a coder reconstructs several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteEvaluation>,

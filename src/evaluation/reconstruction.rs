@@ -37,6 +37,9 @@ pub struct ReconstructionMetrics {
     /// `explained_variance_legacy`.) Absent where the mean was not known beforehand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explained_variance_by_row: Option<f64>,
+    /// `1 - sum |e|^2 / sum_bj (x_bj - m)^2`, `m` the mean of all values of all rows. (overcomplete `r2_score`.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r2_scalar_mean: Option<f64>,
     /// `mean |x - y|^2`, summed over dimensions.
     pub mse: f64,
     /// `mean |e|^2 / |x|^2`, without centring; rows of zeros count as 0. (OpenAI `normalized_mean_squared_error`.)
@@ -143,12 +146,14 @@ impl ReconstructionSums {
         let n = self.rows as f64;
         let about_mean = spread(self.xx, &self.x, n);
         let fvu = self.ee / about_mean;
+        let about_scalar = self.xx - self.x.iter().sum::<f64>().powi(2) / (n * self.width as f64);
         Some(ReconstructionMetrics {
             rows: self.rows,
             fvu,
             explained_variance: 1.0 - fvu,
             explained_variance_centred: 1.0 - spread(self.ee, &self.e, n) / about_mean,
             explained_variance_by_row: self.about.as_ref().map(|(_, sum)| 1.0 - sum / n),
+            r2_scalar_mean: Some(1.0 - self.ee / about_scalar),
             mse: self.ee / n,
             nmse: self.relative / n,
             cosine: self.cosine / n,

@@ -204,7 +204,7 @@ fn the_linear_part_of_an_error_is_found() {
     let (n, d) = (6000, 8);
     let mut rng = Seed(2).stream("dark matter");
     let map = normals(&mut rng, d * d);
-    let mut sums = DarkMatterSums::new(d).unwrap();
+    let mut sums = DarkMatterSums::new(d, d).unwrap();
     for _ in 0..6 {
         // inputs far from the origin
         let x: Vec<f32> = normals(&mut rng, n / 6 * d).iter().map(|x| x + 50.0).collect();
@@ -221,7 +221,7 @@ fn the_linear_part_of_an_error_is_found() {
                     .collect::<Vec<f32>>()
             })
             .collect();
-        sums.add(&x, &y);
+        sums.add(&x, &x, &y);
     }
     let found = sums.finish().unwrap();
     // of each dimension |row of map|^2 is linear, 1 is noise
@@ -234,9 +234,54 @@ fn the_linear_part_of_an_error_is_found() {
     assert!((found.error_r2 - expected).abs() < 0.02, "{found:?}, expected {expected}");
     assert_eq!((found.rows_fitted, found.rows_judged), (3000, 3000));
     assert!(found.input_norm_r2 > 0.9, "far from the origin the norm is nearly linear: {found:?}");
-    let mut few = DarkMatterSums::new(d).unwrap();
-    few.add(&normals(&mut rng, 20 * d), &vec![0.0; 20 * d]);
+    let mut few = DarkMatterSums::new(d, d).unwrap();
+    let rows = normals(&mut rng, 20 * d);
+    few.add(&rows, &rows, &vec![0.0; 20 * d]);
     assert_eq!(few.finish(), None);
+    assert!(DarkMatterSums::new(8, 4097).is_none() && DarkMatterSums::new(4097, 8).is_none());
+}
+
+/// Of a transcoder's error, what is linear in the row that it reads: here one dimension's is, the other's is noise.
+#[test]
+fn the_error_of_another_row_is_predicted_from_what_is_read() {
+    let (n, d) = (4000, 5);
+    let mut rng = Seed(3).stream("dark matter");
+    let x = normals(&mut rng, n * d);
+    let (mut target, mut made) = (Vec::new(), Vec::new());
+    for row in x.chunks_exact(d) {
+        let y = [rng.normal() as f32, rng.normal() as f32];
+        target.extend([y[0] + 2.0 * row[1] - row[4], y[1] + rng.normal() as f32]);
+        made.extend(y);
+    }
+    let mut sums = DarkMatterSums::new(d, 2).unwrap();
+    sums.add(&x, &target, &made);
+    let found = sums.finish().unwrap();
+    assert!((found.error_r2 - 0.5).abs() < 0.02, "{found:?}");
+    // variances 5 and 1
+    assert!((found.error_r2_pooled - 5.0 / 6.0).abs() < 0.02, "{found:?}");
+    assert!(found.input_norm_r2.abs() < 0.1, "{found:?}");
+}
+
+#[test]
+fn what_is_read_and_its_prompts_are_counted() {
+    let mut sums = SparsitySums::new(4);
+    // latent 0 on all rows of two prompts, latent 1 on one row of each, latent 2 twice in one
+    let codes = dense(&[1.0, 1.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0, 1.0, -1.0, 2.0, 0.0], 4);
+    let inputs = [3.0, 4.0, 0.0, 0.0, 0.0, 2.0, 1.0, 0.0];
+    sums.add_read(&codes, &inputs, Some(&[7, 7, 9, 9]));
+    let found = sums.finish().unwrap();
+    // rows of zeros count as 0
+    assert_eq!(found.normalized_l1, Some((2.0 / 5.0 + 3.0 / 2.0 + 4.0) / 4.0));
+    let consistent = found.consistent_activation.unwrap();
+    assert_eq!((consistent.min, consistent.p50, consistent.max), (1.0, 2.0, 2.0));
+    assert!((consistent.mean - 5.0 / 3.0).abs() < 1e-12, "{consistent:?}");
+    assert_eq!(found.over_1_percent_mass, Some(1.0));
+    // rows whose prompts are not known
+    sums.add_read(&codes, &inputs, None);
+    let found = sums.finish().unwrap();
+    assert!(found.normalized_l1.is_some() && found.consistent_activation.is_none());
+    sums.add(&codes);
+    assert_eq!(sums.finish().unwrap().normalized_l1, None);
 }
 
 /// The largest sum over all ways to give each row a column of its own.
@@ -283,7 +328,7 @@ fn a_dictionary_in_another_order_is_the_same() {
     let turned = order.iter().flat_map(|&i| rows[i * d..][..d].iter().map(|x| x * 3.0)).collect();
     let (first, second) = (dictionary(rows.clone(), d), dictionary(turned, d));
     let found = matching::compare(&cpu, &first, &second).unwrap();
-    for cosine in [found.mmcs_first_to_second, found.mmcs_second_to_first, found.paired_cosine, found.shared] {
+    for cosine in [found.mmcs_first_to_second, found.mmcs_second_to_first, found.paired_cosine, found.shared.unwrap()] {
         assert!((cosine - 1.0).abs() < 1e-5, "{found:?}");
     }
     assert!(found.exact && found.pairs == f as u64);

@@ -183,6 +183,7 @@ fn latent(feature: &Feature<'_>, pieces: &Pieces, columns: &mut Columns) {
     let (edges, counts) = sizes.histogram(PER_OCTAVE);
     columns.f32s("histogram_edges", edges);
     columns.u64s("histogram_counts", counts);
+    columns.u64("sequences", feature.sequences);
     columns.u64("peaks", feature.peaks);
     columns.f32("decoder_norm", feature.decoder_norm);
     for (what, tokens) in [
@@ -194,6 +195,7 @@ fn latent(feature: &Feature<'_>, pieces: &Pieces, columns: &mut Columns) {
         columns.texts(&format!("{what}_tokens"), tokens.iter().map(|(id, _)| pieces.shown(*id)));
         columns.f32s(&format!("{what}_logits"), tokens.iter().map(|(_, logit)| *logit));
     }
+    columns.f32("input_score", feature.input_score().map(|score| score as f32));
     for (what, near) in [("decoder", feature.near_decoder), ("encoder", feature.near_encoder)] {
         columns.u32s(&format!("{what}_nearest"), near.iter().map(|near| near.latent));
         columns.f32s(&format!("{what}_cosines"), near.iter().map(|near| near.cosine));

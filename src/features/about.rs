@@ -26,6 +26,9 @@ pub struct About {
     pub reads: String,
     /// The sites that it reconstructs.
     pub writes: String,
+    /// Those of them through whose part of a decoder row a latent promotes tokens; none if it promotes none.
+    #[serde(default)]
+    pub promotes_through: String,
     /// Latents.
     pub latents: usize,
     /// `held-out`, or `trained-on`: which documents.

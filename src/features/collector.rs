@@ -16,6 +16,10 @@ use crate::tokens::{Segment, TokenBatch};
 pub struct Seen {
     /// How strongly it fires.
     pub sizes: Sizes,
+    /// Sequences in which it fires.
+    pub sequences: u64,
+    /// The last of them: its unit, and its place there.
+    last: Option<(u32, u32)>,
     strongest: Strongest,
     draw: Draw,
 }
@@ -114,7 +118,12 @@ impl Collector {
                 sequence += 1;
             }
             entries.sort_unstable_by_key(|entry| (entry.latent, entry.row));
+            let place = Some((batch.unit, batch.first_seq + sequence as u32));
             for of_latent in entries.chunk_by(|a, b| a.latent == b.latent) {
+                let seen = &mut self.latents[of_latent[0].latent as usize];
+                if seen.last != place {
+                    (seen.last, seen.sequences) = (place, seen.sequences + 1);
+                }
                 self.add_peaks(batch, (*segment, sequence), of_latent);
             }
         }

@@ -6,6 +6,8 @@ use crate::evaluation::geometry::{cosines, norms, unit_rows};
 
 /// Directions whose effects are computed at a time.
 const BLOCK: usize = 64;
+/// Tokens of [`Effects::lens`].
+const LENS: usize = 20;
 /// Bins of [`Effects::histogram`].
 const BINS: usize = 40;
 
@@ -38,6 +40,8 @@ pub struct Effects {
     pub promoted: Vec<(u32, f32)>,
     /// Tokens whose logit falls most, most first.
     pub suppressed: Vec<(u32, f32)>,
+    /// The 20 tokens that it promotes most, however many are named.
+    pub lens: Vec<u32>,
     /// Counts of all tokens in equal bins from the smallest to the largest effect.
     pub histogram: Vec<u32>,
 }
@@ -73,7 +77,10 @@ pub fn effects(
         found.extend(block.chunks_exact(v.max(1)).map(|row| {
             let negated: Vec<f32> = row.iter().map(|x| -x).collect();
             let suppressed = largest(&negated, n, |_| true).into_iter().map(|(token, x)| (token, -x)).collect();
-            Effects { promoted: largest(row, n, |_| true), suppressed, histogram: histogram(row) }
+            let mut promoted = largest(row, n.max(LENS), |_| true);
+            let lens = promoted.iter().take(LENS).map(|(token, _)| *token).collect();
+            promoted.truncate(n);
+            Effects { promoted, suppressed, lens, histogram: histogram(row) }
         }));
     }
     Ok(found)

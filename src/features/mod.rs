@@ -22,6 +22,11 @@ use crate::features::coactivation::{Coactivation, Coactive};
 use crate::features::directions::{Directions, Effects, Near};
 use crate::features::sizes::Sizes;
 
+/// Contexts that an input score is of, at least.
+const SCORED_MIN: usize = 10;
+/// And at most.
+const SCORED_MAX: usize = 100;
+
 /// How much is kept of each latent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -77,6 +82,8 @@ pub struct Feature<'a> {
     pub density: f64,
     /// How strongly.
     pub sizes: &'a Sizes,
+    /// Sequences in which it fired.
+    pub sequences: u64,
     /// Places where it peaked.
     pub peaks: u64,
     /// The strongest contexts, strongest first.
@@ -93,6 +100,17 @@ pub struct Feature<'a> {
     pub near_encoder: &'a [Near],
     /// Latents that fire on the same rows.
     pub coactive: &'a [Coactive],
+}
+
+impl Feature<'_> {
+    /// Whether what it fires on is what it promotes: the share of its strongest contexts, of at most 100, whose peak is one
+    /// of the 20 tokens that it promotes most. `None` with fewer than 10 contexts, and where these tokens are not known.
+    pub fn input_score(&self) -> Option<f64> {
+        let lens = &self.effects?.lens;
+        let contexts = &self.top[..self.top.len().min(SCORED_MAX)];
+        let hits = contexts.iter().filter(|context| lens.contains(&context.ids[context.peak as usize])).count();
+        (contexts.len() >= SCORED_MIN).then(|| hits as f64 / contexts.len() as f64)
+    }
 }
 
 impl Features {
@@ -121,6 +139,7 @@ impl Features {
             latent: latent as u32,
             density: seen.sizes.n() as f64 / self.collector.rows().max(1) as f64,
             sizes: &seen.sizes,
+            sequences: seen.sequences,
             peaks: seen.peaks(),
             top: seen.top(),
             sampled: seen.sampled(self.collector.settings().strata),

@@ -128,6 +128,18 @@ fn a_collector_finds_what_a_search_through_everything_finds() {
                     latents.iter().zip(values).filter(|(l, v)| **l == latent as u32 && **v != 0.0)
                 })
             });
+            let mut sequences = Vec::new();
+            for (batch, rows, codes) in &batches {
+                for (row, (latents, values)) in rows.iter().zip(codes.rows()) {
+                    let sequence =
+                        (0..batch.n_sequences()).find(|i| batch.sequence_rows(*i).contains(&(*row as usize)));
+                    if latents.iter().zip(values).any(|(l, v)| *l == latent as u32 && *v != 0.0) {
+                        sequences.push((batch.unit, batch.first_seq, sequence));
+                    }
+                }
+            }
+            sequences.dedup();
+            assert_eq!(seen.sequences, sequences.len() as u64, "seed {seed}");
             let sizes: Vec<f64> = values.map(|(_, v)| f64::from(v.abs())).collect();
             assert_eq!(seen.sizes.n(), sizes.len() as u64);
             assert!((seen.sizes.mean() - sizes.iter().sum::<f64>() / sizes.len().max(1) as f64).abs() < 1e-12);
@@ -266,6 +278,7 @@ fn neighbours_and_tokens_are_those_of_a_search() {
         let mut order: Vec<u32> = (0..v as u32).collect();
         order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
         assert_eq!(found.promoted.iter().map(|p| p.0).collect::<Vec<_>>(), order[..3]);
+        assert_eq!(found.lens, order[..20]);
         assert!(found.promoted.iter().all(|(token, logit)| logits[*token as usize] == *logit));
         assert!(
             found.suppressed.windows(2).all(|w| w[0].1 <= w[1].1)
@@ -273,4 +286,37 @@ fn neighbours_and_tokens_are_those_of_a_search() {
         );
         assert_eq!((found.histogram.iter().sum::<u32>(), found.middles().len()), (v as u32, 40));
     }
+}
+
+/// A latent that fires on one token: what share of its contexts peaks at a token that it promotes.
+#[test]
+fn an_input_score_is_the_share_of_peaks_that_are_promoted() {
+    let settings = Settings { top: 200, before: 1, after: 0, ..SETTINGS };
+    let of = |contexts: u32, promoted: &[u32]| {
+        let mut collector = Collector::new(1, settings);
+        for n in 0..contexts {
+            // one context each: two tokens, the latent peaks at the second, the weaker the later
+            let batch = TokenBatch {
+                first_seq: n,
+                ids: vec![1000 + n, n % 4],
+                doc_ids: vec![0; 2],
+                seq_starts: vec![0, 2],
+                segments: vec![Segment { start: 0, len: 2 }],
+                ..TokenBatch::default()
+            };
+            let mut codes = Codes::default();
+            codes.push(&[0], &[1000.0 - n as f32]);
+            collector.add(&batch, &[1], &codes);
+        }
+        let lens = promoted.to_vec();
+        let directions = Directions { effects: vec![Effects { lens, ..Effects::default() }], ..Directions::default() };
+        Features::new(collector, directions).feature(0).input_score()
+    };
+    assert_eq!(of(40, &[0, 2, 77]), Some(0.5));
+    assert_eq!(of(9, &[0]), None, "too few to say");
+    // the strongest 100 of 160: tokens 0 to 3 in turn
+    assert_eq!(of(160, &[3]), Some(0.25));
+    let mut collector = Collector::new(1, settings);
+    collector.add(&TokenBatch::default(), &[], &Codes::default());
+    assert_eq!(Features::new(collector, Directions::default()).feature(0).input_score(), None);
 }

@@ -86,24 +86,28 @@ impl CoderSums {
             parts.push((site, sums(at, site.1)));
             at += site.1;
         }
-        let same = coder.reads() == coder.writes();
         Self {
             reconstruction: sums(0, width),
             parts,
             sparsity: SparsitySums::new(coder.n_latents()),
             language_model: None,
             sample: closely.then(CodeSample::default),
-            // what of a transcoder's error is linear in what it reads is another question
-            dark_matter: if closely && same { DarkMatterSums::new(width) } else { None },
+            dark_matter: if closely { DarkMatterSums::new(self::width(coder.reads()), width) } else { None },
             mean: mean.map(|mean| mean.iter().map(|&x| x as f32).collect()),
             codes: Codes::default(),
             out: Vec::new(),
         }
     }
 
-    /// Reconstruct the target from the input, of rows whose ids ascend from batch to batch; `self.out` holds the
-    /// reconstructions.
-    fn add(&mut self, coder: &dyn Reconstruct, input: &[f32], target: &[f32], ids: &[u64]) -> Result<()> {
+    /// Reconstruct the target from the input, of rows whose ids ascend from batch to batch and that are of `prompts`, if that
+    /// is known; `self.out` holds the reconstructions.
+    fn add(
+        &mut self,
+        coder: &dyn Reconstruct,
+        (input, target): (&[f32], &[f32]),
+        ids: &[u64],
+        prompts: Option<&[u64]>,
+    ) -> Result<()> {
         coder.reconstruct(input, &mut self.out, &mut self.codes)?;
         let rows = target;
         self.reconstruction.add(rows, &self.out);
@@ -113,20 +117,22 @@ impl CoderSums {
             sums.add(&own(rows), &own(&self.out));
             at += *width;
         }
-        self.sparsity.add(&self.codes);
+        self.sparsity.add_read(&self.codes, input, prompts);
         if let Some(sample) = &mut self.sample {
             sample.add(ids, &self.codes);
         }
         if let Some(dark_matter) = &mut self.dark_matter {
-            dark_matter.add(rows, &self.out);
+            dark_matter.add(input, rows, &self.out);
         }
         Ok(())
     }
 
     /// The metrics; `None` without rows.
     pub fn evaluation(&self) -> Option<Evaluation> {
+        let of_sites: Vec<f64> = self.parts.iter().filter_map(|(_, sums)| Some(sums.finish()?.fvu)).collect();
         Some(Evaluation {
             reconstruction: self.reconstruction.finish()?,
+            fvu_of_sites: (!of_sites.is_empty()).then(|| of_sites.iter().sum::<f64>() / of_sites.len() as f64),
             sparsity: self.sparsity.finish()?,
             language_model: self.language_model.as_ref().and_then(LanguageModelSums::finish),
             sites: self
@@ -186,7 +192,8 @@ pub fn evaluate_rows(
         let ids: Vec<u64> = (seen..seen + batch.n_rows() as u64).collect();
         for (coder, sums) in coders.iter().zip(&mut sums) {
             if let (Some(input), Some(target)) = (stored(&batch, coder.reads()), stored(&batch, coder.writes())) {
-                sums.add(*coder, &input, &target, &ids)?;
+                // rows may have been shuffled since: those of a prompt need not come together
+                sums.add(*coder, (&input, &target), &ids, None)?;
             }
         }
         seen += batch.n_rows() as u64;
@@ -306,12 +313,19 @@ fn evaluate_batch<B: Backend>(
         };
         let (kept, ablated) = &sites[known];
         let ids: Vec<u64> = kept.positions.iter().map(|&row| seen + u64::from(row)).collect();
-        sums[i].add(*coder, &kept.input, kept.target(), &ids)?;
+        let prompts: Vec<u64> = kept.positions.iter().map(|&row| prompt(batch, row)).collect();
+        sums[i].add(*coder, (&kept.input, kept.target()), &ids, Some(&prompts))?;
         if let Some(ablated) = ablated {
             splice_in(model, batch, kept, ablated, &mut sums[i])?;
         }
     }
     Ok(())
+}
+
+/// The sequence of a row: a number that no other sequence of the stream has.
+fn prompt(batch: &TokenBatch, row: u32) -> u64 {
+    let sequence = batch.seq_starts.partition_point(|&start| start <= row).saturating_sub(1);
+    (u64::from(batch.unit) << 32) | (u64::from(batch.first_seq) + sequence as u64)
 }
 
 /// Compute the batch without the sites: zeros in their place, and its mean if that is known.

@@ -12,7 +12,7 @@ use crate::features::directions::{self, Directions};
 use crate::features::{About, Collector, Features, Settings};
 use crate::hooks::{Site, SiteWidth};
 use crate::model::Model;
-use crate::pipeline::evaluate::Reconstruct;
+use crate::pipeline::evaluate::{self, Reconstruct};
 use crate::pipeline::judge::coders::{self, Judged};
 use crate::pipeline::judge::held_out::Text;
 use crate::pipeline::judge::{self, Chosen};
@@ -111,7 +111,7 @@ pub fn find(loaded: &Loaded, located: &Located, wanted: &Wanted, io: &tokio::run
         let hint = "raise corpus.holdout, or read the others with --documents trained-on";
         return Err(Error::config(format!("there is no {documents} text: {hint}")));
     }
-    let mut found = Vec::new();
+    let (mut found, d_model) = (Vec::new(), text.model.spec().d_model);
     for Watched { coder, collector, cache } in watched {
         tracing::info!(coder = coder.name, "comparing directions");
         let directions = directions(coder, text.model.as_mut(), &backend, &wanted.settings)?;
@@ -123,6 +123,7 @@ pub fn find(loaded: &Loaded, located: &Located, wanted: &Wanted, io: &tokio::run
             from: coder.from.clone(),
             reads: judge::names(coder.reads()),
             writes: judge::names(coder.writes()),
+            promotes_through: judge::names(&chosen(coder.writes(), &promoting(coder.writes(), d_model))),
             documents: documents.to_owned(),
             special_tokens: wanted.special_tokens,
             ..About::default()
@@ -185,48 +186,59 @@ fn watch(
 
 /// What a coder's weights say.
 fn directions(coder: &Judged, model: &mut dyn Model<Cpu>, backend: &Cpu, settings: &Settings) -> Result<Directions> {
-    let Some(dictionary) = coder.dictionary() else {
-        let coder = &coder.name;
-        tracing::warn!(coder, "its weights are of a kind that is not exported: no promoted tokens and no neighbours");
-        return Ok(Directions::default());
-    };
-    let width = dictionary.decoder_width;
-    let effects = match parts_to_logits(coder.writes(), model.spec().d_model) {
-        Some(parts) => {
-            let d_model = model.spec().d_model;
-            let summed = summed(&dictionary.decoder, width, &parts, d_model);
-            directions::effects(&summed, d_model, settings.tokens, |rows, out| model.token_effects(rows, out))?
+    // it has made a step, and reconstructs rows: it would not be judged else
+    let Some(dictionary) = coder.dictionary() else { return Ok(Directions::default()) };
+    let (width, d_model) = (dictionary.decoder_width, model.spec().d_model);
+    let promoting = promoting(coder.writes(), d_model);
+    let effects = if promoting.is_empty() {
+        let (coder, site) = (&coder.name, judge::names(coder.writes()));
+        tracing::warn!(coder, site, "is not in the residual stream: no promoted tokens");
+        Vec::new()
+    } else {
+        if promoting.len() < coder.writes().len() {
+            let (coder, through) = (&coder.name, judge::names(&chosen(coder.writes(), &promoting)));
+            tracing::info!(coder, through, "promoted tokens are those of one site's part of decoder rows");
         }
-        None => {
-            let (coder, site) = (&coder.name, judge::names(coder.writes()));
-            tracing::warn!(coder, site, "is not in the residual stream: no promoted tokens");
-            Vec::new()
-        }
+        let summed = summed(&dictionary.decoder, width, &columns(coder.writes(), &promoting), d_model);
+        directions::effects(&summed, d_model, settings.tokens, |rows, out| model.token_effects(rows, out))?
     };
     let n = settings.neighbours;
+    let near_encoder = match dictionary.has_encoder() {
+        true => directions::nearest(backend, &dictionary.encoder, dictionary.encoder_width, n),
+        false => Vec::new(),
+    };
     Ok(Directions {
         decoder_norms: norms(&dictionary.decoder, width).into_iter().map(|norm| norm as f32).collect(),
         effects,
         near_decoder: directions::nearest(backend, &dictionary.decoder, width, n),
-        near_encoder: directions::nearest(backend, &dictionary.encoder, dictionary.encoder_width, n),
+        near_encoder,
     })
 }
 
-/// The parts of a decoder row that are added to the residual stream, by their first columns: of several sites that are all
-/// added to it every one, of views of the stream the last. `None` if there is a site of another space.
-pub(super) fn parts_to_logits(sites: &[SiteWidth], d_model: usize) -> Option<Vec<usize>> {
+/// The sites among these whose parts of a decoder row promote tokens: where all are added to the residual stream every one,
+/// else the last that is a view of the stream or added to it. None if there is no such site.
+pub(super) fn promoting(sites: &[SiteWidth], d_model: usize) -> Vec<usize> {
     let is_added = |(point, _): &SiteWidth| match point.site {
         Site::Result => point.head.is_some(),
         site => matches!(site, Site::Embed | Site::PosEmbed | Site::AttnOut | Site::MlpOut),
     };
     let is_stream = |(point, _): &SiteWidth| matches!(point.site, Site::ResidPre | Site::ResidMid | Site::ResidPost);
-    let fits = sites.iter().all(|site| site.1 == d_model && (is_added(site) || is_stream(site)));
-    let all: Vec<usize> = (0..sites.len()).map(|i| i * d_model).collect();
-    match (fits, sites.iter().all(is_added)) {
-        (false, _) => None,
-        (true, true) => Some(all),
-        (true, false) => all.last().map(|&last| vec![last]),
+    // the second model of a pair has a head of its own
+    let fits = |site: &SiteWidth| !site.0.second && site.1 == d_model && (is_added(site) || is_stream(site));
+    match sites.iter().all(|site| fits(site) && is_added(site)) {
+        true => (0..sites.len()).collect(),
+        false => sites.iter().rposition(fits).into_iter().collect(),
     }
+}
+
+/// Those of `sites` that were chosen.
+fn chosen(sites: &[SiteWidth], which: &[usize]) -> Vec<SiteWidth> {
+    which.iter().map(|&i| sites[i]).collect()
+}
+
+/// Where their parts of a row begin.
+pub(super) fn columns(sites: &[SiteWidth], which: &[usize]) -> Vec<usize> {
+    which.iter().map(|&i| evaluate::width(&sites[..i])).collect()
 }
 
 /// The sum of some parts `[d]` of each row `[width]`, given by their first columns.
@@ -246,13 +258,21 @@ mod tests {
     #[test]
     fn only_what_reaches_the_stream_promotes_tokens() {
         let at = |layer, site| (HookPoint::block(layer, site), 4);
-        assert_eq!(parts_to_logits(&[at(0, Site::ResidPost)], 4), Some(vec![0]));
-        assert_eq!(parts_to_logits(&[at(0, Site::ResidPost), at(1, Site::ResidPost)], 4), Some(vec![4]));
-        assert_eq!(parts_to_logits(&[at(0, Site::MlpOut), at(1, Site::MlpOut)], 4), Some(vec![0, 4]));
-        assert_eq!(parts_to_logits(&[at(0, Site::ResidPost), at(1, Site::MlpPost)], 4), None);
-        assert_eq!(parts_to_logits(&[at(0, Site::ResidPost)], 8), None);
+        assert_eq!(promoting(&[at(0, Site::ResidPost)], 4), [0]);
+        assert_eq!(promoting(&[at(0, Site::ResidPost), at(1, Site::ResidPost)], 4), [1]);
+        assert_eq!(promoting(&[at(0, Site::MlpOut), at(1, Site::MlpOut)], 4), [0, 1]);
+        // of a crosscoder the last that reaches the stream of the model whose head it is
+        let wide = (HookPoint::block(0, Site::MlpPost), 6);
+        let sites = [wide, at(1, Site::ResidPost), at(2, Site::MlpOut), wide];
+        assert_eq!(promoting(&sites, 4), [2]);
+        assert_eq!(columns(&sites, &[1, 2]), [6, 10]);
+        let mut second = at(1, Site::ResidPost);
+        second.0.second = true;
+        assert_eq!(promoting(&[at(0, Site::ResidPost), second], 4), [0]);
+        assert_eq!(promoting(&[wide, at(1, Site::MlpPost)], 4), [0; 0]);
+        assert_eq!(promoting(&[at(0, Site::ResidPost)], 8), [0; 0]);
         let head = (HookPoint::block(0, Site::Result).at_head(1), 4);
-        assert_eq!(parts_to_logits(&[head], 4), Some(vec![0]));
+        assert_eq!(promoting(&[head], 4), [0]);
         let rows = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
         assert_eq!(summed(&rows, 4, &[0, 2], 2), [4.0, 6.0, 12.0, 14.0]);
         assert_eq!(summed(&rows, 4, &[2], 2), [3.0, 4.0, 7.0, 8.0]);

@@ -185,7 +185,6 @@ fn directions(report: &Report) -> String {
             &geometry.nearest_cosines
         }),
     ]);
-    let shown = |s: &Spread| format!("{} ({} to {})", number(s.p50), number(s.p5), number(s.p95));
     let header = [
         ("decoder norm", "median (5th to 95th percentile), in raw space"),
         ("encoder norm", "median (5th to 95th percentile), in raw space"),
@@ -197,13 +196,18 @@ fn directions(report: &Report) -> String {
         let g = coder.geometry.as_ref()?;
         Some(vec![
             shown(&g.decoder_norm),
-            shown(&g.encoder_norm),
+            g.encoder_norm.as_ref().map_or_else(|| "-".to_owned(), shown),
             shown(&g.nearest_cosine),
             percent(g.duplicates),
             g.encoder_decoder_cosine.as_ref().map_or_else(|| "-".to_owned(), shown),
         ])
     });
     plots + &rows
+}
+
+/// The median, and most of the others.
+fn shown(s: &Spread) -> String {
+    format!("{} ({} to {})", number(s.p50), number(s.p5), number(s.p95))
 }
 
 fn reconstruction(report: &Report) -> String {
@@ -213,6 +217,7 @@ fn reconstruction(report: &Report) -> String {
         ("EV", "1 - FVU"),
         ("EV centred", "1 - sum Var(e) / sum Var(x): a constant error does not count"),
         ("EV by row", "mean of 1 - |e|² / |x - mean x|²: rows near the mean decide"),
+        ("R² scalar", "1 - sum |x - y|² / sum (x - m)², m the mean of all values of all rows"),
         ("MSE", "mean |x - y|², summed over dimensions"),
         ("nMSE", "mean |e|² / |x|²"),
         ("cosine", "mean cosine of x and y"),
@@ -227,6 +232,7 @@ fn reconstruction(report: &Report) -> String {
             number(r.explained_variance),
             number(r.explained_variance_centred),
             maybe(r.explained_variance_by_row),
+            maybe(r.r2_scalar_mean),
             number(r.mse),
             number(r.nmse),
             number(r.cosine),
@@ -275,8 +281,11 @@ fn sparsity(report: &Report) -> String {
         ("of rows", "rows in that sample"),
         ("> 1%", "share of latents that fire on more than 1% of rows"),
         ("> 10%", "share of latents that fire on more than 10% of rows: dense"),
+        ("> 1% mass", "share of all activations that are of latents above 1%"),
         ("dense mass", "share of all activations that are of latents above 10%"),
         ("Hoyer", "1 if one latent fires, 0 if all fire alike"),
+        ("L1", "mean of the sum of a code's values over the norm of the row that is read, in raw space"),
+        ("a prompt", "rows on which a latent fires over prompts in which it does: median (5th to 95th percentile)"),
         ("bits", "description length of a row's code, with the fewest bins that add at most 0.01 to the FVU"),
         ("bits by bins", "description length for each number of bins, and what rounding adds to the FVU"),
     ];
@@ -293,8 +302,11 @@ fn sparsity(report: &Report) -> String {
             count(e.reconstruction.rows),
             percent(s.over_1_percent),
             percent(s.dense_fraction),
+            s.over_1_percent_mass.map_or_else(|| "-".to_owned(), percent),
             percent(s.dense_mass),
             number(s.hoyer),
+            maybe(s.normalized_l1),
+            s.consistent_activation.as_ref().map_or_else(|| "-".to_owned(), shown),
             maybe(coder.description.as_ref().and_then(|d| d.bits)),
             by_bins.collect::<Vec<_>>().join("; "),
         ])
@@ -303,10 +315,13 @@ fn sparsity(report: &Report) -> String {
 
 fn dark_matter(report: &Report) -> String {
     let header = [
-        ("R² of error", "of a linear map from x to x - y on rows that it was not fitted to, mean over dimensions"),
+        (
+            "R² of error",
+            "of a linear map from what is read to the error, on rows that it was not fitted to, mean over dimensions",
+        ),
         ("pooled", "the same, dimensions weighted by their variance"),
-        ("R² of |e|²", "of a linear function from x to the squared error"),
-        ("R² of |x|²", "the same for the squared norm, for comparison"),
+        ("R² of |e|²", "of a linear function from what is read to the squared error"),
+        ("R² of |x|²", "the same for the squared norm of what is read, for comparison"),
         ("fitted", "rows that the maps were fitted to"),
         ("judged", "rows that they are judged on"),
     ];
@@ -352,7 +367,7 @@ fn pairs(pairs: &[PairReport]) -> String {
                 maybe(m.map(|m| m.mmcs_first_to_second)),
                 maybe(m.map(|m| m.mmcs_second_to_first)),
                 maybe(m.map(|m| m.paired_cosine)),
-                m.map_or_else(|| "-".to_owned(), |m| percent(m.shared)),
+                m.and_then(|m| m.shared).map_or_else(|| "-".to_owned(), percent),
                 m.map_or("-", |m| if m.exact { "Hungarian" } else { "greedy" }).to_owned(),
                 maybe(u.map(|u| u.correlation_first_to_second)),
                 maybe(u.map(|u| u.correlation_second_to_first)),

@@ -70,7 +70,7 @@ pub struct CoderReport {
     /// How much of its error is linear; absent with too few rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dark_matter: Option<DarkMatter>,
-    /// How its directions lie; absent for coders that cannot be exported.
+    /// How its directions lie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geometry: Option<Geometry>,
     /// Its training, if the checkpoint has it.

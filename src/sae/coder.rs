@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::{ByLatent, Code, CoderDims, LatentGradients};
 use crate::sae::decoder::{self, Held, MappedDecoder};
+use crate::sae::directions;
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::loss::branch::BranchInput;
 use crate::sae::loss::{Aux, Branch, Ghost, Penalties, Quadratic, Reconstruction};
@@ -329,7 +330,8 @@ impl<B: CoderOps> Coder<B> {
                 Keep::Gated { gain: upload(&gain), offset: upload(&offset) }
             }
         };
-        Inference { dims, params, keep, subtract_bias: self.settings.subtract_bias, rows: RowScaling::None }
+        let gains = directions::gains(backend, &self.settings, &params.w_dec);
+        Inference { dims, params, keep, gains, subtract_bias: self.settings.subtract_bias, rows: RowScaling::None }
     }
 
     /// Where a batch decides what is kept: `[f]` what `u` must exceed at inference, with [`Coder::effective`] parameters; 0 before the first step.

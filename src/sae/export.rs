@@ -11,15 +11,16 @@ use serde_json::{Map, Value, json};
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::CoderDims;
 use crate::error::{Error, Result};
-use crate::sae::coder::{Coder, decoder_norms};
+use crate::sae::coder::Coder;
 use crate::sae::decoder::Held;
+use crate::sae::directions;
 use crate::sae::formats::{self, Files};
 use crate::sae::infer::{Inference, Keep};
 use crate::sae::params::{Params, PerParam};
 use crate::sae::rows::RowScaling;
 use crate::sae::scales::{Part, Scales};
 use crate::sae::selection::{gated, host};
-use crate::sae::settings::{CoderSettings, DecoderNorm, SelectionSettings};
+use crate::sae::settings::{CoderSettings, SelectionSettings};
 
 pub use crate::sae::formats::saelens::{CONFIG_FILE, WEIGHTS_FILE};
 pub use crate::sae::formats::tensors::f32_tensor;
@@ -184,7 +185,7 @@ impl ExportedCoder {
             return Err(not_exported(settings));
         }
         let coder_params = &*coder.effective(backend, coder_params);
-        let CoderDims { d, f, out, groups } = settings.dims;
+        let CoderDims { d, f, .. } = settings.dims;
         let architecture = match settings.selection {
             SelectionSettings::TopK { k } => Architecture::Topk { k },
             SelectionSettings::GroupMax { groups } => Architecture::GroupMax { groups },
@@ -200,20 +201,8 @@ impl ExportedCoder {
             | SelectionSettings::Products(_)
             | SelectionSettings::Experts(_) => return Err(not_exported(settings)),
         };
-        let norms = match settings.decoder {
-            DecoderNorm::Ranked => {
-                let mut norms = backend.zeros(f);
-                decoder_norms(backend, settings, &coder_params.w_dec, &mut norms);
-                host(backend, &norms, f)
-            }
-            DecoderNorm::Unit | DecoderNorm::Free => vec![1.0; f],
-        };
-        let folded = |t: &B::Tensor, factor: &dyn Fn(usize) -> f64| {
-            let mut values = vec![0f32; backend.len(t)];
-            backend.read(t, 0, &mut values);
-            values.iter_mut().enumerate().for_each(|(i, x)| *x = (f64::from(*x) * factor(i)) as f32);
-            values
-        };
+        let norms = directions::gains(backend, settings, &coder_params.w_dec).unwrap_or_else(|| vec![1.0; f]);
+        let folded = |t: &B::Tensor, factor: &dyn Fn(usize) -> f64| directions::folded(backend, t, factor);
         let extra = |name: &'static str| {
             let values = match settings.selection {
                 SelectionSettings::BatchTopK { .. }
@@ -231,10 +220,9 @@ impl ExportedCoder {
         let (input, output) = (scales.by_input(), scales.by_output());
         let skip = coder_params.find(W_SKIP).map(|w| (W_SKIP, folded(w, &|i| input[i % d] / output[i / d])));
         let params = PerParam {
-            // latents of group `g` read values `g d ..` of the input
-            w_enc: folded(&coder_params.w_enc, &|i| input[i / d * groups / f * d + i % d] * norms[i / d]),
+            w_enc: directions::encoder_rows(backend, settings, &coder_params.w_enc, scales, &norms),
             b_enc: folded(&coder_params.b_enc, &|i| norms[i]),
-            w_dec: folded(&coder_params.w_dec, &|i| 1.0 / (output[i % out] * norms[i / out])),
+            w_dec: directions::decoder_rows(backend, settings, &coder_params.w_dec, scales, &norms),
             b_dec: folded(&coder_params.b_dec, &|i| 1.0 / output[i]),
             extra: architecture.extra().iter().map(|name| extra(name)).chain(skip).collect(),
         };
@@ -316,7 +304,8 @@ impl ExportedCoder {
             }
         };
         let params = Held::Borrowed(params);
-        Inference { dims: self.dims, params, keep, subtract_bias: self.apply_b_dec_to_input, rows: self.rows }
+        let subtract_bias = self.apply_b_dec_to_input;
+        Inference { dims: self.dims, params, keep, gains: None, subtract_bias, rows: self.rows }
     }
 
     /// As a SAELens folder: (file name, bytes).

@@ -71,6 +71,9 @@ pub struct Inference<'a, B: CoderOps> {
     pub params: Held<'a, Params<B>>,
     /// The rule.
     pub keep: Keep<B::Tensor>,
+    /// `[f]` what values are multiplied by before they are reported, where that is not 1; reconstructions are from values
+    /// as they were.
+    pub gains: Option<Vec<f64>>,
     /// Whether `b_dec` is subtracted from the encoder's input.
     pub subtract_bias: bool,
     /// What is done to raw rows first.
@@ -117,7 +120,7 @@ impl<B: CoderOps> Inference<'_, B> {
     }
 
     /// As [`Inference::reconstruct`], with the codes themselves, which are overwritten. Values are those of the scaled
-    /// input. Where no rows are reconstructed `out` is zeros.
+    /// input, times [`Inference::gains`]. Where no rows are reconstructed `out` is zeros.
     pub fn code(&self, backend: &B, scales: &Scales, rows: &[f32], out: &mut Vec<f32>, codes: &mut Codes) {
         let CoderDims { d, out: width, groups, .. } = self.dims;
         let d = d * groups;
@@ -153,6 +156,10 @@ impl<B: CoderOps> Inference<'_, B> {
             values.resize(code.places(), 0.0);
             backend.read_index(&code.latents, &mut latents);
             backend.read(&code.values, 0, &mut values);
+            if let Some(gains) = &self.gains {
+                let active = latents.iter().zip(&mut values).filter(|(latent, _)| **latent != NO_LATENT);
+                active.for_each(|(&i, value)| *value = (f64::from(*value) * gains[i as usize]) as f32);
+            }
             if code.k == 0 {
                 (0..code.rows).for_each(|_| codes.push(&[], &[]));
             }

@@ -36,6 +36,7 @@ pub mod constraint;
 pub mod continued;
 pub mod dead;
 pub mod decoder;
+pub mod directions;
 pub mod export;
 pub mod formats;
 pub mod infer;

@@ -5,6 +5,7 @@
 
 use crate::compute::CoderOps;
 use crate::error::{Error, Result};
+use crate::evaluation::geometry::Dictionary;
 use crate::sae::codes::Codes;
 use crate::sae::export::{Architecture, ExportedCoder};
 use crate::sae::params::{Params, PerParam};
@@ -99,6 +100,21 @@ impl<B: CoderOps> Base<B> {
             both.push(&latents, &[values, more_values].concat());
         }
         *codes = both;
+    }
+
+    /// The directions of both.
+    pub(super) fn before(&self, own: Dictionary) -> Dictionary {
+        let base = Dictionary::from(&self.coder);
+        let both = |mut base: Vec<f32>, own: &[f32]| {
+            base.extend_from_slice(own);
+            base
+        };
+        Dictionary {
+            encoder: if own.has_encoder() { both(base.encoder, &own.encoder) } else { Vec::new() },
+            decoder: both(base.decoder, &own.decoder),
+            rows_scaled: base.rows_scaled || own.rows_scaled,
+            ..own
+        }
     }
 
     /// Why no format holds the two as one coder, if so.

@@ -3,8 +3,11 @@
 use crate::compute::CoderOps;
 use crate::compute::coder_ops::Screening;
 use crate::error::Result;
+use crate::evaluation::geometry::Dictionary;
 use crate::sae::codes::Codes;
+use crate::sae::directions;
 use crate::sae::infer::Inference;
+use crate::sae::rows::RowScaling;
 use crate::trainer::Trainer;
 use crate::trainer::boosting::Base;
 
@@ -22,6 +25,26 @@ impl<B: CoderOps> Trainer<B> {
     /// Whether rows can be reconstructed from its code; they are zeros otherwise.
     pub fn reconstructs_rows(&self) -> bool {
         self.plan.coder.reconstructs_rows()
+    }
+
+    /// The directions of its latents in raw space, those of [`Trainer::code`]: `None` before the first step, and where no rows
+    /// are reconstructed.
+    pub fn dictionary(&self) -> Option<Dictionary> {
+        let (training, backend) = (self.training.as_ref()?, &*self.backend);
+        let scales = &training.scales;
+        let own = training.judged(backend, |coder, params| directions::of(backend, coder, params, scales))?;
+        let dims = self.plan.coder.dims;
+        let own = Dictionary {
+            encoder_width: if own.encoder.is_empty() { 0 } else { dims.d },
+            decoder_width: dims.out,
+            encoder: own.encoder,
+            decoder: own.decoder,
+            rows_scaled: self.settings.config.normalize.rows() != RowScaling::None,
+        };
+        Some(match &self.base {
+            Some(base) => base.before(own),
+            None => own,
+        })
     }
 
     /// Reconstructions from rows of the input `[n, d]` in raw space: `out` `[n, out]` and `l0` `[n]` (latents that fired) are
@@ -54,3 +77,6 @@ impl<B: CoderOps> Trainer<B> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -10,6 +10,7 @@ use crate::runtime::rng::Seed;
 use crate::sae::export::ExportMetadata;
 use crate::sae::scales::Scales;
 use crate::trainer::config::Normalize;
+use crate::trainer::infer::tests::has_the_directions_of_what_it_computes;
 
 const WIDTH: usize = 8;
 
@@ -259,6 +260,12 @@ fn every_coder_resumes_to_the_same_bytes() {
         offer(&mut second, 17..PIECES);
         assert!(second.save().unwrap() == whole.save().unwrap(), "{coder}");
         assert_eq!(second.report(), whole.report());
+        if coder["type"] == "bilinear" {
+            assert!(whole.dictionary().is_none());
+            continue;
+        }
+        let linear = ["topk", "k_sparse", "batch_topk"].iter().any(|kind| coder["type"] == *kind);
+        has_the_directions_of_what_it_computes(&whole, &piece(500).0, linear, &coder.to_string());
     }
 }
 

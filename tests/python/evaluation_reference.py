@@ -43,6 +43,13 @@ def best_correlation(a, b):
     return np.where(together, correlation, -np.inf).max(1)[(a != 0).any(0)]
 
 
+def consistent_activation(codes, prompt):
+    """Rows on which each column fires over prompts of so many rows in which it does, of columns that fire."""
+    fires = (codes != 0).reshape(-1, prompt, codes.shape[1])
+    rows, prompts = fires.sum((0, 1)), fires.any(1).sum(0)
+    return rows[prompts > 0] / prompts[prompts > 0]
+
+
 def r2(x, t):
     """Fitted on even rows with an intercept, judged on odd ones; by column, and the residual and total sums of squares."""
     with_one = np.hstack([x, np.ones((len(x), 1))])
@@ -98,6 +105,10 @@ json.dump(
         "bits_16": bits(first, 16),
         "l0": (first != 0).sum(1).mean(),
         "l0_p99": float(np.percentile((first != 0).sum(1), 99, method="inverted_cdf")),
+        "normalized_l1": (np.abs(first).sum(1) / np.linalg.norm(x, axis=1)).mean(),
+        "consistent_activation": consistent_activation(first, 20).mean(),
+        "over_1_percent_mass": (first != 0).sum(0)[(first != 0).mean(0) > 0.01].sum() / (first != 0).sum(),
+        "r2_scalar_mean": 1 - (e**2).sum() / ((x - x.mean()) ** 2).sum(),
         "hoyer": float(
             np.mean(
                 [

@@ -84,7 +84,13 @@ for (latent, kind), those in by_latent.items():
     check([example["rank"] for example in those] == list(range(len(those))), ("ranks", latent))
     check(sizes == sorted(sizes, reverse=True) and len(those) <= {"top": 20, "sampled": 40}[kind], ("order", latent))
     check(len(those) == min(latents[latent]["peaks"], 40) if kind == "sampled" else True, ("sampled", latent))
+    check(1 <= latents[latent]["sequences"] <= latents[latent]["rows"], ("sequences", latent))
+    check(len({example["sequence"] for example in those}) <= latents[latent]["sequences"], ("sequences", latent))
     if kind == "top":
+        lens = set(np.argsort(-effects[latent])[:20])
+        hits = [example["ids"][example["peak"]] in lens for example in those]
+        score = latents[latent]["input_score"]
+        check(score is None if len(hits) < 10 else abs(score - np.mean(hits)) < 1e-6, ("input score", latent, score))
         check(sizes[0] == latents[latent]["max"], ("strongest", latent))
         check(len({tuple(example["ids"]) for example in those}) == len(those), ("twice", latent))
     places = [(e["unit"], e["sequence"], e["position"]) for e in those]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Rules, SCHEMES, unknown_scheme};
+use super::{Purpose, Rules, SCHEMES, unknown_scheme};
 use crate::config::document::{Data, Path};
 use crate::config::problems::Severity;
 use crate::replay::Order;
@@ -34,10 +34,11 @@ impl Rules<'_> {
         if !self.is_replay() {
             return;
         }
-        if self.items("trainers") == 0 && self.value::<Vec<Value>>("trainers").is_some() {
+        let runs = self.purpose == Purpose::Run;
+        if runs && self.items("trainers") == 0 && self.value::<Vec<Value>>("trainers").is_some() {
             self.broken("", "needs `trainers`: a replay does nothing but train");
         }
-        if self.value::<Percent>("replay.holdout").is_some_and(|h| h.share() >= 1.0) {
+        if runs && self.value::<Percent>("replay.holdout").is_some_and(|h| h.share() >= 1.0) {
             self.broken("replay.holdout", "must be below 100%: nothing would be trained on");
         }
         if self.value::<Order>("replay.order") == Some(Order::Stream) {

@@ -14,8 +14,7 @@ use crate::pipeline::judge::{CODERS_MAX, Chosen, Given};
 use crate::pipeline::locate::Located;
 use crate::sae::Params;
 use crate::sae::codes::Codes;
-use crate::sae::export::{ExportMetadata, ExportedCoder};
-use crate::sae::rows::RowScaling;
+use crate::sae::export::ExportedCoder;
 use crate::store::Location;
 use crate::trainer::history::{HeldOutPoint, HistoryPoint};
 use crate::trainer::{Trainer, TrainerSettings};
@@ -75,21 +74,11 @@ impl Reconstruct for Judged {
 }
 
 impl Judged {
-    /// Its directions in raw space; `None` for a trainer whose coder cannot be exported.
+    /// Its directions in raw space.
     pub(in crate::pipeline) fn dictionary(&self) -> Option<Dictionary> {
-        let of = |coder: &ExportedCoder| {
-            let (f, params) = (coder.dims.f, &coder.params);
-            Dictionary {
-                encoder_width: params.w_enc.len() / f,
-                decoder_width: params.w_dec.len() / f,
-                encoder: params.w_enc.clone(),
-                decoder: params.w_dec.clone(),
-                rows_scaled: coder.rows != RowScaling::None,
-            }
-        };
         match &self.kind {
-            Kind::Folder { coder, .. } => Some(of(coder)),
-            Kind::Trainer(trainer) => trainer.exported(ExportMetadata::default()).ok().map(|coder| of(&coder)),
+            Kind::Folder { coder, .. } => Some(Dictionary::from(&**coder)),
+            Kind::Trainer(trainer) => trainer.dictionary(),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::features::directions::{self, Effects};
 use crate::features::{Collector, Settings};
 use crate::hooks::SiteWidth;
-use crate::pipeline::features::{parts_to_logits, summed};
+use crate::pipeline::features::{columns, promoting, summed};
 use crate::sae::codes::Codes;
 use crate::tokens::{Pieces, TokenBatch};
 use crate::trainer::Trainer;
@@ -213,10 +213,12 @@ impl Lens {
         if directions.is_empty() {
             return Ok(());
         }
-        let Some(parts) = parts_to_logits(&self.writes, d_model) else {
+        let promoting = promoting(&self.writes, d_model);
+        if promoting.is_empty() {
             self.never_effects("what it reconstructs is not in the residual stream");
             return Ok(());
-        };
+        }
+        let parts = columns(&self.writes, &promoting);
         let width: usize = self.writes.iter().map(|(_, width)| width).sum();
         let rows: Vec<f32> = directions.iter().flat_map(|(_, row)| row).copied().collect();
         let found = directions::effects(&summed(&rows, width, &parts, d_model), d_model, EFFECT_TOKENS, |r, out| {

@@ -20,8 +20,13 @@ const ACTIVE_MAX: usize = 24;
 pub fn index(features: &Features, about: &About, pieces: &Pieces) -> String {
     let title = format!("{}: features of {}", escaped(&about.pipeline), escaped(&about.coder));
     let special = if about.special_tokens { ", special tokens included" } else { "" };
+    // which of several sites' parts of decoder rows promote
+    let through = match about.promotes_through == about.writes || about.promotes_through.is_empty() {
+        true => String::new(),
+        false => format!(" Promoted tokens are through {}.", escaped(&about.promotes_through)),
+    };
     let facts = format!(
-        "{} latents of {}, watched on {} tokens of {} documents{special} ({} rows with a code); {} never fired. \
+        "{} latents of {}, watched on {} tokens of {} documents{special} ({} rows with a code); {} never fired.{through} \
          harvestd {}.",
         count(about.latents as u64),
         escaped(&about.reads),

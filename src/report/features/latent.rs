@@ -25,6 +25,9 @@ pub(super) fn section(feature: &Feature<'_>, about: &About, pieces: &Pieces) -> 
     if let Some(norm) = feature.decoder_norm {
         facts.push(format!("decoder norm {}", number(f64::from(norm))));
     }
+    if let Some(score) = feature.input_score() {
+        facts.push(format!("input score {}", number(score)));
+    }
     let parts = [histogram(feature), tokens(feature, pieces), neighbours(feature)].concat();
     let contexts = contexts(feature, pieces);
     format!(

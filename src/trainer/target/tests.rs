@@ -8,6 +8,7 @@ use crate::compute::cpu::Cpu;
 use crate::corpus::cursor::SourceCursor;
 use crate::hooks::{HookPoint, Site};
 use crate::runtime::rng::Seed;
+use crate::trainer::infer::tests::has_the_directions_of_what_it_computes;
 use crate::trainer::{Trainer, TrainerSettings};
 
 /// Values of the input, and of the other site.
@@ -143,6 +144,10 @@ fn every_target_is_learnt_and_resumes_to_the_same_bytes() {
             assert!(fvu < 0.4, "{what}: {fvu} of {width} values");
             at += width;
         }
+        if target["skip"] != true {
+            let linear = target["type"] == "crosscoder";
+            has_the_directions_of_what_it_computes(&whole, &input, linear, &what);
+        }
     }
 }
 
@@ -252,6 +257,8 @@ fn a_coder_that_cannot_be_boosted_is_refused_and_two_that_are_not_one_are_not_ex
     assert!(trainer.boost(other).unwrap_err().to_string().contains("from rows of 13"));
     trainer.boost(base(topk)).unwrap();
     offer(&mut trainer, 0..10, &[D]);
+    assert_eq!(trainer.dictionary().unwrap().len(), 32);
+    has_the_directions_of_what_it_computes(&trainer, &piece(500, &[D]), true, "two that are not one");
     assert!(trainer.exported(Default::default()).unwrap_err().to_string().contains("threshold of its own"));
 }
 
