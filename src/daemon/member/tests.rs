@@ -46,13 +46,13 @@ impl Rig {
     fn begin(&self) -> Start {
         self.member
             .cell
-            .update(|cell| cell.step("p", &rig.member.shared.room))
+            .update(|cell| cell.step("p", &self.member.shared.room))
             .expect("a run is due")
             .expect("it does not leave")
     }
 
     fn nothing_is_due(&self) -> bool {
-        self.member.cell.update(|cell| cell.step("p", &rig.member.shared.room)).is_none()
+        self.member.cell.update(|cell| cell.step("p", &self.member.shared.room)).is_none()
     }
 
     fn end(&self, start: &Start, ending: Ending) {
