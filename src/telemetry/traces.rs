@@ -211,7 +211,11 @@ mod tests {
             train.batch(i, 0, Duration::ZERO);
         });
         let spans = few.take(10_000);
-        assert!((200..600).contains(&spans.len()) && spans.len() % 2 == 0, "{} of 4000, whole traces", spans.len());
+        assert!(
+            (200..600).contains(&spans.len()) && spans.len().is_multiple_of(2),
+            "{} of 4000, whole traces",
+            spans.len()
+        );
         let off = Traces::default();
         off.of_pipeline("a").of_stage("forward").batch(0, 0, Duration::ZERO);
         assert!(off.take(10).is_empty());

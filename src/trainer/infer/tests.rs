@@ -6,7 +6,7 @@ use crate::trainer::Trainer;
 /// That a trainer's directions are those of what it computes on `rows`: reported values times decoder rows are its
 /// reconstruction, but for a constant; values are linear in the input by encoder rows, where `linear` says that they are; and
 /// the coder that is exported, if one is, has the same directions and reports the same values.
-pub fn has_the_directions_of_what_it_computes(trainer: &Trainer<Cpu>, rows: &[f32], linear: bool, what: &str) {
+pub(crate) fn has_the_directions_of_what_it_computes(trainer: &Trainer<Cpu>, rows: &[f32], linear: bool, what: &str) {
     let (mut out, mut codes) = (Vec::new(), Codes::default());
     trainer.code(rows, &mut out, &mut codes).unwrap();
     let dictionary = trainer.dictionary().unwrap_or_else(|| panic!("{what}: no directions"));
