@@ -40,6 +40,10 @@ fn strings(value: &Value) -> Vec<&str> {
 
 #[test]
 fn the_page_shows_everything_to_everybody_and_steers() {
+    if std::env::var_os("HARVESTD_PATIENT").is_none() {
+        eprintln!("SKIPPED: HARVESTD_PATIENT=1 takes minutes on a busy machine");
+        return;
+    }
     let what = "the dashboard in a browser";
     let (Some(python), Some(chromium)) = (python(what), chromium(what)) else { return };
     let scratch = tempfile::tempdir().unwrap();
