@@ -41,7 +41,7 @@ fn strings(value: &Value) -> Vec<&str> {
 #[test]
 fn the_page_shows_everything_to_everybody_and_steers() {
     if std::env::var_os("HARVESTD_PATIENT").is_none() {
-        eprintln!("SKIPPED: HARVESTD_PATIENT=1 takes minutes on a busy machine");
+        eprintln!("SKIPPED: has not passed yet, cause unknown; HARVESTD_PATIENT=1 runs it");
         return;
     }
     let what = "the dashboard in a browser";

@@ -54,7 +54,7 @@ fn write_endless_pipeline(corpus: &Path, out: &Path) -> PathBuf {
 #[test]
 fn files_that_appear_are_read_once_through_every_interruption() {
     if std::env::var_os("HARVESTD_PATIENT").is_none() {
-        eprintln!("SKIPPED: HARVESTD_PATIENT=1 takes minutes on a busy machine");
+        eprintln!("SKIPPED: KNOWN TO FAIL, the checkpoint differs after interruptions; HARVESTD_PATIENT=1 runs it");
         return;
     }
     let scratch = tempfile::tempdir().unwrap();

@@ -262,7 +262,7 @@ fn a_second_signal_stops_at_once_and_loses_nothing() {
 #[test]
 fn pipelines_wait_for_memory_and_start_when_there_is_some() {
     if std::env::var_os("HARVESTD_PATIENT").is_none() {
-        eprintln!("SKIPPED: HARVESTD_PATIENT=1 takes minutes on a busy machine");
+        eprintln!("SKIPPED: has not passed yet, cause unknown; HARVESTD_PATIENT=1 runs it");
         return;
     }
     let scratch = tempfile::tempdir().unwrap();
